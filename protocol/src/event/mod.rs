@@ -1,0 +1,27 @@
+//! One tracked action: its parts, a builder, a zero-copy view and the check of foreign bytes.
+//!
+//! - [`EventBuilder`] makes a record of borrowed [`EventParts`]; the gateway calls it.
+//! - [`EventView`] reads a record where it lies. Every accessor borrows from the record.
+//! - [`verify`] lets bytes from outside in. What passes is a [`Record`](crate::Record) and can be read by everyone
+//!   without a further check; no bytes make it panic or read out of bounds.
+//! - [`Property`] is one typed value of `properties`, found through the index that is stored
+//!   beside the text.
+//!
+//! Knows the layout of `schema/event.fbs` and nothing of where the fields come from.
+
+mod build;
+mod fields;
+mod flags;
+mod kind;
+mod property;
+mod verify;
+mod view;
+
+pub use build::{EventBuilder, EventParts};
+pub use fields::{Fields, NotAnObject};
+pub use flags::EventFlags;
+pub use kind::EventKind;
+pub use property::{JsonNumber, JsonText, Property, PropertySpan, ValueKind};
+pub use verify::{EventError, verify};
+pub(crate) use verify::{first_line, limits};
+pub use view::EventView;
