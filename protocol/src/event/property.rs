@@ -108,7 +108,7 @@ impl PropertySpan {
             value_len,
             kind,
             name_escaped,
-        } = *self;
+        } = self;
         raw::PropertySpan::new(
             name_at,
             name_len,
