@@ -8,7 +8,14 @@ use super::{EventFlags, EventKind, PropertySpan};
 use crate::generated::event as raw;
 use crate::{PayloadKind, Record, TimeMicros};
 
+/// No event has more headers.
+pub const HEADERS_MAX: usize = 1000;
+
 /// Everything that an event can hold, borrowed. A text that the client left out is `None`.
+///
+/// The five JSON texts are taken at their word: lines write them as they are, so they must be
+/// objects by RFC 8259, at most [`JSON_DEPTH_MAX`](super::JSON_DEPTH_MAX) deep, and the index must
+/// be of `properties`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventParts<'a> {
     /// The message id, as sent or made.
@@ -50,7 +57,7 @@ pub struct EventParts<'a> {
     pub peer_address: Option<&'a str>,
     /// Who is behind the trusted proxies.
     pub client_address: Option<&'a str>,
-    /// The kept request headers: name in lower case, value.
+    /// The kept request headers, at most [`HEADERS_MAX`]: name in lower case, value.
     pub headers: &'a [(&'a str, &'a str)],
     /// The user agent.
     pub user_agent: Option<&'a str>,
@@ -73,7 +80,7 @@ pub struct EventParts<'a> {
     /// A JSON object, as sent.
     pub properties: Option<&'a str>,
     /// The top-level fields of `properties`, in their order: from the intake's scan, or from
-    /// [`Fields`](super::Fields). Without them no property is found.
+    /// [`Fields`](super::Fields). Left empty, whoever asks for a property walks the text.
     pub property_index: &'a [PropertySpan],
     /// A JSON object, as sent.
     pub traits: Option<&'a str>,
@@ -111,7 +118,7 @@ impl EventBuilder {
     /// Builds the event of `parts`. It lies in the builder until the next one is built.
     ///
     /// # Panics
-    /// When the event takes 2 GiB.
+    /// When the event takes 2 GiB or has more than [`HEADERS_MAX`] headers.
     pub fn build(&mut self, parts: &EventParts<'_>) -> Record<'_> {
         self.clear();
         let args = self.write_contents(parts);
@@ -182,6 +189,10 @@ impl EventBuilder {
         if headers.is_empty() {
             return None;
         }
+        assert!(
+            headers.len() <= HEADERS_MAX,
+            "the intake bounds the headers that it keeps"
+        );
         self.headers.clear();
         for (name, value) in headers {
             let value = Some(self.buffer.create_string(value));

@@ -1,7 +1,7 @@
 //! A checked walk over the text of one JSON object.
 //!
 //! Promises: an object that is walked to its end without [`NotAnObject`] is JSON by RFC 8259, at
-//! most [`DEPTH_MAX`] deep. Never recurses, never allocates, never panics. It does not judge
+//! most [`JSON_DEPTH_MAX`] deep. Never recurses, never allocates, never panics. It does not judge
 //! duplicate names, lone surrogates or the size of numbers: that is the intake's business.
 //!
 //! The intake has a scan of its own, which also says what is wrong and where. This one is for
@@ -10,7 +10,7 @@
 use super::{PropertySpan, ValueKind};
 
 /// How many arrays and objects may be open at once, the object itself included.
-const DEPTH_MAX: u32 = u128::BITS;
+pub const JSON_DEPTH_MAX: usize = u128::BITS as usize;
 
 /// The text is no JSON object, or too deep or too long for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -324,13 +324,13 @@ impl Walk<'_> {
 #[derive(Default)]
 struct Open {
     objects: u128,
-    depth: u32,
+    depth: usize,
 }
 
 impl Open {
     fn push(&mut self, is_object: bool) -> Option<()> {
         // The object that is walked is one of those that may be open.
-        if self.depth + 1 == DEPTH_MAX {
+        if self.depth + 1 == JSON_DEPTH_MAX {
             return None;
         }
         self.depth += 1;

@@ -17,8 +17,8 @@ mod property;
 mod verify;
 mod view;
 
-pub use build::{EventBuilder, EventParts};
-pub use fields::{Fields, NotAnObject};
+pub use build::{EventBuilder, EventParts, HEADERS_MAX};
+pub use fields::{Fields, JSON_DEPTH_MAX, NotAnObject};
 pub use flags::EventFlags;
 pub use kind::EventKind;
 pub use property::{JsonNumber, JsonText, Property, PropertySpan, ValueKind};

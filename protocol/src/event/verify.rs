@@ -5,17 +5,18 @@
 //!    text is UTF-8, what is required is there.
 //! 2. The kind is one that this program knows.
 //! 3. `properties`, `traits`, `context`, `integrations` and `extra` are JSON objects.
-//! 4. The property index says what the text of `properties` says, field by field.
+//! 4. The property index, where there is one, says what the text of `properties` says, field by
+//!    field.
 //! 5. A bare time is one JSON value.
 
 use flatbuffers::VerifierOptions;
 
-use super::{EventFlags, EventKind, EventView, Fields, PropertySpan};
+use super::{EventFlags, EventKind, EventView, Fields, HEADERS_MAX, PropertySpan};
 use crate::generated::event as raw;
 use crate::{PayloadKind, Record};
 
-/// Headers and the tables of enrichment, each a table.
-const TABLES_MAX: usize = 1024;
+/// The event, its headers, and the tables of enrichment with room for later ones.
+const TABLES_MAX: usize = HEADERS_MAX + 24;
 /// An event, a table in it, and one level for later.
 const DEPTH_MAX: usize = 3;
 /// Magic and root offset: what is shorter has no identifier to ask for.
@@ -103,8 +104,7 @@ fn check_index(event: &EventView<'_>, index: Option<Spans<'_>>) -> Result<(), Ev
     let mut spans = index.into_iter().flatten();
     for field in Fields::of(event.properties().unwrap_or("{}")) {
         let field = field.map_err(|_| EventError::NotAnObject("properties"))?;
-        let span = spans.next().and_then(PropertySpan::from_raw);
-        if span != Some(field) {
+        if index.is_some() && spans.next().and_then(PropertySpan::from_raw) != Some(field) {
             return Err(EventError::Index);
         }
     }
@@ -133,4 +133,106 @@ fn check_bare_times(event: &EventView<'_>) -> Result<(), EventError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use flatbuffers::FlatBufferBuilder;
+
+    use super::*;
+
+    /// A built event, with what only the generated code can put into one.
+    fn event_with(
+        change: impl FnOnce(&mut FlatBufferBuilder<'static>) -> raw::EventArgs<'static>,
+    ) -> Vec<u8> {
+        let mut buffer = FlatBufferBuilder::new();
+        let message_id = Some(buffer.create_string("m"));
+        let args = raw::EventArgs {
+            message_id,
+            ..change(&mut buffer)
+        };
+        let event = raw::Event::create(&mut buffer, &args);
+        raw::finish_event_buffer(&mut buffer, event);
+        buffer.finished_data().to_vec()
+    }
+
+    #[test]
+    fn a_text_shared_by_many_headers_is_refused_before_it_costs_much() {
+        let shared_by = |count: usize| {
+            event_with(|buffer| {
+                let text = Some(buffer.create_string(&"v".repeat(10_000)));
+                let args = raw::HeaderArgs {
+                    name: text,
+                    value: text,
+                };
+                let header = raw::Header::create(buffer, &args);
+                let headers = Some(buffer.create_vector(&vec![header; count]));
+                raw::EventArgs {
+                    headers,
+                    ..raw::EventArgs::default()
+                }
+            })
+        };
+        assert!(verify(&shared_by(1)).is_ok());
+        let refused = Err(EventError::Malformed("Apparent size too large".to_owned()));
+        assert_eq!(verify(&shared_by(HEADERS_MAX)), refused);
+    }
+
+    #[test]
+    fn more_tables_than_an_event_has_are_refused() {
+        let bytes = event_with(|buffer| {
+            let text = Some(buffer.create_string(""));
+            let args = raw::HeaderArgs {
+                name: text,
+                value: text,
+            };
+            let headers: Vec<_> = (0..=TABLES_MAX)
+                .map(|_| raw::Header::create(buffer, &args))
+                .collect();
+            let headers = Some(buffer.create_vector(&headers));
+            raw::EventArgs {
+                headers,
+                ..raw::EventArgs::default()
+            }
+        });
+        assert_eq!(
+            verify(&bytes),
+            Err(EventError::Malformed("Too many tables".to_owned()))
+        );
+    }
+
+    #[test]
+    fn an_event_without_a_message_id_is_refused() {
+        let mut buffer = FlatBufferBuilder::new();
+        let start = buffer.start_table();
+        let empty = buffer.end_table(start);
+        buffer.finish(empty, Some(raw::EVENT_IDENTIFIER));
+        let refused = verify(buffer.finished_data());
+        assert!(matches!(refused, Err(EventError::Malformed(why)) if why.contains("message_id")));
+    }
+
+    #[test]
+    fn an_enriched_event_passes() {
+        let bytes = event_with(|buffer| {
+            let city = Some(buffer.create_string("Köln"));
+            let geo_args = raw::GeoArgs {
+                city,
+                latitude: Some(50.9),
+                ..raw::GeoArgs::default()
+            };
+            let geo = Some(raw::Geo::create(buffer, &geo_args));
+            let session_args = raw::SessionArgs {
+                number: 7,
+                ..raw::SessionArgs::default()
+            };
+            let session = Some(raw::Session::create(buffer, &session_args));
+            raw::EventArgs {
+                geo,
+                session,
+                ..raw::EventArgs::default()
+            }
+        });
+        let event = EventView::of(verify(&bytes).unwrap()).unwrap();
+        assert_eq!(event.message_id(), "m");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{EventFlags, EventKind, Property, PropertySpan};
+use super::{EventFlags, EventKind, Fields, Property, PropertySpan};
 use crate::generated::event as raw;
 use crate::{Record, TimeMicros, trusted};
 
@@ -104,13 +104,24 @@ impl<'a> EventView<'a> {
         span.value(text)
     }
 
-    /// Where the top-level fields of `properties` lie in it, in their order there.
+    /// Where the top-level fields of `properties` lie in it, in their order there. An event that
+    /// was stored without the index is walked instead.
     pub fn property_index(&self) -> impl Iterator<Item = PropertySpan> + use<'a> {
-        self.table
-            .property_index()
+        let index = self.table.property_index();
+        let unindexed = if index.is_none() {
+            self.properties()
+        } else {
+            None
+        };
+        let walked = unindexed
+            .into_iter()
+            .flat_map(Fields::of)
+            .map_while(Result::ok);
+        index
             .into_iter()
             .flatten()
             .filter_map(PropertySpan::from_raw)
+            .chain(walked)
     }
 
     texts! {
