@@ -1,3 +1,5 @@
+//! Events: built, read in place, and let in from outside or refused.
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Lines of JSON, as golden text and read back by another parser.
+
 use proptest::prelude::*;
 use serde_json::Value;
 use tracklog_protocol::event::{self, EventBuilder, EventFlags, EventKind, EventParts};

@@ -1,3 +1,5 @@
+//! Properties: typed values by name, and the walk that makes an index.
+
 use std::borrow::Cow;
 
 use proptest::collection::vec;

@@ -1,3 +1,5 @@
+//! Rejected events: built, read in place, and let in from outside or refused.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tracklog_protocol::event::{self, EventBuilder, EventParts};
