@@ -1,0 +1,80 @@
+//! Any bytes as a batch: as they are, and with their checksums made good, since a mutation that a
+//! checksum catches reaches nothing behind it.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use tracklog_fuzz::read_all;
+use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES};
+use tracklog_protocol::{BatchView, VerifiedBatch};
+
+fuzz_target!(|bytes: &[u8]| {
+    read_batch(bytes);
+    if let Some(mended) = with_good_checksums(bytes) {
+        read_batch(&mended);
+    }
+});
+
+fn read_batch(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let header = BatchHeader::decode(&bytes);
+    if let Ok(batch) = BatchView::read(bytes.clone()) {
+        assert_eq!(
+            header.as_ref(),
+            Ok(batch.header()),
+            "a batch has the header that was decoded"
+        );
+        walk(&batch);
+    }
+    if let Ok(batch) = VerifiedBatch::verify(bytes) {
+        let records = batch.view().records();
+        assert_eq!(
+            records.map(|(_, record)| read_all(record)).count(),
+            batch.view().count() as usize
+        );
+    }
+}
+
+/// Walks the frame alone: records of a batch that was not verified are read only where the log
+/// itself wrote them.
+fn walk(batch: &BatchView) {
+    let mut expected = batch.base_offset();
+    // A gap may claim billions of places.
+    for (index, (offset, entry)) in batch.entries().take(100_000).enumerate() {
+        assert_eq!(offset, expected, "offsets rise by one");
+        assert_eq!(
+            batch.entry(index),
+            Some(entry),
+            "each place is reached on its own too"
+        );
+        assert!(
+            entry
+                .record()
+                .is_none_or(|record| record.bytes().len() <= batch.bytes().len())
+        );
+        expected = offset.plus(1);
+    }
+    assert_eq!(
+        batch.entry(batch.count() as usize),
+        None,
+        "nothing lies behind the last place"
+    );
+}
+
+/// The layout is told at the head of the protocol's `batch`.
+fn with_good_checksums(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    let batch_bytes = u32::try_from(bytes.len()).ok()?;
+    let header_bytes = usize::from(*bytes.get(3)?) * 8;
+    if header_bytes < HEADER_BYTES || header_bytes > bytes.len() {
+        return None;
+    }
+    let body_crc = crc32fast::hash(&bytes[header_bytes..]);
+    bytes[8..12].copy_from_slice(&batch_bytes.to_le_bytes());
+    bytes[16..20].copy_from_slice(&body_crc.to_le_bytes());
+    let mut header = crc32fast::Hasher::new();
+    header.update(&bytes[..20]);
+    header.update(&bytes[24..header_bytes]);
+    bytes[20..24].copy_from_slice(&header.finalize().to_le_bytes());
+    Some(bytes)
+}
