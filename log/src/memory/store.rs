@@ -1,0 +1,460 @@
+//! What the twin holds: topics, partitions, stamped batches. No lock, no waker, no clock.
+//!
+//! Appends are stamped first and published later; between the two they are in flight: seen by
+//! conditions and by later appends, and by no reader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, BatchBuilder, Stamp};
+use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
+
+use crate::{
+    Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
+    Fetched, FetchedPartition, Item, Retention, TimeKind, Topic, TopicName, TopicSpec,
+};
+
+pub(super) struct Store {
+    epoch: Epoch,
+    closed: Option<Arc<str>>,
+    last_time: TimeMicros,
+    topics_made: u32,
+    topics: BTreeMap<TopicName, Topic>,
+    partitions: BTreeMap<PartitionId, Partition>,
+}
+
+struct Partition {
+    compact: bool,
+    start: Offset,
+    /// Published: readers see what lies below. Batches lie whole on one side of it.
+    end: Offset,
+    /// In offset order, without holes, in flight ones included.
+    batches: Vec<BatchView>,
+}
+
+/// An append that was given its places.
+#[derive(Default)]
+pub(super) struct Stamped {
+    /// The offset of each item.
+    pub(super) offsets: Vec<Offset>,
+    /// Where each partition ends once this append is published.
+    pub(super) ends: Vec<(PartitionId, Offset)>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch(0),
+            closed: Some("nobody has opened it yet".into()),
+            last_time: TimeMicros(i64::MIN),
+            topics_made: 0,
+            topics: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn open(&mut self, domain: Domain) -> Result<Epoch, AppendError> {
+        if domain != Domain::WHOLE {
+            return Err(AppendError::Closed {
+                why: "this log is one domain, 0".into(),
+            });
+        }
+        self.closed = None;
+        self.epoch = Epoch(self.epoch.0 + 1);
+        Ok(self.epoch)
+    }
+
+    /// Checks an append and gives it its places: all of it or none.
+    pub(super) fn append(
+        &mut self,
+        epoch: Epoch,
+        append: &Append<'_>,
+        now: TimeMicros,
+    ) -> Result<Stamped, AppendError> {
+        self.check_writer(epoch)?;
+        self.check_partitions(append)?;
+        let cut = Cut::of(append.items)?;
+        if let Some(index) = append.conditions.iter().position(|it| !self.holds(it)) {
+            return Err(AppendError::ConditionFailed { index });
+        }
+        Ok(self.stamp(cut, now))
+    }
+
+    fn check_writer(&self, epoch: Epoch) -> Result<(), AppendError> {
+        if let Some(why) = &self.closed {
+            return Err(AppendError::Closed {
+                why: Arc::clone(why),
+            });
+        }
+        if epoch == self.epoch {
+            Ok(())
+        } else {
+            Err(AppendError::Fenced {
+                current: self.epoch,
+            })
+        }
+    }
+
+    fn check_partitions(&self, append: &Append<'_>) -> Result<(), AppendError> {
+        let of_conditions = append.conditions.iter().map(|condition| match condition {
+            Condition::NextOffset { partition, .. } | Condition::LastOfKey { partition, .. } => {
+                *partition
+            }
+        });
+        let of_items = append.items.iter().map(Item::partition);
+        match of_items
+            .chain(of_conditions)
+            .find(|it| !self.partitions.contains_key(it))
+        {
+            Some(partition) => Err(AppendError::UnknownPartition { partition }),
+            None => Ok(()),
+        }
+    }
+
+    fn holds(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::NextOffset { partition, next } => self.partitions[partition].next() == *next,
+            Condition::LastOfKey {
+                partition,
+                key,
+                last,
+            } => {
+                let partition = &self.partitions[partition];
+                partition.compact && partition.last_of_key(key) == *last
+            }
+        }
+    }
+
+    fn stamp(&mut self, cut: Cut, now: TimeMicros) -> Stamped {
+        let append_time = TimeMicros(now.0.max(self.last_time.0 + 1));
+        self.last_time = append_time;
+        let mut bases = Vec::new();
+        let mut ends = BTreeMap::new();
+        for (id, batch) in cut.batches {
+            let partition = self
+                .partitions
+                .get_mut(&id)
+                .expect("partitions were checked");
+            let base_offset = partition.next();
+            let stamp = Stamp {
+                partition: id,
+                base_offset,
+                append_time,
+            };
+            partition.batches.push(stamped(&batch, &stamp));
+            bases.push(base_offset);
+            ends.insert(id, partition.next());
+        }
+        let offset_of = |(batch, record): &(usize, u64)| bases[*batch].plus(*record);
+        Stamped {
+            offsets: cut.places.iter().map(offset_of).collect(),
+            ends: ends.into_iter().collect(),
+        }
+    }
+
+    pub(super) fn publish(&mut self, ends: &[(PartitionId, Offset)]) {
+        for (id, end) in ends {
+            // The topic may have been deleted meanwhile.
+            if let Some(partition) = self.partitions.get_mut(id) {
+                assert!(partition.end <= *end, "an end offset never goes back");
+                partition.end = *end;
+            }
+        }
+    }
+
+    pub(super) fn lose_unpublished(&mut self, why: &Arc<str>) {
+        for partition in self.partitions.values_mut() {
+            partition
+                .batches
+                .retain(|batch| batch.end_offset() <= partition.end);
+        }
+        self.closed = Some(Arc::clone(why));
+    }
+
+    pub(super) fn fetch(&self, fetch: &Fetch) -> Result<Fetched, FetchError> {
+        let mut room = Room {
+            bytes: fetch.bytes_max,
+            empty: true,
+        };
+        let partitions = fetch
+            .from
+            .iter()
+            .map(|(id, from)| self.partition(*id)?.fetch(*id, *from, &mut room))
+            .collect::<Result<_, _>>()?;
+        Ok(Fetched {
+            epoch: self.epoch,
+            partitions,
+        })
+    }
+
+    fn partition(&self, id: PartitionId) -> Result<&Partition, FetchError> {
+        self.partitions
+            .get(&id)
+            .ok_or(FetchError::UnknownPartition { partition: id })
+    }
+
+    pub(super) fn extent(&self, id: PartitionId) -> Option<Extent> {
+        self.partitions.get(&id).map(Partition::extent)
+    }
+
+    pub(super) fn offset_at(
+        &self,
+        id: PartitionId,
+        kind: TimeKind,
+        time: TimeMicros,
+    ) -> Result<Offset, FetchError> {
+        let partition = self.partition(id)?;
+        Ok(match kind {
+            TimeKind::Append => partition.offset_at_append(time),
+            TimeKind::Event => partition.offset_at_event(time),
+        })
+    }
+
+    pub(super) fn trim(&mut self, id: PartitionId, before: Offset) -> Result<(), AppendError> {
+        let partition = self
+            .partitions
+            .get_mut(&id)
+            .ok_or(AppendError::UnknownPartition { partition: id })?;
+        // What is not there yet cannot be given up: it may still be acked.
+        partition.start = before.min(partition.end).max(partition.start);
+        partition
+            .batches
+            .retain(|batch| batch.end_offset() > partition.start);
+        Ok(())
+    }
+
+    pub(super) fn create_topic(
+        &mut self,
+        spec: TopicSpec,
+        created: TimeMicros,
+    ) -> Result<Topic, CatalogError> {
+        let partitions = spec.partitions;
+        if !(1..=100_000).contains(&partitions) {
+            return Err(CatalogError::Partitions { partitions });
+        }
+        if let Some(topic) = self.topics.get(&spec.name) {
+            if topic.spec == spec {
+                return Ok(topic.clone());
+            }
+            let partitions = topic.spec.partitions;
+            return Err(CatalogError::Exists {
+                name: spec.name,
+                partitions,
+            });
+        }
+        self.topics_made += 1;
+        let topic = Topic {
+            id: TopicId(self.topics_made),
+            spec,
+            created,
+        };
+        let compact = topic.spec.retention == Retention::Compact;
+        self.partitions
+            .extend(topic.partitions().map(|id| (id, Partition::new(compact))));
+        self.topics.insert(topic.spec.name.clone(), topic.clone());
+        Ok(topic)
+    }
+
+    pub(super) fn delete_topic(&mut self, name: &TopicName) -> Result<(), CatalogError> {
+        let topic = self
+            .topics
+            .remove(name)
+            .ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
+        self.partitions.retain(|id, _| id.topic != topic.id);
+        Ok(())
+    }
+
+    pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values()
+    }
+}
+
+impl Partition {
+    const fn new(compact: bool) -> Self {
+        Self {
+            compact,
+            start: Offset::ZERO,
+            end: Offset::ZERO,
+            batches: Vec::new(),
+        }
+    }
+
+    /// The offset that the next record gets, commits in flight included.
+    fn next(&self) -> Offset {
+        self.batches.last().map_or(self.end, BatchView::end_offset)
+    }
+
+    const fn extent(&self) -> Extent {
+        Extent {
+            start: self.start,
+            end: self.end,
+        }
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &BatchView> {
+        self.batches
+            .iter()
+            .filter(|batch| batch.end_offset() <= self.end)
+    }
+
+    fn fetch(
+        &self,
+        id: PartitionId,
+        from: Offset,
+        room: &mut Room,
+    ) -> Result<FetchedPartition, FetchError> {
+        let extent = self.extent();
+        if from < extent.start || from > extent.end {
+            return Err(FetchError::OutOfRange {
+                partition: id,
+                asked: from,
+                extent,
+            });
+        }
+        let rest = self.readable().filter(|batch| batch.end_offset() > from);
+        let batches: Vec<_> = rest.take_while(|batch| room.take(batch)).cloned().collect();
+        let next = batches.last().map_or(from, BatchView::end_offset);
+        Ok(FetchedPartition {
+            partition: id,
+            batches,
+            next,
+            extent,
+            damage: Vec::new(),
+        })
+    }
+
+    fn offset_at_append(&self, time: TimeMicros) -> Offset {
+        let first = self.readable().find(|batch| batch.append_time() >= time);
+        first
+            .map_or(self.end, BatchView::base_offset)
+            .max(self.start)
+    }
+
+    fn offset_at_event(&self, time: TimeMicros) -> Offset {
+        let may_have = |batch: &&BatchView| {
+            batch
+                .header()
+                .event_times()
+                .is_some_and(|times| times.max >= time)
+        };
+        self.readable()
+            .filter(may_have)
+            .flat_map(BatchView::records)
+            .filter(|(offset, _)| *offset >= self.start)
+            .find(|(_, record)| record.event_time().is_some_and(|it| it >= time))
+            .map_or(self.end, |(offset, _)| offset)
+    }
+
+    /// Where the last record with this key lies, commits in flight included, unless it deletes.
+    fn last_of_key(&self, key: &[u8]) -> Option<Offset> {
+        self.batches
+            .iter()
+            .flat_map(BatchView::records)
+            .filter(|(offset, _)| *offset >= self.start)
+            .filter_map(|(offset, record)| Some((offset, record.key_value()?)))
+            .filter(|(_, record)| record.key == key)
+            .last()
+            .and_then(|(offset, record)| record.value.map(|_| offset))
+    }
+}
+
+/// What may still be put into an answer.
+struct Room {
+    bytes: usize,
+    empty: bool,
+}
+
+impl Room {
+    /// Whether the batch goes in. The first one always does.
+    fn take(&mut self, batch: &BatchView) -> bool {
+        let bytes = batch.bytes().len();
+        let fits = self.empty || bytes <= self.bytes;
+        self.bytes = if fits {
+            self.bytes.saturating_sub(bytes)
+        } else {
+            0
+        };
+        self.empty = false;
+        fits
+    }
+}
+
+/// The items of an append as batches.
+struct Cut {
+    batches: Vec<(PartitionId, VerifiedBatch)>,
+    /// For each item: which batch, and which record of it.
+    places: Vec<(usize, u64)>,
+}
+
+impl Cut {
+    fn of(items: &[Item<'_>]) -> Result<Self, AppendError> {
+        let bytes = items.iter().map(item_bytes).sum();
+        let too_large = AppendError::TooLarge {
+            bytes,
+            bytes_max: BATCH_BYTES_MAX,
+        };
+        if bytes > BATCH_BYTES_MAX {
+            return Err(too_large);
+        }
+        let (mut batches, mut places) = (Vec::new(), Vec::new());
+        for run in items.chunk_by(gather) {
+            let batch = match run {
+                [Item::Batch { batch, .. }] => (*batch).clone(),
+                records => gathered(records).ok_or_else(|| too_large.clone())?,
+            };
+            places.extend((0..run.len()).map(|record| (batches.len(), record as u64)));
+            batches.push((run[0].partition(), batch));
+        }
+        Ok(Self { batches, places })
+    }
+}
+
+fn item_bytes(item: &Item<'_>) -> usize {
+    match item {
+        Item::Record { record, .. } => record.bytes().len(),
+        Item::Batch { batch, .. } => batch.view().bytes().len(),
+    }
+}
+
+/// Whether two neighbours share a batch.
+fn gather(one: &Item<'_>, other: &Item<'_>) -> bool {
+    match (one, other) {
+        (
+            Item::Record {
+                partition: left,
+                record: one,
+            },
+            Item::Record {
+                partition: right,
+                record: other,
+            },
+        ) => left == right && one.kind() == other.kind(),
+        _ => false,
+    }
+}
+
+/// `None`: they fill more than a batch.
+fn gathered(items: &[Item<'_>]) -> Option<VerifiedBatch> {
+    let records = items.iter().filter_map(|item| match item {
+        Item::Record { record, .. } => Some(record),
+        Item::Batch { .. } => None,
+    });
+    let mut builder: Option<BatchBuilder> = None;
+    for record in records {
+        let builder = builder.get_or_insert_with(|| BatchBuilder::new(record.kind()));
+        if builder.batch_bytes_next(record.bytes().len()) > BATCH_BYTES_MAX {
+            return None;
+        }
+        builder.push(*record);
+    }
+    builder.map(BatchBuilder::finish)
+}
+
+fn stamped(batch: &VerifiedBatch, stamp: &Stamp) -> BatchView {
+    let mut bytes = batch.view().bytes().to_vec();
+    batch::stamp(&mut bytes, stamp);
+    BatchView::built(Bytes::from(bytes)).expect("a stamp leaves a good batch good")
+}
