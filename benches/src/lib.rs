@@ -1,0 +1,1 @@
+//! Criterion suites; see `benches/benches`.

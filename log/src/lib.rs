@@ -1,0 +1,124 @@
+//! The seam between Tracklog's log and everything that stands on it.
+//!
+//! A gateway, a registry, a stage or a replay sees the log through the trait [`Log`] alone; who
+//! stands behind it is decided in one place, the server. This crate holds the trait, the words of
+//! its promises (every ack means *synced to disk on this node*), and:
+//!
+//! - [`memory`]: a twin of the log that lives in memory, plain enough to be an oracle in tests;
+//! - [`conformance`]: the suite that every implementation must pass;
+//! - [`meta`]: a linearizable key-value store over any log.
+//!
+//! It opens no file, and, but for the suite, reads no clock and starts no thread. If you want a log
+//! on a disk, that is `tracklog-engine`. Start reading at [`Log`] and [`Append`].
+#![forbid(unsafe_code)]
+
+mod append;
+pub mod budget;
+mod catalog;
+pub mod conformance;
+mod fetch;
+pub mod memory;
+pub mod meta;
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
+pub use budget::{Budget, Busy, Lane, Permit};
+pub use catalog::{CatalogError, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+pub use fetch::{
+    Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
+};
+pub use meta::Meta;
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+
+/// An answer that comes later. Dropping it gives up waiting and cancels nothing that was begun.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The partitions that one writer owns; a commit is atomic within it. An embedded log is one
+/// domain, [`Domain::WHOLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Domain(pub u32);
+
+impl Domain {
+    /// The only domain of an embedded log.
+    pub const WHOLE: Self = Self(0);
+}
+
+/// Which opening of a domain a writer belongs to. A later opening fences all earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// What an ack vouches for. There is no weaker one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Synced to a disk of this node.
+    Disk,
+}
+
+impl Durability {
+    /// The word that answers and metrics use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// A durable, partitioned log.
+///
+/// Promises of every implementation:
+/// - a commit is there whole or not at all, over all of its partitions;
+/// - what [`append`](Self::append) acked is there after any crash, once and in order;
+/// - nothing is readable before it is durable, and an end offset never goes back;
+/// - offsets of a partition rise by one, but for skips after damage, and are never given twice.
+pub trait Log: Send + Sync + 'static {
+    /// Becomes the writer of `domain`; fences all earlier writers of it.
+    fn open(&self, domain: Domain) -> Pending<'_, Result<Epoch, AppendError>>;
+
+    /// Sets `bytes` of the intake's budget aside for an append that will follow, before its body
+    /// is read. `Busy` is the word of back-pressure: nothing was taken.
+    ///
+    /// # Errors
+    /// [`Busy`] when the budget, or this lane's half of it, is used up.
+    fn reserve(&self, lane: Lane, bytes: usize) -> Result<Permit, Busy>;
+
+    /// Appends all items in one commit, or none. The order among appends is fixed by this call;
+    /// the ticket resolves when the outcome is known. Dropping the ticket cancels nothing.
+    fn append(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket;
+
+    /// Reads from many partitions at once. See [`Fetch`].
+    fn fetch(&self, fetch: Fetch) -> Pending<'_, Result<Fetched, FetchError>>;
+
+    /// The readable range of a partition, if there is such a partition.
+    fn extent(&self, partition: PartitionId) -> Option<Extent>;
+
+    /// Resolves as soon as the end of any of these partitions is above the offset beside it.
+    fn grown(&self, past: Vec<(PartitionId, Offset)>) -> Pending<'_, ()>;
+
+    /// The first offset of `partition` whose time is at or after `time`; its end when there is
+    /// none. Append times never go back; event times may come in any order, and "first" then
+    /// means the lowest offset.
+    fn offset_at(
+        &self,
+        partition: PartitionId,
+        kind: TimeKind,
+        time: TimeMicros,
+    ) -> Pending<'_, Result<Offset, FetchError>>;
+
+    /// Gives up all records of `partition` below `before`, for good.
+    fn trim(&self, partition: PartitionId, before: Offset) -> Pending<'_, Result<(), AppendError>>;
+
+    /// Makes a topic. Asking again for a topic that is there with the same spec returns it.
+    fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>>;
+
+    /// Deletes a topic with all its records. Its id is never used again.
+    fn delete_topic(&self, name: &TopicName) -> Pending<'_, Result<(), CatalogError>>;
+
+    /// All topics, by name; internal ones too.
+    fn topics(&self) -> Vec<Topic>;
+
+    /// The topic called `name`.
+    fn topic(&self, name: &str) -> Option<Topic>;
+}

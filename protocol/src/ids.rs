@@ -1,0 +1,65 @@
+//! The numbers that name things in a log, each a type of its own.
+//!
+//! Nothing here allocates, reads a clock or does I/O. Every room may use these.
+
+use std::fmt;
+
+/// A topic's number. Given once by the catalog, never used again for another topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId(pub u32);
+
+/// One partition of one topic: what offsets count in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition's index in its topic, from 0.
+    pub partition: u32,
+}
+
+impl PartitionId {
+    /// Partition `partition` of topic `topic`.
+    #[must_use]
+    pub const fn new(topic: TopicId, partition: u32) -> Self {
+        Self { topic, partition }
+    }
+}
+
+/// The place of a record in its partition. From 0; never renumbered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The first offset of every partition.
+    pub const ZERO: Self = Self(0);
+
+    /// The offset `count` records further on.
+    ///
+    /// # Panics
+    /// When the sum leaves `u64`: at a billion records a second that takes 584 years.
+    #[must_use]
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0.checked_add(count).expect("offsets do not run out"))
+    }
+}
+
+/// Microseconds since 1970-01-01T00:00:00Z. Negative before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimeMicros(pub i64);
+
+macro_rules! display_number {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+display_number!(TopicId, Offset, TimeMicros);
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "topic {} partition {}", self.topic, self.partition)
+    }
+}
