@@ -4,7 +4,8 @@
 //! - has no arrow between rooms but those that ARCHITECTURE.md draws;
 //! - has no room whose name says nothing;
 //! - says `unsafe` only where bytes meet the machine, and forbids it everywhere else;
-//! - opens each source file with what lives there.
+//! - opens each source file with what lives there;
+//! - has every file and every test that its documents name.
 //!
 //! Each rule is a function over plain data, and each is also shown an offender, since a rule that
 //! cannot fail keeps nothing.
@@ -27,11 +28,7 @@ struct Room {
 
 impl Room {
     const fn new(name: &'static str, floor: u8, stands_on: &'static [&'static str]) -> Self {
-        Self {
-            name,
-            floor,
-            stands_on,
-        }
+        Self { name, floor, stands_on }
     }
 }
 
@@ -44,26 +41,33 @@ const HOUSE: &[Room] = &[
     Room::new("ingest-gateway", 3, &["log", "registry"]),
     Room::new("pipeline", 3, &["log", "registry"]),
     Room::new("sim", 3, &["engine"]),
-    Room::new(
-        "server",
-        4,
-        &["ingest-gateway", "pipeline", "registry", "engine"],
-    ),
+    Room::new("server", 4, &["ingest-gateway", "pipeline", "registry", "engine"]),
     Room::new("tools", 5, &["server", "client"]),
     Room::new("benches", 6, &["tools", "sim"]),
 ];
 
 /// Names that fit anything and therefore tell nothing.
-const EMPTY_NAMES: &[&str] = &[
-    "common", "helper", "helpers", "manager", "managers", "misc", "types", "util", "utils",
-];
+const EMPTY_NAMES: &[&str] =
+    &["common", "helper", "helpers", "manager", "managers", "misc", "types", "util", "utils"];
 
 /// Where `unsafe` may be said: what touches the disk, what a generator wrote, and the one file
 /// that reads bytes for which our own checksum vouches.
-const UNSAFE_ROOMS: &[&str] = &[
-    "engine/src/disk/",
-    "protocol/src/generated/",
-    "protocol/src/trusted.rs",
+const UNSAFE_ROOMS: &[&str] =
+    &["engine/src/disk/", "protocol/src/generated/", "protocol/src/trusted.rs"];
+
+/// What tells people where things are, and the folders by which it is seen to name a path.
+const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "fuzz/README.md"];
+const FOLDERS: &[&str] = &[
+    "protocol",
+    "log",
+    "engine",
+    "registry",
+    "ingest-gateway",
+    "server",
+    "tools",
+    "benches",
+    "docs",
+    "fuzz",
 ];
 
 const GENERATED: &str = "protocol/src/generated/";
@@ -113,42 +117,31 @@ fn every_crate_takes_the_shared_lints() {
     keeps_the_house(manifests.iter().filter_map(manifest_without_shared_lints));
 }
 
+#[test]
+fn every_file_and_test_that_a_document_names_is_there() {
+    let names = function_names(&sources());
+    let documents = DOCUMENTS.map(|name| Source::read(&root().join(name)));
+    let is_there = |path: &str| root().join(path).exists();
+    keeps_the_house(
+        documents.iter().flat_map(|document| names_of_nothing(document, is_there, &names)),
+    );
+}
+
 // Each rule can fail.
 
 #[test]
 fn an_arrow_that_is_not_drawn_is_told() {
     let undrawn = |from, to, kind| undrawn_arrow(&Edge::new(from, to, kind)).is_some();
-    assert!(
-        undrawn("engine", "registry", Use::Build),
-        "siblings do not know each other"
-    );
-    assert!(
-        undrawn("ingest-gateway", "engine", Use::Build),
-        "the gateway knows the seam alone"
-    );
-    assert!(
-        undrawn("protocol", "log", Use::Build),
-        "nothing stands on what stands on it"
-    );
-    assert!(
-        undrawn("log", "engine", Use::Tests),
-        "tests do not reach up"
-    );
+    assert!(undrawn("engine", "registry", Use::Build), "siblings do not know each other");
+    assert!(undrawn("ingest-gateway", "engine", Use::Build), "the gateway knows the seam alone");
+    assert!(undrawn("protocol", "log", Use::Build), "nothing stands on what stands on it");
+    assert!(undrawn("log", "engine", Use::Tests), "tests do not reach up");
     assert!(undrawn("registry", "engine", Use::Tests), "nor sideways");
-    assert!(
-        undrawn("engine", "storage", Use::Build),
-        "an unknown room is not drawn"
-    );
+    assert!(undrawn("engine", "storage", Use::Build), "an unknown room is not drawn");
     assert!(undrawn("storage", "log", Use::Build), "nor are its arrows");
 
-    assert!(
-        !undrawn("tools", "log", Use::Build),
-        "an arrow brings along what its target has"
-    );
-    assert!(
-        !undrawn("ingest-gateway", "engine", Use::Tests),
-        "tests are free downward"
-    );
+    assert!(!undrawn("tools", "log", Use::Build), "an arrow brings along what its target has");
+    assert!(!undrawn("ingest-gateway", "engine", Use::Tests), "tests are free downward");
 }
 
 #[test]
@@ -176,10 +169,7 @@ fn an_empty_name_is_told_as_file_folder_and_module() {
     assert_eq!(told("engine/src/utils.rs", ""), 1);
     assert_eq!(told("tools/tests/common/mod.rs", ""), 1);
     assert_eq!(told("log/src/lib.rs", "pub mod helpers {}"), 1);
-    assert_eq!(
-        told("log/src/lib.rs", "mod append; // mod helpers; was here"),
-        0
-    );
+    assert_eq!(told("log/src/lib.rs", "mod append; // mod helpers; was here"), 0);
     assert_eq!(told("registry/src/datatypes.rs", "mod common_prefix;"), 0);
 }
 
@@ -188,10 +178,7 @@ fn unsafe_outside_its_rooms_is_told() {
     let told = |path, text| unsafe_outside_its_rooms(&Source::new(path, text)).is_some();
     assert!(told("log/src/lib.rs", "fn f() { unsafe { g() } }"));
     assert!(told("engine/src/catalog.rs", "unsafe impl Send for X {}"));
-    assert!(
-        told("engine/src/disks.rs", "unsafe fn f() {}"),
-        "a like name is another room"
-    );
+    assert!(told("engine/src/disks.rs", "unsafe fn f() {}"), "a like name is another room");
     assert!(!told("engine/src/disk/map.rs", "unsafe { g() }"));
     assert!(!told("protocol/src/trusted.rs", "unsafe { g() }"));
     for harmless in [
@@ -220,10 +207,7 @@ fn a_crate_that_does_not_forbid_unsafe_is_told() {
     let told = |path, text| crate_that_allows_unsafe(&Source::new(path, text)).is_some();
     assert!(told("server/src/lib.rs", "//! A node.\n"));
     assert!(told("tools/src/main.rs", "// #![forbid(unsafe_code)]\n"));
-    assert!(!told(
-        "server/src/lib.rs",
-        "//! A node.\n#![forbid(unsafe_code)]\n"
-    ));
+    assert!(!told("server/src/lib.rs", "//! A node.\n#![forbid(unsafe_code)]\n"));
     assert!(!told("server/src/node.rs", "//! The wiring.\n"));
     assert!(!told("engine/src/lib.rs", "//! The log on a disk.\n"));
 }
@@ -246,6 +230,18 @@ fn a_manifest_without_the_shared_lints_is_told() {
     assert!(!told("[lints]\nworkspace = true\n"));
 }
 
+#[test]
+fn a_document_that_names_what_is_not_there_is_told() {
+    let names = BTreeSet::from(["torn_commit_is_cut_whole".to_owned()]);
+    let is_there = |path: &str| path == "log/src/lib.rs";
+    let told = |text| names_of_nothing(&Source::new("README.md", text), is_there, &names);
+    assert_eq!(told("see `log/src/gone.rs` and `log/src/lib.rs`").len(), 1);
+    assert_eq!(told("by `torn_commit_is_cut_in_half`, `torn_commit_is_cut_whole`").len(), 1);
+    assert!(
+        told("log/src/gone.rs, `/v1/batch`, `cargo x`, `commit_bytes_max`, `log/*/x`").is_empty()
+    );
+}
+
 // The rules.
 
 /// How one crate uses another.
@@ -264,11 +260,7 @@ struct Edge {
 
 impl Edge {
     fn new(from: &str, to: &str, kind: Use) -> Self {
-        Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            kind,
-        }
+        Self { from: from.to_owned(), to: to.to_owned(), kind }
     }
 }
 
@@ -289,9 +281,7 @@ fn room(name: &str) -> Option<&'static Room> {
 /// All rooms on which `name` stands, near and far.
 fn foundations(name: &str) -> BTreeSet<&'static str> {
     let near = room(name).map_or(&[][..], |room| room.stands_on);
-    near.iter()
-        .flat_map(|below| foundations(below).into_iter().chain([*below]))
-        .collect()
+    near.iter().flat_map(|below| foundations(below).into_iter().chain([*below])).collect()
 }
 
 fn empty_names(source: &Source) -> Vec<String> {
@@ -308,18 +298,14 @@ fn empty_names(source: &Source) -> Vec<String> {
 }
 
 fn unsafe_outside_its_rooms(source: &Source) -> Option<String> {
-    let may = UNSAFE_ROOMS
-        .iter()
-        .any(|room| source.path.starts_with(room));
+    let may = UNSAFE_ROOMS.iter().any(|room| source.path.starts_with(room));
     (!may && words(&code_of(&source.text)).contains(&"unsafe"))
         .then(|| format!("{}: `unsafe` outside its rooms", source.path))
 }
 
 fn crate_that_allows_unsafe(source: &Source) -> Option<String> {
     let is_root = source.path.ends_with("src/lib.rs") || source.path.ends_with("src/main.rs");
-    let exempt = CRATES_WITH_UNSAFE
-        .iter()
-        .any(|room| source.path.starts_with(room));
+    let exempt = CRATES_WITH_UNSAFE.iter().any(|room| source.path.starts_with(room));
     (is_root && !exempt && !code_of(&source.text).contains("#![forbid(unsafe_code)]"))
         .then(|| format!("{}: says no #![forbid(unsafe_code)]", source.path))
 }
@@ -336,6 +322,35 @@ fn manifest_without_shared_lints(source: &Source) -> Option<String> {
         .then(|| format!("{}: does not take the workspace's lints", source.path))
 }
 
+/// The paths and tests between backticks that do not exist. A path begins with a room; a test's
+/// name is a sentence.
+fn names_of_nothing(
+    document: &Source,
+    is_there: impl Fn(&str) -> bool,
+    functions: &BTreeSet<String>,
+) -> Vec<String> {
+    let quoted = document.text.split('`').skip(1).step_by(2);
+    let missing = quoted.filter(|name| {
+        let is_path = name.split_once('/').is_some_and(|(first, _)| FOLDERS.contains(&first))
+            && !name.contains([' ', '*', '{', '<', '\n']);
+        let is_test = name.matches('_').count() >= 3
+            && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        (is_path && !is_there(name)) || (is_test && !functions.contains(*name))
+    });
+    missing.map(|name| format!("{}: there is no `{name}`", document.path)).collect()
+}
+
+fn function_names(sources: &[Source]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in sources {
+        let code = code_of(&source.text);
+        let words = words(&code);
+        let functions = words.windows(2).filter(|pair| pair[0] == "fn");
+        names.extend(functions.map(|pair| pair[1].to_owned()));
+    }
+    names
+}
+
 fn keeps_the_house(offences: impl Iterator<Item = String>) {
     let offences = offences.collect::<Vec<_>>();
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
@@ -345,10 +360,7 @@ fn keeps_the_house(offences: impl Iterator<Item = String>) {
 
 fn root() -> PathBuf {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
-    benches
-        .parent()
-        .expect("benches lies in the workspace")
-        .to_owned()
+    benches.parent().expect("benches lies in the workspace").to_owned()
 }
 
 fn cargo_metadata() -> Value {
@@ -358,30 +370,16 @@ fn cargo_metadata() -> Value {
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
 }
 
 fn edges_of(metadata: &Value) -> Vec<Edge> {
     let mut edges = Vec::new();
-    for package in metadata["packages"]
-        .as_array()
-        .expect("cargo lists packages")
-    {
+    for package in metadata["packages"].as_array().expect("cargo lists packages") {
         let from = text(&package["name"]);
-        for dependency in package["dependencies"]
-            .as_array()
-            .expect("and their dependencies")
-        {
-            let kind = if dependency["kind"] == "dev" {
-                Use::Tests
-            } else {
-                Use::Build
-            };
+        for dependency in package["dependencies"].as_array().expect("and their dependencies") {
+            let kind = if dependency["kind"] == "dev" { Use::Tests } else { Use::Build };
             if let Some(to) = text(&dependency["name"]).strip_prefix("tracklog-") {
                 edges.push(Edge::new(from.trim_start_matches("tracklog-"), to, kind));
             }
@@ -402,18 +400,11 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        Self { path: path.to_owned(), text: text.to_owned() }
     }
 
     fn read(file: &Path) -> Self {
-        let path = file
-            .strip_prefix(root())
-            .unwrap_or(file)
-            .to_string_lossy()
-            .into_owned();
+        let path = file.strip_prefix(root()).unwrap_or(file).to_string_lossy().into_owned();
         let text = fs::read_to_string(file).expect("a source file is readable text");
         Self { path, text }
     }
@@ -435,10 +426,7 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    assert!(
-        sources.iter().any(|source| source.path == "log/src/lib.rs"),
-        "the walk sees the tree"
-    );
+    assert!(sources.iter().any(|source| source.path == "log/src/lib.rs"), "the walk sees the tree");
     sources
 }
 
@@ -481,9 +469,7 @@ fn is_word(c: char) -> bool {
 }
 
 fn words(code: &str) -> Vec<&str> {
-    code.split(|c| !is_word(c))
-        .filter(|word| !word.is_empty())
-        .collect()
+    code.split(|c| !is_word(c)).filter(|word| !word.is_empty()).collect()
 }
 
 /// The length of the block comment, nested ones included, at the start of `text`.
@@ -534,8 +520,5 @@ fn raw_string(text: &str) -> Option<usize> {
     let hashes = text.len() - text.trim_start_matches('#').len();
     let body = text[hashes..].strip_prefix('"')?;
     let end = format!("\"{}", "#".repeat(hashes));
-    Some(
-        body.find(&end)
-            .map_or(text.len(), |at| hashes + 1 + at + end.len()),
-    )
+    Some(body.find(&end).map_or(text.len(), |at| hashes + 1 + at + end.len()))
 }

@@ -25,39 +25,15 @@ fn main() -> io::Result<()> {
     let event = |bytes| tracklog_protocol::event::verify(bytes).expect("it was built here");
     let bytes = batch(PayloadKind::Event, &[event(&full), event(&bare)]);
     write("batch_decode", "events", &bytes)?;
-    write(
-        "batch_decode",
-        "one-event",
-        &batch(PayloadKind::Event, &[event(&bare)]),
-    )?;
-    let opaque = [
-        Record::opaque(b""),
-        Record::opaque(b"some bytes"),
-        Record::opaque(b"\0"),
-    ];
-    write(
-        "batch_decode",
-        "opaque",
-        &batch(PayloadKind::Opaque, &opaque),
-    )?;
+    write("batch_decode", "one-event", &batch(PayloadKind::Event, &[event(&bare)]))?;
+    let opaque = [Record::opaque(b""), Record::opaque(b"some bytes"), Record::opaque(b"\0")];
+    write("batch_decode", "opaque", &batch(PayloadKind::Opaque, &opaque))?;
     let (mut first, mut second) = (Vec::new(), Vec::new());
     let pairs = [
-        KeyValue {
-            key: b"key",
-            value: Some(b"value"),
-        }
-        .encode(&mut first),
-        KeyValue {
-            key: b"key",
-            value: None,
-        }
-        .encode(&mut second),
+        KeyValue { key: b"key", value: Some(b"value") }.encode(&mut first),
+        KeyValue { key: b"key", value: None }.encode(&mut second),
     ];
-    write(
-        "batch_decode",
-        "key-values",
-        &batch(PayloadKind::KeyValue, &pairs),
-    )
+    write("batch_decode", "key-values", &batch(PayloadKind::KeyValue, &pairs))
 }
 
 fn full_event() -> EventParts<'static> {
@@ -110,11 +86,8 @@ fn rejected_event() -> RejectedParts<'static> {
 }
 
 fn batch(kind: PayloadKind, records: &[Record<'_>]) -> Vec<u8> {
-    let mut builder = BatchBuilder::new(kind).produced_by(Producer {
-        id: 1,
-        epoch: 2,
-        sequence: 3,
-    });
+    let mut builder =
+        BatchBuilder::new(kind).produced_by(Producer { id: 1, epoch: 2, sequence: 3 });
     for record in records {
         builder.push(*record);
     }
@@ -122,9 +95,7 @@ fn batch(kind: PayloadKind, records: &[Record<'_>]) -> Vec<u8> {
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("seeds")
-        .join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
 }

@@ -19,11 +19,7 @@ fn read_batch(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     let header = BatchHeader::decode(&bytes);
     if let Ok(batch) = BatchView::read(bytes.clone()) {
-        assert_eq!(
-            header.as_ref(),
-            Ok(batch.header()),
-            "a batch has the header that was decoded"
-        );
+        assert_eq!(header.as_ref(), Ok(batch.header()), "a batch has the header that was decoded");
         walk(&batch);
     }
     if let Ok(batch) = VerifiedBatch::verify(bytes) {
@@ -42,23 +38,11 @@ fn walk(batch: &BatchView) {
     // A gap may claim billions of places.
     for (index, (offset, entry)) in batch.entries().take(100_000).enumerate() {
         assert_eq!(offset, expected, "offsets rise by one");
-        assert_eq!(
-            batch.entry(index),
-            Some(entry),
-            "each place is reached on its own too"
-        );
-        assert!(
-            entry
-                .record()
-                .is_none_or(|record| record.bytes().len() <= batch.bytes().len())
-        );
+        assert_eq!(batch.entry(index), Some(entry), "each place is reached on its own too");
+        assert!(entry.record().is_none_or(|record| record.bytes().len() <= batch.bytes().len()));
         expected = offset.plus(1);
     }
-    assert_eq!(
-        batch.entry(batch.count() as usize),
-        None,
-        "nothing lies behind the last place"
-    );
+    assert_eq!(batch.entry(batch.count() as usize), None, "nothing lies behind the last place");
 }
 
 /// The layout is told at the head of the protocol's `batch`.

@@ -23,9 +23,7 @@ pub fn read_all(record: Record<'_>) {
         read_properties(&event);
     }
     let line = line_of(record);
-    let text = line
-        .strip_suffix(b"\n")
-        .expect("a line ends with a line break");
+    let text = line.strip_suffix(b"\n").expect("a line ends with a line break");
     assert!(!text.contains(&b'\n'), "a line has no other line break");
     serde_json::from_slice::<IgnoredAny>(text).expect("a line is JSON");
 }
@@ -36,10 +34,7 @@ fn read_properties(event: &EventView<'_>) {
     };
     for span in event.property_index() {
         let name = span.name(text).expect("a checked index fits its text");
-        assert!(
-            event.property(&name).is_some(),
-            "a field that is there is found by its name"
-        );
+        assert!(event.property(&name).is_some(), "a field that is there is found by its name");
         match span.value(text).expect("a checked index fits its text") {
             Property::Number(number) => {
                 black_box((number.as_f64(), number.as_i64(), number.as_u64()));

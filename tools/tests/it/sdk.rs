@@ -25,11 +25,7 @@ fn segment_node_sdk_sends_ten_thousand_events_and_replay_prints_each_as_sent() {
 
     let sent = node_js.run("analytics-node.mjs", &[&node.url, &node.write_key, "10000"]);
 
-    assert_eq!(
-        sent.events.len(),
-        SDK_EVENTS,
-        "the SDK sent all it was given"
-    );
+    assert_eq!(sent.events.len(), SDK_EVENTS, "the SDK sent all it was given");
     let stored = node.replay();
     assert_same_events(&sent.events, &stored);
     for kind in ["track", "identify", "page", "screen", "group", "alias"] {
@@ -60,10 +56,7 @@ fn browser_sdk_repeats_what_was_refused(sdk: &str, retry_header: &str) {
     assert_same_events(&sent.events, &stored);
     assert!(!sent.refused.is_empty(), "the first request was refused");
     for id in &sent.refused {
-        assert!(
-            stored.contains_key(id),
-            "{id} was refused once and came again"
-        );
+        assert!(stored.contains_key(id), "{id} was refused once and came again");
     }
     assert!(
         sent.retry_headers.iter().any(|name| name == retry_header),
@@ -118,15 +111,9 @@ struct Line {
 }
 
 fn assert_same_events(sent: &[SentEvent], stored: &HashMap<String, Line>) {
-    assert_eq!(
-        sent.len(),
-        stored.len(),
-        "each event is there, and none besides"
-    );
+    assert_eq!(sent.len(), stored.len(), "each event is there, and none besides");
     for sent in sent {
-        let line = stored
-            .get(&sent.message_id)
-            .expect("what the node took comes out of a replay");
+        let line = stored.get(&sent.message_id).expect("what the node took comes out of a replay");
         assert_same_event(sent, line);
     }
 }
@@ -139,16 +126,8 @@ fn assert_same_event(sent: &SentEvent, line: &Line) {
     assert_eq!(sent.anonymous_id, line.anonymous_id, "{id}");
     assert_eq!(sent.group_id, line.group_id, "{id}");
     assert_eq!(sent.previous_id, line.previous_id, "{id}");
-    assert_eq!(
-        sent.properties.as_deref(),
-        text(line.properties.as_deref()),
-        "{id}"
-    );
-    assert_eq!(
-        sent.context.as_deref(),
-        text(line.context.as_deref()),
-        "{id}"
-    );
+    assert_eq!(sent.properties.as_deref(), text(line.properties.as_deref()), "{id}");
+    assert_eq!(sent.context.as_deref(), text(line.context.as_deref()), "{id}");
     // RudderStack's browser SDK sends traits within the context alone, where replay finds them.
     if sent.traits.is_some() {
         assert_eq!(sent.traits.as_deref(), text(line.traits.as_deref()), "{id}");
@@ -201,13 +180,7 @@ impl NodeJs {
 
 fn major_version(printed: &[u8]) -> Option<u32> {
     let printed = std::str::from_utf8(printed).ok()?;
-    printed
-        .trim()
-        .strip_prefix('v')?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    printed.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
 /// Says aloud what is not tested here. `eprintln!` would be captured and never seen.
@@ -243,27 +216,15 @@ impl TracklogNode {
     fn start() -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut process = Command::new(env!("CARGO_BIN_EXE_tracklog"))
-            .args([
-                "serve",
-                "--http",
-                "127.0.0.1:0",
-                "--https",
-                "127.0.0.1:0",
-                "--data",
-            ])
+            .args(["serve", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--data"])
             .arg(data.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("tracklog starts");
         let stdout = process.stdout.take().expect("its output is piped");
-        let mut lines = BufReader::new(stdout)
-            .lines()
-            .map(|line| line.expect("lines of text"));
-        assert!(
-            lines.any(|line| line.starts_with("ready")),
-            "the node says that it serves"
-        );
+        let mut lines = BufReader::new(stdout).lines().map(|line| line.expect("lines of text"));
+        assert!(lines.any(|line| line.starts_with("ready")), "the node says that it serves");
         // The pipe must stay open and be read, or the node's next line would end it.
         std::thread::spawn(move || lines.for_each(drop));
 
@@ -271,12 +232,7 @@ impl TracklogNode {
         let facts: serde_json::Value = serde_json::from_slice(&facts).expect("as JSON");
         let address = facts["http"].as_str().expect("with its address");
         let key = std::fs::read_to_string(data.path().join("default.key")).expect("and its key");
-        Self {
-            process,
-            url: format!("http://{address}"),
-            write_key: key.trim().to_owned(),
-            data,
-        }
+        Self { process, url: format!("http://{address}"), write_key: key.trim().to_owned(), data }
     }
 
     /// All of `raw`, by message id. Asks the node, since it holds the folder.
@@ -288,9 +244,7 @@ impl TracklogNode {
             .output()
             .expect("tracklog starts");
         let mut lines = HashMap::new();
-        for line in succeeded(&output)
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
+        for line in succeeded(&output).split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
         {
             let line: Line = serde_json::from_slice(line).expect("a line is JSON");
             let twice = lines.insert(line.message_id.clone(), line);
