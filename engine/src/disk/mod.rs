@@ -1,0 +1,251 @@
+//! The only room that touches files, clocks and chance.
+//!
+//! Everything above speaks to a [`Disk`] and a [`Slot`], so that the same engine runs on io_uring,
+//! on plain threads, and on a simulated disk that crashes, tears and loses writes on command.
+//!
+//! Promises of every implementation
+//! - [`Slot::submit`] and [`Slot::write`] say `Ok` only when all bytes are on the medium, not in a
+//!   volatile cache above it. A short write is an error.
+//! - [`Slot::read`] tells what the medium holds, not what a page cache believes, wherever the file
+//!   system allows that ([`Disk::reads_are_direct`]).
+//! - What [`Disk::write_file`], [`Disk::create_slot`] and [`Disk::remove`] did is there after a
+//!   crash once they returned `Ok`; the entry in the folder too.
+//!
+//! Called by the journal, recovery, checkpoints and the read path of this crate only.
+
+mod blocking;
+mod buffer;
+mod files;
+mod map;
+mod probe;
+mod queue;
+pub mod simulated;
+#[cfg(test)]
+mod tests;
+mod uring;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracklog_protocol::TimeMicros;
+
+pub use buffer::{BufferPool, PageBuffer};
+pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
+pub use probe::{DurableWrites, Measured, measure};
+
+/// What writes are aligned to, in place and size.
+pub const PAGE_BYTES: usize = 4096;
+
+/// A slot's number: its file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u32);
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot-{:08}", self.0)
+    }
+}
+
+/// A file of the data folder that is not a slot: small, written as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileName {
+    /// `checkpoint-a`.
+    CheckpointA,
+    /// `checkpoint-b`.
+    CheckpointB,
+    /// `journal/NNNNNNNNNNNNNNNN.idx`, by segment number.
+    Index(u64),
+    /// `cut/NAME`: what recovery took out of the log.
+    Cut(String),
+}
+
+impl FileName {
+    /// Its path below the data folder.
+    #[must_use]
+    pub fn path(&self) -> String {
+        match self {
+            Self::CheckpointA => "checkpoint-a".to_owned(),
+            Self::CheckpointB => "checkpoint-b".to_owned(),
+            Self::Index(segment) => format!("journal/{segment:016}.idx"),
+            Self::Cut(name) => format!("cut/{name}"),
+        }
+    }
+}
+
+/// What the `journal` folder holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalFolder {
+    /// All slots with their sizes, by number.
+    pub slots: Vec<(SlotId, u64)>,
+    /// All index files, by segment number.
+    pub indexes: Vec<u64>,
+}
+
+/// How a slot is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read, without a lock.
+    Read,
+    /// To write: takes the exclusive lock of the very descriptor that writes, and fails with
+    /// [`io::ErrorKind::WouldBlock`] while another process (a dead one's ring included) holds it.
+    Write,
+}
+
+/// A data folder on some disk, with the clocks and the chance of its world.
+pub trait Disk: Send + Sync + 'static {
+    /// What the journal's folder holds. A missing folder holds nothing.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn journal_folder(&self) -> io::Result<JournalFolder>;
+
+    /// The whole of a small file, as the medium holds it; `NotFound` when there is none.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>>;
+
+    /// Replaces a small file as a whole, durably. After a crash in between the file may be
+    /// anything: its reader must know a good one.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn write_file(&self, name: &FileName, bytes: &[u8]) -> io::Result<()>;
+
+    /// Removes a small file, durably. One that is not there is fine.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn remove_file(&self, name: &FileName) -> io::Result<()>;
+
+    /// Makes a slot of `bytes`, filled with zeros that are written out, durably; one that is
+    /// there already (from a crash while it was made) is filled again.
+    ///
+    /// # Errors
+    /// As the file system says; `StorageFull` when the disk is.
+    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()>;
+
+    /// Removes a slot's file, durably. Maps of it stay good.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn remove_slot(&self, slot: SlotId) -> io::Result<()>;
+
+    /// Opens a slot.
+    ///
+    /// # Errors
+    /// As the file system says; see [`Access::Write`].
+    fn open_slot(&self, slot: SlotId, access: Access) -> io::Result<Arc<dyn Slot>>;
+
+    /// Bytes that the file system has left for this user.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Whether reads bypass the page cache. Where they do not, a log whose write failed cannot be
+    /// recovered by the process that saw the failure.
+    fn reads_are_direct(&self) -> bool;
+
+    /// Which backend runs and why, for the start line, `doctor` and metrics.
+    fn backend(&self) -> Backend;
+
+    /// The wall clock.
+    fn now(&self) -> TimeMicros;
+
+    /// A clock that never goes back, from an arbitrary start.
+    fn monotonic(&self) -> Duration;
+
+    /// A random number that nobody can guess.
+    fn random(&self) -> u64;
+}
+
+/// Which backend runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// How commits reach the disk.
+    pub kind: BackendKind,
+    /// Whether the page cache is bypassed (O_DIRECT); else writes are followed by a sync.
+    pub direct: bool,
+    /// Why this one, in words.
+    pub why: String,
+}
+
+/// How commits reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// io_uring on a thread of its own.
+    Uring,
+    /// Four threads that write and wait.
+    Blocking,
+    /// In memory, seeded, for tests.
+    Simulated,
+}
+
+impl BackendKind {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Blocking => "blocking",
+            Self::Simulated => "simulated",
+        }
+    }
+}
+
+/// Called once when a submitted write is over.
+pub type WriteDone = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// An open slot.
+pub trait Slot: Send + Sync + 'static {
+    /// Its size.
+    fn bytes(&self) -> u64;
+
+    /// Fills `buffer` from `at` on; both are multiples of a page.
+    ///
+    /// # Errors
+    /// As the disk says; `UnexpectedEof` beyond the end.
+    fn read(&self, at: u64, buffer: &mut PageBuffer) -> io::Result<()>;
+
+    /// Writes `pages` at `at` durably, and waits for it. For slot headers, not for commits.
+    ///
+    /// # Errors
+    /// As the disk says. The pages may then hold old bytes, new ones, or some of both.
+    fn write(&self, at: u64, pages: &Bytes) -> io::Result<()>;
+
+    /// Begins to write `pages` (aligned in memory, place and size) at `at` durably; `done` is
+    /// called when it is over, from any thread, in any order among several in flight.
+    fn submit(&self, at: u64, pages: Bytes, done: WriteDone);
+
+    /// Makes all that was written to it before, by whomever, durable.
+    ///
+    /// # Errors
+    /// As the disk says.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Drops what the page cache holds of it.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn drop_cache(&self) -> io::Result<()>;
+
+    /// Maps it for reading. Only for segments that are never written again while mapped.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn map(&self) -> io::Result<Arc<dyn Map>>;
+}
+
+/// A slot mapped for reading.
+pub trait Map: Send + Sync + 'static {
+    /// The bytes `at..at + length`, present in memory: no copy, and no fault when touched. The
+    /// answer pins the map.
+    ///
+    /// # Errors
+    /// When the disk did not give them, or they lie outside.
+    fn bytes(self: Arc<Self>, at: u64, length: usize) -> io::Result<Bytes>;
+}
