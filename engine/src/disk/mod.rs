@@ -218,7 +218,12 @@ pub trait Slot: Send + Sync + 'static {
     fn write(&self, at: u64, pages: &Bytes) -> io::Result<()>;
 
     /// Begins to write `pages` (aligned in memory, place and size) at `at` durably; `done` is
-    /// called when it is over, from any thread, in any order among several in flight.
+    /// called when it is over, from any thread, in any order among several in flight. Where more
+    /// wait than a backend queues (64), it ends at once with [`io::ErrorKind::ResourceBusy`], and
+    /// nothing was written. `done` may submit; while it runs, other completions may have to wait.
+    ///
+    /// # Panics
+    /// When `pages` is not whole aligned pages inside the slot.
     fn submit(&self, at: u64, pages: Bytes, done: WriteDone);
 
     /// Makes all that was written to it before, by whomever, durable.

@@ -1,9 +1,14 @@
 //! Which backend runs in a folder: tried and measured there, not guessed.
 //!
-//! The rule: io_uring wherever it works and writes at 90 % of the threads' rate or more, or costs
-//! less CPU a write; else threads. The measurement takes a tenth of a second, on a scratch file
+//! The rule: io_uring wherever it works and writes at 90 % of the threads' rate or more, or at half
+//! of it for three quarters of the CPU a write; else threads. (Less CPU by any margin is noise: two
+//! idle backends differ by a tenth.) The measurement takes a tenth of a second, on a scratch file
 //! of one mebibyte that has no name any more when it begins, and is left out when the choice was
 //! made by hand. O_DIRECT is used wherever a write through it succeeds.
+//!
+//! Threads win by far where the device has no FUA and the processors are busy: the kernel then ends
+//! a ring's write in a worker thread of its own, which waits for its turn, but a thread's write in
+//! that thread.
 //!
 //! [`measure`] takes a second or two and answers `doctor`. Called by `files` otherwise.
 
@@ -101,7 +106,7 @@ fn start_ring() -> io::Result<Writers> {
     Ring::start().map(Writers::Ring)
 }
 
-/// The rule of this file's head.
+/// The better of the two that work.
 fn pick(scratch: Option<&Scratch>) -> Result<(Writers, String), ChooseError> {
     let ring = match start_ring() {
         Ok(ring) => ring,
@@ -118,16 +123,46 @@ fn pick(scratch: Option<&Scratch>) -> Result<(Writers, String), ChooseError> {
             work.add(&turn.map_err(ChooseError::Io)?);
         }
     }
-    let figures = format!(
-        "measured, 64 KiB writes a second: io_uring {:.0} ({} µs CPU each), threads {:.0} ({} µs)",
+    let verdict = Verdict::of(&by_ring, &by_threads);
+    let why = format!(
+        "{}: 64 KiB writes a second {:.0} by io_uring, {:.0} by threads; CPU a write {} and {} µs",
+        verdict.as_str(),
         by_ring.per_second(),
-        by_ring.cpu_per_write().as_micros(),
         by_threads.per_second(),
+        by_ring.cpu_per_write().as_micros(),
         by_threads.cpu_per_write().as_micros(),
     );
-    let takes_ring = by_ring.per_second() >= 0.9 * by_threads.per_second()
-        || by_ring.cpu_per_write() < by_threads.cpu_per_write();
-    Ok((if takes_ring { ring } else { threads }, figures))
+    Ok((if verdict == Verdict::ThreadsFaster { threads } else { ring }, why))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    RingAsFast,
+    RingCheaper,
+    ThreadsFaster,
+}
+
+impl Verdict {
+    /// The rule of this file's head.
+    fn of(ring: &Work, threads: &Work) -> Self {
+        let rate = ring.per_second() / threads.per_second();
+        let cpu = ring.cpu_per_write().as_secs_f64() / threads.cpu_per_write().as_secs_f64();
+        if rate >= 0.9 {
+            Self::RingAsFast
+        } else if rate >= 0.5 && cpu <= 0.75 {
+            Self::RingCheaper
+        } else {
+            Self::ThreadsFaster
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::RingAsFast => "measured, io_uring is as fast",
+            Self::RingCheaper => "measured, io_uring costs less CPU",
+            Self::ThreadsFaster => "measured, threads are faster",
+        }
+    }
 }
 
 /// A file to try writes in, without a name: nothing is left of it, however we end.
@@ -364,5 +399,44 @@ fn summed_up(write_bytes: usize, mut alone: Work, per_second: f64) -> DurableWri
         p99: alone.quantile(990),
         per_second_alone: alone.per_second(),
         per_second,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(writes: usize, cpu_micros: u32) -> Work {
+        let latencies = vec![Duration::from_micros(100); writes];
+        let cpu = Duration::from_micros(10) * cpu_micros * u32::try_from(writes).unwrap() / 10;
+        Work { latencies, elapsed: Duration::from_millis(50), cpu }
+    }
+
+    #[test]
+    fn ring_is_taken_when_as_fast_or_clearly_cheaper() {
+        let threads = work(1000, 40);
+        let cases = [
+            (work(900, 80), Verdict::RingAsFast),
+            (work(890, 39), Verdict::ThreadsFaster),
+            (work(500, 30), Verdict::RingCheaper),
+            (work(490, 1), Verdict::ThreadsFaster),
+        ];
+        for (ring, verdict) in cases {
+            assert_eq!(Verdict::of(&ring, &threads), verdict, "{} writes", ring.writes());
+        }
+    }
+
+    #[test]
+    fn full_disk_is_no_reason_to_have_no_backend() {
+        let (_, why) = pick(None).map_err(|_| "no backend").unwrap();
+        assert!(why.contains("the disk is full") || why.contains("refused"), "{why}");
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_sorted_times() {
+        let latencies = (1..=200).rev().map(Duration::from_millis).collect();
+        let mut work = Work { latencies, ..Work::default() };
+        assert_eq!(work.quantile(500), Duration::from_millis(101));
+        assert_eq!(work.quantile(990), Duration::from_millis(199));
     }
 }

@@ -185,6 +185,21 @@ fn last_user_may_go_from_inside_a_completion() {
 }
 
 #[test]
+fn panicking_completion_leaves_nobody_waiting() {
+    for choice in [BackendChoice::Blocking, BackendChoice::Uring] {
+        let Some(tried) = on_files(choice, Paging::BestAvailable) else { continue };
+        let slot = tried.slot();
+        let (ended, ends) = mpsc::channel();
+        slot.submit(0, pages(1, 1), Box::new(|_| panic!("on purpose, in a test")));
+        for number in 1..=40 {
+            slot.submit(number * PAGE, pages(1, 1), tell(&ended, number));
+        }
+        drop(ended);
+        assert_eq!(ends.iter().count(), 40, "{}", tried.name);
+    }
+}
+
+#[test]
 fn write_that_waits_is_durable_at_its_place_only() {
     on_each_backend(|tried| {
         let slot = tried.slot();
