@@ -81,7 +81,9 @@ impl Budget {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    fn busy(&self) -> Busy {
+    /// The answer of a lane that has no room.
+    #[must_use]
+    pub fn busy(&self) -> Busy {
         Busy {
             reserved_bytes: self.reserved_bytes(),
             budget_bytes: self.bytes,
@@ -114,12 +116,26 @@ impl Permit {
         self.bytes
     }
 
+    /// Whose bytes they are.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
+
     /// Gives back all but `bytes`: the body turned out smaller than feared.
     pub fn shrink_to(&mut self, bytes: usize) {
         let freed = self.bytes.saturating_sub(bytes);
         self.budget.lanes[usize::from(self.lane.0)].fetch_sub(freed, Ordering::Relaxed);
         self.budget.reserved.fetch_sub(freed, Ordering::Relaxed);
         self.bytes -= freed;
+    }
+
+    /// Takes `bytes` of what it holds, or all of that, as a permit of its own: an append that is
+    /// cut into several needs one for each.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: Arc::clone(&self.budget), lane: self.lane, bytes }
     }
 }
 
@@ -153,5 +169,17 @@ mod tests {
         permit.shrink_to(10);
         permit.shrink_to(30);
         assert_eq!((permit.bytes(), budget.reserved_bytes()), (10, 10));
+    }
+
+    #[test]
+    fn what_is_split_off_is_held_once_and_given_back_once() {
+        let budget = Budget::new(100);
+        let mut permit = budget.reserve(Lane(9), 40).expect("it fits");
+        let part = permit.split_off(15);
+        let rest = permit.split_off(1_000);
+        assert_eq!((part.bytes(), rest.bytes(), permit.bytes()), (15, 25, 0));
+        assert_eq!(budget.reserved_bytes(), 40);
+        drop((part, rest, permit));
+        assert_eq!(budget.reserved_bytes(), 0);
     }
 }

@@ -161,6 +161,11 @@ pub trait Disk: Send + Sync + 'static {
 
     /// A random number that nobody can guess.
     fn random(&self) -> u64;
+
+    /// Lets a moment pass, where no event tells what is waited for.
+    fn pause(&self, moment: Duration) {
+        std::thread::park_timeout(moment);
+    }
 }
 
 /// Which backend runs.

@@ -1,0 +1,329 @@
+//! The catalog: which topics there are, and where each partition begins.
+//!
+//! It is kept as {key, value} records in the internal topic [`TOPIC_NAME`], whose id is 0 and
+//! which is there from the first commit on:
+//!
+//! | key | value |
+//! |---|---|
+//! | `t` + name | u8 version 1, u8 partitioning 1, u8 retention, u32 partitions, i64 created |
+//! | `s` + u32 topic + u32 partition | u64 first offset that is still wanted |
+//!
+//! A topic's id is the offset of its record plus one, so that no id is ever given twice.
+//! Promises: applying the same records in the same order gives the same catalog, anywhere.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use tracklog_log::{Retention, Topic, TopicName, TopicSpec};
+use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
+
+use crate::fields::{Fields, FieldsMut};
+
+/// The catalog's own topic.
+pub(crate) const TOPIC_NAME: &str = "_catalog";
+/// Its id.
+pub(crate) const TOPIC_ID: TopicId = TopicId(0);
+/// Its only partition.
+pub(crate) const PARTITION: PartitionId = PartitionId::new(TOPIC_ID, 0);
+/// No topic has more.
+pub(crate) const PARTITIONS_MAX: u32 = 100_000;
+
+const VERSION: u8 = 1;
+const PARTITIONING_XXH3: u8 = 1;
+
+/// Where a partition stands in the tables of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Row(pub(crate) u32);
+
+impl Row {
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The last record of a key in a compacted topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LiveRecord {
+    pub(crate) offset: Offset,
+    pub(crate) value: Bytes,
+}
+
+/// The rows of one topic's partitions.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    first: u32,
+    count: u32,
+    compact: bool,
+}
+
+/// What a catalog record changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Created(TopicId),
+    Deleted(TopicId),
+    Trimmed(PartitionId, Offset),
+    None,
+}
+
+/// Topics, the rows of their partitions, and the live records of compacted topics.
+#[derive(Clone, Debug)]
+pub(crate) struct Catalog {
+    topics: BTreeMap<String, Topic>,
+    names: HashMap<TopicId, TopicName>,
+    rows: HashMap<TopicId, Rows>,
+    partitions: Vec<PartitionId>,
+    live: BTreeMap<(PartitionId, Bytes), LiveRecord>,
+}
+
+impl Catalog {
+    /// A catalog that holds its own topic.
+    pub(crate) fn new() -> Self {
+        let mut catalog = Self {
+            topics: BTreeMap::new(),
+            names: HashMap::default(),
+            rows: HashMap::default(),
+            partitions: Vec::new(),
+            live: BTreeMap::new(),
+        };
+        let spec = TopicSpec {
+            name: TopicName::new(TOPIC_NAME).expect("the catalog's name is a topic name"),
+            partitions: 1,
+            retention: Retention::Compact,
+        };
+        catalog.insert(Topic { id: TOPIC_ID, spec, created: TimeMicros(0) });
+        catalog
+    }
+
+    /// Adds a topic and gives its partitions rows.
+    pub(crate) fn insert(&mut self, topic: Topic) {
+        let first = u32::try_from(self.partitions.len()).expect("fewer than 2^32 partitions");
+        let compact = topic.spec.retention == Retention::Compact;
+        let count = topic.spec.partitions;
+        self.rows.insert(topic.id, Rows { first, count, compact });
+        self.partitions.extend(topic.partitions());
+        self.names.insert(topic.id, topic.spec.name.clone());
+        self.topics.insert(topic.name().to_owned(), topic);
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(name)
+    }
+
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values()
+    }
+
+    /// The name of topic `id`, for people.
+    pub(crate) fn name(&self, id: TopicId) -> Option<&TopicName> {
+        self.names.get(&id)
+    }
+
+    /// The row of a partition that is there.
+    pub(crate) fn row(&self, partition: PartitionId) -> Option<Row> {
+        let rows = self.rows.get(&partition.topic)?;
+        (partition.partition < rows.count).then(|| Row(rows.first + partition.partition))
+    }
+
+    /// How many rows were given; those of deleted topics are not given again.
+    pub(crate) const fn row_count(&self) -> usize {
+        self.partitions.len()
+    }
+
+    /// The partition of a row.
+    pub(crate) fn partition(&self, row: Row) -> PartitionId {
+        self.partitions[row.index()]
+    }
+
+    /// All partitions that are there, with their rows.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (Row, PartitionId)> + '_ {
+        self.topics.values().flat_map(|topic| {
+            topic.partitions().filter_map(|partition| Some((self.row(partition)?, partition)))
+        })
+    }
+
+    /// Whether the partition belongs to a compacted topic.
+    pub(crate) fn is_compact(&self, partition: PartitionId) -> bool {
+        self.rows.get(&partition.topic).is_some_and(|rows| rows.compact)
+    }
+
+    /// The last record of every key of every compacted topic.
+    pub(crate) const fn live(&self) -> &BTreeMap<(PartitionId, Bytes), LiveRecord> {
+        &self.live
+    }
+
+    /// Applies a record of a compacted topic. For the catalog's own records, says what changed.
+    pub(crate) fn apply(
+        &mut self,
+        partition: PartitionId,
+        offset: Offset,
+        record: &KeyValue<'_>,
+    ) -> Change {
+        let key = (partition, Bytes::copy_from_slice(record.key));
+        let before = match record.value {
+            Some(value) => {
+                let value = Bytes::copy_from_slice(value);
+                self.live.insert(key, LiveRecord { offset, value })
+            }
+            None => self.live.remove(&key),
+        };
+        if partition == PARTITION {
+            self.apply_own(offset, record, before.is_some())
+        } else {
+            Change::None
+        }
+    }
+
+    fn apply_own(&mut self, offset: Offset, record: &KeyValue<'_>, replaces: bool) -> Change {
+        match (record.key.split_first(), record.value) {
+            (Some((b't', name)), Some(value)) => {
+                let topic = decode_topic(name, value, offset);
+                match topic {
+                    // A live record that was moved to the head of the log.
+                    Some(topic) if replaces && self.topics.contains_key(topic.name()) => {
+                        Change::None
+                    }
+                    Some(topic) => {
+                        let id = topic.id;
+                        self.insert(topic);
+                        Change::Created(id)
+                    }
+                    None => Change::None,
+                }
+            }
+            (Some((b't', name)), None) => {
+                str::from_utf8(name).map_or(Change::None, |name| self.remove(name))
+            }
+            (Some((b's', place)), Some(value)) => decode_trim(place, value)
+                .map_or(Change::None, |(partition, start)| Change::Trimmed(partition, start)),
+            _ => Change::None,
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Change {
+        let Some(topic) = self.topics.remove(name) else { return Change::None };
+        self.rows.remove(&topic.id);
+        self.names.remove(&topic.id);
+        self.live.retain(|(partition, key), _| {
+            let trim = *partition == PARTITION && key.starts_with(&trim_prefix(topic.id));
+            partition.topic != topic.id && !trim
+        });
+        Change::Deleted(topic.id)
+    }
+
+    /// Takes a live record out of a checkpoint.
+    pub(crate) fn restore_live(&mut self, partition: PartitionId, key: Bytes, live: LiveRecord) {
+        self.live.insert((partition, key), live);
+    }
+}
+
+/// The key of a topic's record.
+pub(crate) fn topic_key(name: &TopicName) -> Vec<u8> {
+    [b"t", name.as_str().as_bytes()].concat()
+}
+
+/// The value of a topic's record.
+///
+/// The id is not in it: it follows from the offset. A record that moves to the head of the log
+/// carries its id along, behind the other fields.
+pub(crate) fn topic_value(spec: &TopicSpec, created: TimeMicros) -> Vec<u8> {
+    let mut value = Vec::with_capacity(19);
+    value.put_u8(VERSION);
+    value.put_u8(PARTITIONING_XXH3);
+    value.put_u8(match spec.retention {
+        Retention::Keep => 0,
+        Retention::Compact => 1,
+    });
+    value.put_u32(spec.partitions);
+    value.put_time(created);
+    value
+}
+
+/// The value of a topic's record that moves, with the id that it had.
+pub(crate) fn moved_topic_value(topic: &Topic) -> Vec<u8> {
+    let mut value = topic_value(&topic.spec, topic.created);
+    value.put_u32(topic.id.0);
+    value
+}
+
+fn decode_topic(name: &[u8], value: &[u8], offset: Offset) -> Option<Topic> {
+    let mut fields = Fields::new(value);
+    let (version, partitioning) = (fields.u8()?, fields.u8()?);
+    if version != VERSION || partitioning != PARTITIONING_XXH3 {
+        return None;
+    }
+    let retention = match fields.u8()? {
+        0 => Retention::Keep,
+        1 => Retention::Compact,
+        _ => return None,
+    };
+    let partitions = fields.u32().filter(|count| (1..=PARTITIONS_MAX).contains(count))?;
+    let name = TopicName::new(str::from_utf8(name).ok()?).ok()?;
+    let created = fields.time()?;
+    let id = fields.u32().or_else(|| u32::try_from(offset.0 + 1).ok())?;
+    let spec = TopicSpec { name, partitions, retention };
+    Some(Topic { id: TopicId(id), spec, created })
+}
+
+fn trim_prefix(topic: TopicId) -> Vec<u8> {
+    let mut key = vec![b's'];
+    key.put_u32(topic.0);
+    key
+}
+
+/// The key of a trim's record.
+pub(crate) fn trim_key(partition: PartitionId) -> Vec<u8> {
+    let mut key = trim_prefix(partition.topic);
+    key.put_u32(partition.partition);
+    key
+}
+
+fn decode_trim(place: &[u8], value: &[u8]) -> Option<(PartitionId, Offset)> {
+    let mut place = Fields::new(place);
+    let partition = PartitionId::new(TopicId(place.u32()?), place.u32()?);
+    Some((partition, Offset(Fields::new(value).u64()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, partitions: u32) -> TopicSpec {
+        let name = TopicName::new(name).unwrap();
+        TopicSpec { name, partitions, retention: Retention::Keep }
+    }
+
+    fn create(catalog: &mut Catalog, offset: u64, spec: &TopicSpec) -> Change {
+        let (key, value) = (topic_key(&spec.name), topic_value(spec, TimeMicros(5)));
+        let record = KeyValue { key: &key, value: Some(&value) };
+        catalog.apply(PARTITION, Offset(offset), &record)
+    }
+
+    #[test]
+    fn a_recreated_topic_gets_an_id_and_rows_of_its_own() {
+        let mut catalog = Catalog::new();
+        assert_eq!(create(&mut catalog, 0, &spec("a", 3)), Change::Created(TopicId(1)));
+        let first = catalog.row(PartitionId::new(TopicId(1), 2)).unwrap();
+        let key = topic_key(&spec("a", 3).name);
+        let delete = KeyValue { key: &key, value: None };
+        let deleted = catalog.apply(PARTITION, Offset(1), &delete);
+        assert_eq!(deleted, Change::Deleted(TopicId(1)));
+        assert_eq!(create(&mut catalog, 2, &spec("a", 3)), Change::Created(TopicId(3)));
+        assert_eq!(catalog.row(PartitionId::new(TopicId(1), 2)), None);
+        assert!(catalog.row(PartitionId::new(TopicId(3), 0)).unwrap() > first);
+    }
+
+    #[test]
+    fn a_topic_record_that_moves_to_the_head_changes_nothing() {
+        let mut catalog = Catalog::new();
+        create(&mut catalog, 0, &spec("a", 3));
+        let topic = catalog.topic("a").unwrap().clone();
+        let (key, value) = (topic_key(&topic.spec.name), moved_topic_value(&topic));
+        let moved = KeyValue { key: &key, value: Some(&value) };
+        assert_eq!(catalog.apply(PARTITION, Offset(9), &moved), Change::None);
+        assert_eq!(catalog.topic("a"), Some(&topic));
+        let mut fresh = Catalog::new();
+        assert_eq!(fresh.apply(PARTITION, Offset(9), &moved), Change::Created(topic.id));
+        assert_eq!(fresh.topic("a"), Some(&topic));
+    }
+}

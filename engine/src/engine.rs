@@ -1,0 +1,358 @@
+//! The engine: a [`Log`] on a disk.
+//!
+//! What lives here is the translation of the seam's calls into the rooms below: appends go to the
+//! intake, reads to the reader, the catalog's changes to its own topic.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tracklog_log::{
+    Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, Extent, Fetch,
+    FetchError, Fetched, Item, Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName,
+    TopicSpec,
+};
+use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros};
+
+use crate::catalog::{self, PARTITIONS_MAX};
+use crate::disk::{Backend, Disk};
+use crate::error::OpenError;
+use crate::intake_client::IntakeClient;
+use crate::journal::appender::Counters;
+use crate::journal::intake::{Door, Input};
+use crate::open::{OpeningReport, Threads, open_disk, open_path};
+use crate::options::Options;
+use crate::read::Reader;
+
+/// A log on a disk, open to write. Cheap to share behind an `Arc`.
+///
+/// Dropping it stops it in good order, as [`close`](Self::close) does.
+pub struct Engine {
+    disk: Arc<dyn Disk>,
+    client: IntakeClient,
+    reader: Arc<Reader>,
+    counters: Arc<Counters>,
+    report: OpeningReport,
+    slot_bytes: u64,
+    threads: Mutex<Option<Threads>>,
+    /// Rises when the domain is opened again: earlier writers are fenced.
+    opened: std::sync::atomic::AtomicU64,
+}
+
+/// What an engine is doing, for metrics.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// How commits reach the disk.
+    pub backend: Backend,
+    /// Commits made durable since it was opened.
+    pub commits: u64,
+    /// Records made durable since it was opened.
+    pub records: u64,
+    /// Bytes of these commits, headers and padding included.
+    pub commit_bytes: u64,
+    /// Commits on their way to the disk.
+    pub in_flight: u64,
+    /// Bytes of the intake's budget that are reserved.
+    pub reserved_bytes: usize,
+    /// Bytes that wait to be put into a commit.
+    pub waiting_bytes: usize,
+    /// By power of two of microseconds: how long commits took to become durable. Entry `i`
+    /// counts those that took less than 2^i µs, and at least half of that.
+    pub write_micros: [u64; 32],
+    /// The sum of these times.
+    pub write_micros_sum: u64,
+    /// Batches read from the tail ring.
+    pub reads_ring: u64,
+    /// Batches read from the segment being written.
+    pub reads_active: u64,
+    /// Batches read from maps of full segments.
+    pub reads_map: u64,
+    /// Segments in use.
+    pub segments: usize,
+    /// Size of a slot.
+    pub slot_bytes: u64,
+    /// Whether new appends are taken.
+    pub state: State,
+}
+
+/// Whether new appends are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They are.
+    Open,
+    /// The disk has not answered for too long: new work is shed until it does.
+    Shedding,
+    /// There is no room. Why, in words.
+    Full(String),
+    /// The log takes nothing until it is opened again. Why, in words.
+    Closed(String),
+}
+
+impl Engine {
+    /// Opens the log in the folder `path`, and makes one where there is none.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed then.
+    pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let (disk, opening) = open_path(path, options)?;
+        Self::start(disk, opening)
+    }
+
+    /// Opens the log on `disk`, whatever that is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Self, OpenError> {
+        let opening = open_disk(&disk, options)?;
+        Self::start(disk, opening)
+    }
+
+    fn start(disk: Arc<dyn Disk>, opening: crate::open::Opening) -> Result<Self, OpenError> {
+        for note in &opening.report.notes {
+            tracing::warn!("{note}");
+        }
+        let crate::open::Opening {
+            client,
+            reader,
+            counters,
+            report,
+            keeper,
+            journal,
+            jobs,
+            slot_bytes,
+        } = opening;
+        let threads = Threads::start(&disk, &client.intake, journal, keeper, jobs)?;
+        let opened = std::sync::atomic::AtomicU64::new(report.run << 16);
+        let threads = Mutex::new(Some(threads));
+        Ok(Self { disk, client, reader, counters, report, slot_bytes, threads, opened })
+    }
+
+    /// What the opening found.
+    #[must_use]
+    pub const fn report(&self) -> &OpeningReport {
+        &self.report
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &*self.counters;
+        let reads = &self.client.published.reads;
+        Status {
+            backend: self.disk.backend(),
+            commits: load(&counters.commits),
+            records: load(&counters.records),
+            commit_bytes: load(&counters.commit_bytes),
+            in_flight: load(&counters.in_flight),
+            reserved_bytes: self.client.budget.reserved_bytes(),
+            waiting_bytes: self.client.intake.waiting_bytes(),
+            write_micros: std::array::from_fn(|at| load(&counters.write_micros[at])),
+            write_micros_sum: load(&counters.write_micros_sum),
+            reads_ring: load(&reads.ring),
+            reads_active: load(&reads.active),
+            reads_map: load(&reads.map),
+            segments: self.client.published.places.read().segment_ids().len(),
+            slot_bytes: self.slot_bytes,
+            state: self.state(),
+        }
+    }
+
+    /// Whether new appends are taken.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.client.intake.door() {
+            Door::Closed(why) => State::Closed(why.to_string()),
+            Door::Full(why) => State::Full(why.to_string()),
+            Door::Open if self.counters.shedding.load(Ordering::Relaxed) => State::Shedding,
+            Door::Open => State::Open,
+        }
+    }
+
+    /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when
+    /// it is done.
+    pub fn close(&self) {
+        let Some(threads) = self.threads.lock().take() else { return };
+        self.client.intake.push(Input::Stop);
+        threads.join();
+        self.reader.stop();
+    }
+
+    /// Appends one catalog record on the condition that the key is as it was seen.
+    fn change(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        last: Option<Offset>,
+    ) -> Result<Ticket, Busy> {
+        let mut buffer = Vec::new();
+        let record = KeyValue { key, value }.encode(&mut buffer);
+        let items = [Item::Record { partition: catalog::PARTITION, record }];
+        let key = key.to_vec();
+        let conditions = [Condition::LastOfKey { partition: catalog::PARTITION, key, last }];
+        let append = Append { conditions: &conditions, items: &items };
+        self.client.append(Lane::INTERNAL, append)
+    }
+
+    /// Where the last record of a catalog key lies.
+    fn last_of(&self, key: &[u8]) -> Option<Offset> {
+        let topics = self.client.published.topics.read();
+        let key = (catalog::PARTITION, bytes::Bytes::copy_from_slice(key));
+        topics.catalog.live().get(&key).map(|live| live.offset)
+    }
+
+    async fn create(&self, spec: TopicSpec) -> Result<Topic, CatalogError> {
+        let partitions = spec.partitions;
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
+            return Err(CatalogError::Partitions { partitions });
+        }
+        loop {
+            if let Some(topic) = self.topic(spec.name.as_str()) {
+                return if topic.spec == spec { Ok(topic) } else { Err(exists(&topic)) };
+            }
+            let key = catalog::topic_key(&spec.name);
+            let value = catalog::topic_value(&spec, self.disk.now());
+            match self.change(&key, Some(&value), None)?.await {
+                // Another caller made it first: look again.
+                Ok(_) | Err(AppendError::ConditionFailed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn delete(&self, name: TopicName) -> Result<(), CatalogError> {
+        if name.as_str() == catalog::TOPIC_NAME {
+            return Err(CatalogError::Protected { name });
+        }
+        loop {
+            let key = catalog::topic_key(&name);
+            let last = self.last_of(&key);
+            if self.topic(name.as_str()).is_none() || last.is_none() {
+                return Err(CatalogError::NotFound { name });
+            }
+            match self.change(&key, None, last)?.await {
+                Ok(_) => return Ok(()),
+                Err(AppendError::ConditionFailed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn trim_to(&self, partition: PartitionId, before: Offset) -> Result<(), AppendError> {
+        loop {
+            let extent = self.extent(partition);
+            let extent = extent.ok_or(AppendError::UnknownPartition { partition })?;
+            let start = before.min(extent.end);
+            if start <= extent.start {
+                return Ok(());
+            }
+            let key = catalog::trim_key(partition);
+            let value = start.0.to_le_bytes();
+            let ticket = self.change(&key, Some(&value), self.last_of(&key));
+            let ticket =
+                ticket.map_err(|busy| AppendError::Full { why: busy.to_string().into() })?;
+            match ticket.await {
+                Ok(_) => return Ok(()),
+                Err(AppendError::ConditionFailed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn exists(topic: &Topic) -> CatalogError {
+    let (name, partitions) = (topic.spec.name.clone(), topic.spec.partitions);
+    CatalogError::Exists { name, partitions }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("run", &self.report.run).finish_non_exhaustive()
+    }
+}
+
+impl Log for Engine {
+    fn open(&self, domain: Domain) -> Pending<'_, Result<Epoch, AppendError>> {
+        Box::pin(async move {
+            if domain != Domain::WHOLE {
+                let why = "an embedded log is one domain".into();
+                return Err(AppendError::Closed { why });
+            }
+            if let Door::Closed(why) = self.client.intake.door() {
+                return Err(AppendError::Closed { why });
+            }
+            Ok(Epoch(self.opened.fetch_add(1, Ordering::AcqRel) + 1))
+        })
+    }
+
+    fn reserve(&self, lane: Lane, bytes: usize) -> Result<Permit, Busy> {
+        if self.counters.shedding.load(Ordering::Relaxed) {
+            return Err(self.client.budget.busy());
+        }
+        self.client.budget.reserve(lane, bytes)
+    }
+
+    fn append(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket {
+        let current = Epoch(self.opened.load(Ordering::Acquire));
+        if epoch != current {
+            return Ticket::refused(AppendError::Fenced { current });
+        }
+        self.client.append_with(permit, append)
+    }
+
+    fn fetch(&self, fetch: Fetch) -> Pending<'_, Result<Fetched, FetchError>> {
+        self.reader.fetch(Epoch(self.opened.load(Ordering::Acquire)), fetch)
+    }
+
+    fn extent(&self, partition: PartitionId) -> Option<Extent> {
+        self.client.published.topics.read().extent(partition)
+    }
+
+    fn grown(&self, past: Vec<(PartitionId, Offset)>) -> Pending<'_, ()> {
+        self.client.published.grown(&past)
+    }
+
+    fn offset_at(
+        &self,
+        partition: PartitionId,
+        kind: TimeKind,
+        time: TimeMicros,
+    ) -> Pending<'_, Result<Offset, FetchError>> {
+        self.reader.offset_at(partition, kind, time)
+    }
+
+    fn trim(&self, partition: PartitionId, before: Offset) -> Pending<'_, Result<(), AppendError>> {
+        Box::pin(self.trim_to(partition, before))
+    }
+
+    fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>> {
+        Box::pin(self.create(spec))
+    }
+
+    fn delete_topic(&self, name: &TopicName) -> Pending<'_, Result<(), CatalogError>> {
+        Box::pin(self.delete(name.clone()))
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        self.client.published.topics.read().catalog.topics().cloned().collect()
+    }
+
+    fn topic(&self, name: &str) -> Option<Topic> {
+        self.client.published.topics.read().catalog.topic(name).cloned()
+    }
+}
+
+/// The budget of an open log, for those who watch it.
+impl AsRef<Budget> for Engine {
+    fn as_ref(&self) -> &Budget {
+        &self.client.budget
+    }
+}

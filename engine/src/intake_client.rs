@@ -1,0 +1,37 @@
+//! Appending from inside of the engine and through its `Log`: one way for both.
+
+use std::sync::Arc;
+
+use tracklog_log::{Append, AppendError, Budget, Busy, Lane, Permit, Ticket};
+
+use crate::journal::intake::{Intake, Measured};
+use crate::published::Published;
+
+/// What it takes to append.
+#[derive(Clone)]
+pub(crate) struct IntakeClient {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) budget: Arc<Budget>,
+}
+
+impl IntakeClient {
+    /// Reserves what the append needs and leaves it in the queue.
+    pub(crate) fn append(&self, lane: Lane, append: Append<'_>) -> Result<Ticket, Busy> {
+        let permit = self.budget.reserve(lane, 4096)?;
+        Ok(self.append_with(permit, append))
+    }
+
+    /// Leaves an append in the queue.
+    pub(crate) fn append_with(&self, permit: Permit, append: Append<'_>) -> Ticket {
+        match self.measure(&append) {
+            Ok(measured) => self.intake.append(append, &measured, permit),
+            Err(error) => Ticket::refused(error),
+        }
+    }
+
+    fn measure(&self, append: &Append<'_>) -> Result<Measured, AppendError> {
+        let topics = self.published.topics.read();
+        Measured::of(append, |partition| topics.catalog.row(partition))
+    }
+}

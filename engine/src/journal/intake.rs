@@ -1,0 +1,480 @@
+//! The intake: where callers leave what they append, and wait for its outcome.
+//!
+//! Promises
+//! - The order of appends is the order in which their callers got the lock; one append lies whole
+//!   in one gather, and a gather becomes one commit.
+//! - No message and no allocation per event: bytes are copied into the open gather's arena under
+//!   a short lock, and all callers of a gather share one [`CommitOutcome`].
+//! - The appender is woken only when what waits lets it close a commit.
+//!
+//! Called by the engine's `Log` (append) and the appender (take, inputs).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
+use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
+use tracklog_protocol::{Offset, PayloadKind, TimeMicros, VerifiedBatch};
+
+use crate::catalog::Row;
+use crate::journal::appender::Prepared;
+use crate::journal::commit::{CommitNumber, ENTRY_BYTES, SegmentNumber};
+
+/// Above this a gather takes no further append, unless the disk is busy with all it may have.
+const GATHER_BYTES: usize = 256 << 10;
+/// The same while four commits are in flight.
+const GATHER_BYTES_BUSY: usize = 1 << 20;
+/// No append may need more of a commit.
+pub(crate) const APPEND_BYTES_MAX: usize = 8 << 20;
+/// Gathers kept for reuse.
+const SPARE_GATHERS: usize = 6;
+/// A batch header and a directory entry: what a record costs when it shares its batch with none.
+const BATCH_OVERHEAD_BYTES: usize = tracklog_protocol::batch::HEADER_BYTES + ENTRY_BYTES;
+
+/// No item: the end of a list.
+pub(crate) const NO_ITEM: u32 = u32::MAX;
+/// The kind of an item that is a whole batch.
+const WHOLE_BATCH: u8 = u8::MAX;
+
+/// One item of a gather.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatheredItem {
+    pub(crate) row: Row,
+    /// The next item of the same partition; links are made when the commit is closed.
+    pub(crate) next: u32,
+    /// Where its bytes are in the arena; of a whole batch, its index.
+    at: u32,
+    bytes: u32,
+    /// `i64::MIN` where it has none.
+    pub(crate) event_time: TimeMicros,
+    kind: u8,
+}
+
+/// What an item is.
+pub(crate) enum Gathered<'a> {
+    Record { kind: PayloadKind, bytes: &'a [u8] },
+    Batch(&'a VerifiedBatch),
+}
+
+/// One append's share of a gather.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AppendShare {
+    pub(crate) first_item: u32,
+    pub(crate) items: u32,
+    pub(crate) first_condition: u32,
+    pub(crate) conditions: u32,
+}
+
+/// Appends that will be one commit.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    arena: Vec<u8>,
+    batches: Vec<VerifiedBatch>,
+    pub(crate) items: Vec<GatheredItem>,
+    pub(crate) appends: Vec<AppendShare>,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) permits: Vec<Permit>,
+    pub(crate) outcome: Arc<CommitOutcome>,
+    payload_bytes: usize,
+    /// An upper bound of what the commit needs behind its header.
+    pub(crate) body_bytes_max: usize,
+}
+
+impl Gather {
+    fn new() -> Self {
+        Self {
+            arena: Vec::new(),
+            batches: Vec::new(),
+            items: Vec::new(),
+            appends: Vec::new(),
+            conditions: Vec::new(),
+            permits: Vec::new(),
+            outcome: Arc::default(),
+            payload_bytes: 0,
+            body_bytes_max: 0,
+        }
+    }
+
+    /// Makes it empty, with a new outcome; what it allocated stays.
+    fn clear(&mut self) {
+        self.arena.clear();
+        self.batches.clear();
+        self.items.clear();
+        self.appends.clear();
+        self.conditions.clear();
+        self.permits.clear();
+        self.outcome = Arc::default();
+        self.payload_bytes = 0;
+        self.body_bytes_max = 0;
+    }
+
+    /// Item `index`'s content.
+    pub(crate) fn content(&self, index: u32) -> Gathered<'_> {
+        let item = &self.items[index as usize];
+        if item.kind == WHOLE_BATCH {
+            return Gathered::Batch(&self.batches[item.at as usize]);
+        }
+        let kind = PayloadKind::from_byte(item.kind).expect("the intake wrote it from a kind");
+        let at = item.at as usize;
+        Gathered::Record { kind, bytes: &self.arena[at..at + item.bytes as usize] }
+    }
+
+    /// How many offsets item `index` takes.
+    pub(crate) fn count(&self, index: u32) -> u32 {
+        match self.content(index) {
+            Gathered::Record { .. } => 1,
+            Gathered::Batch(batch) => batch.view().count(),
+        }
+    }
+
+    fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Permit) -> u32 {
+        let number = index_u32(self.appends.len());
+        self.appends.push(AppendShare {
+            first_item: index_u32(self.items.len()),
+            items: index_u32(append.items.len()),
+            first_condition: index_u32(self.conditions.len()),
+            conditions: index_u32(append.conditions.len()),
+        });
+        self.conditions.extend_from_slice(append.conditions);
+        for (item, (row, event_time)) in append.items.iter().zip(&measured.rows) {
+            let (at, bytes, kind) = match item {
+                Item::Record { record, .. } => {
+                    let at = self.arena.len();
+                    self.arena.extend_from_slice(record.bytes());
+                    (at, record.bytes().len(), record.kind() as u8)
+                }
+                Item::Batch { batch, .. } => {
+                    self.batches.push((*batch).clone());
+                    (self.batches.len() - 1, batch.view().bytes().len(), WHOLE_BATCH)
+                }
+            };
+            self.items.push(GatheredItem {
+                row: *row,
+                next: NO_ITEM,
+                at: index_u32(at),
+                bytes: index_u32(bytes),
+                event_time: *event_time,
+                kind,
+            });
+        }
+        self.permits.push(permit);
+        self.payload_bytes += measured.payload_bytes;
+        self.body_bytes_max += measured.body_bytes_max;
+        number
+    }
+}
+
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("a gather is far below 4 GiB")
+}
+
+/// What an append needs, found out before the lock is taken.
+pub(crate) struct Measured {
+    pub(crate) rows: SmallVec<[(Row, TimeMicros); 4]>,
+    payload_bytes: usize,
+    body_bytes_max: usize,
+}
+
+impl Measured {
+    /// Measures `append`, whose partitions `row` finds.
+    pub(crate) fn of(
+        append: &Append<'_>,
+        row: impl Fn(tracklog_protocol::PartitionId) -> Option<Row>,
+    ) -> Result<Self, AppendError> {
+        let mut rows = SmallVec::with_capacity(append.items.len());
+        let (mut payload_bytes, mut body_bytes_max) = (0, 0);
+        for item in append.items {
+            let partition = item.partition();
+            let row = row(partition).ok_or(AppendError::UnknownPartition { partition })?;
+            let (bytes, overhead, time) = match item {
+                Item::Record { record, .. } => {
+                    // Its place in the table of ends, and the padding of that table.
+                    let overhead = BATCH_OVERHEAD_BYTES + 8;
+                    (record.bytes().len(), overhead, record.event_time())
+                }
+                Item::Batch { batch, .. } => {
+                    let header = batch.view().header();
+                    let time = header.event_times().map(|times| times.max);
+                    (header.batch_bytes(), ENTRY_BYTES, time)
+                }
+            };
+            rows.push((row, time.unwrap_or(TimeMicros(i64::MIN))));
+            let padded = bytes.next_multiple_of(8);
+            payload_bytes += padded;
+            // A gathered batch above 256 KiB has a checksum for each 256 KiB.
+            body_bytes_max += padded + overhead + bytes / (32 << 10);
+        }
+        if payload_bytes > APPEND_BYTES_MAX || body_bytes_max > APPEND_BYTES_MAX * 9 / 8 {
+            let bytes = payload_bytes.max(body_bytes_max);
+            return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
+        }
+        Ok(Self { rows, payload_bytes, body_bytes_max })
+    }
+}
+
+/// Whether appends are taken.
+#[derive(Clone, Debug)]
+pub(crate) enum Door {
+    Open,
+    /// No room: refuse until there is.
+    Full(Arc<str>),
+    /// Stopping, or failed: refuse for good.
+    Closed(Arc<str>),
+}
+
+/// What happened that the appender has to know.
+pub(crate) enum Input {
+    /// A commit's write is over.
+    Written { number: CommitNumber, result: io::Result<()> },
+    /// The next segment's slot is ready.
+    Prepared(Prepared),
+    /// Give up the oldest segment, which is this one, when the first so many gathers are durable.
+    DropOldest { segment: SegmentNumber, after_gathers: u64 },
+    /// Stop when all that was taken is durable.
+    Stop,
+}
+
+#[derive(Default)]
+struct Queue {
+    gathers: VecDeque<Gather>,
+    spare: Vec<Gather>,
+    waiting_bytes: usize,
+    taken: u64,
+    busy: bool,
+    inputs: Vec<Input>,
+    door: Option<Door>,
+    sleeping: bool,
+    wake_at_bytes: usize,
+}
+
+impl Queue {
+    /// The gather that an append of this size joins.
+    fn gather(&mut self, payload_bytes: usize) -> &mut Gather {
+        let limit = if self.busy { GATHER_BYTES_BUSY } else { GATHER_BYTES };
+        let joins = self.gathers.back().is_some_and(|gather| {
+            gather.payload_bytes + payload_bytes <= limit
+                && gather.body_bytes_max < APPEND_BYTES_MAX
+        });
+        if !joins {
+            self.gathers.push_back(self.spare.pop().unwrap_or_else(Gather::new));
+        }
+        self.gathers.back_mut().expect("one was pushed if there was none")
+    }
+}
+
+/// The queue between callers and appender.
+#[derive(Default)]
+pub(crate) struct Intake {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+/// What waits at the front of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    /// All that waits.
+    pub(crate) bytes: usize,
+    /// What the next commit needs at most, behind its header.
+    pub(crate) body_bytes_max: usize,
+}
+
+impl Intake {
+    /// Leaves an append in the queue.
+    pub(crate) fn append(&self, append: Append<'_>, measured: &Measured, permit: Permit) -> Ticket {
+        let mut queue = self.queue.lock();
+        match &queue.door {
+            None | Some(Door::Open) => {}
+            Some(Door::Full(why)) => {
+                return Ticket::refused(AppendError::Full { why: Arc::clone(why) });
+            }
+            Some(Door::Closed(why)) => {
+                return Ticket::refused(AppendError::Closed { why: Arc::clone(why) });
+            }
+        }
+        let gather = queue.gather(measured.payload_bytes);
+        let number = gather.push(append, measured, permit);
+        let outcome = Arc::clone(&gather.outcome);
+        queue.waiting_bytes += measured.payload_bytes;
+        let wake = queue.sleeping && queue.waiting_bytes >= queue.wake_at_bytes;
+        queue.sleeping &= !wake;
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
+        }
+        Ticket::new(outcome, number)
+    }
+
+    /// Tells the appender that something happened.
+    pub(crate) fn push(&self, input: Input) {
+        let mut queue = self.queue.lock();
+        queue.inputs.push(input);
+        let wake = std::mem::replace(&mut queue.sleeping, false);
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How many gathers were taken and wait by now, counted from the start: whatever was appended
+    /// before this call lies in one of them.
+    pub(crate) fn gathers(&self) -> u64 {
+        let queue = self.queue.lock();
+        queue.taken + queue.gathers.len() as u64
+    }
+
+    /// Takes what happened.
+    pub(crate) fn take_inputs(&self, into: &mut Vec<Input>) {
+        into.append(&mut self.queue.lock().inputs);
+    }
+
+    /// What waits, if anything does.
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
+        let queue = self.queue.lock();
+        let front = queue.gathers.front()?;
+        Some(Waiting { bytes: queue.waiting_bytes, body_bytes_max: front.body_bytes_max })
+    }
+
+    /// Takes the front gather.
+    pub(crate) fn take(&self) -> Option<Gather> {
+        let mut queue = self.queue.lock();
+        let gather = queue.gathers.pop_front()?;
+        queue.waiting_bytes -= gather.payload_bytes;
+        queue.taken += 1;
+        Some(gather)
+    }
+
+    /// Takes a gather back for reuse.
+    pub(crate) fn recycle(&self, mut gather: Gather) {
+        gather.clear();
+        let mut queue = self.queue.lock();
+        if queue.spare.len() < SPARE_GATHERS && gather.arena.capacity() <= 4 * GATHER_BYTES_BUSY {
+            queue.spare.push(gather);
+        }
+    }
+
+    /// Says whether all four places on the disk are taken: commits may then grow larger.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        self.queue.lock().busy = busy;
+    }
+
+    /// Opens or shuts the door. A closed door never opens again.
+    pub(crate) fn set_door(&self, door: Door) {
+        let mut queue = self.queue.lock();
+        if !matches!(queue.door, Some(Door::Closed(_))) {
+            queue.door = Some(door);
+        }
+    }
+
+    /// Whether appends are taken.
+    pub(crate) fn door(&self) -> Door {
+        self.queue.lock().door.clone().unwrap_or(Door::Open)
+    }
+
+    /// Bytes that wait for a commit.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.queue.lock().waiting_bytes
+    }
+
+    /// Blocks until an input comes, `wake_at_bytes` wait, or `timeout` has passed.
+    pub(crate) fn sleep(&self, wake_at_bytes: usize, timeout: Option<Duration>) {
+        let mut queue = self.queue.lock();
+        let nothing = |queue: &Queue| {
+            let waits = !queue.gathers.is_empty() && queue.waiting_bytes >= wake_at_bytes;
+            queue.inputs.is_empty() && !waits
+        };
+        if !nothing(&queue) {
+            return;
+        }
+        queue.sleeping = true;
+        queue.wake_at_bytes = wake_at_bytes;
+        match timeout {
+            Some(timeout) => {
+                // Woken early or late, the appender looks at everything again.
+                self.wake.wait_while_for(&mut queue, |queue| queue.sleeping, timeout);
+            }
+            None => self.wake.wait_while(&mut queue, |queue| queue.sleeping),
+        }
+        queue.sleeping = false;
+    }
+}
+
+/// What became of a commit's appends.
+#[derive(Debug)]
+pub(crate) enum Decided {
+    /// The commit is durable.
+    Stored {
+        /// By item.
+        offsets: Vec<Offset>,
+        /// By append: its first item.
+        first_items: Vec<u32>,
+        /// Appends whose conditions did not hold, in order.
+        refused: Vec<(u32, AppendError)>,
+    },
+    /// None of them is known to be durable.
+    Failed(AppendError),
+}
+
+/// The outcome that all appends of one commit share.
+#[derive(Debug, Default)]
+pub(crate) struct CommitOutcome {
+    decided: OnceLock<Decided>,
+    wakers: Mutex<Vec<Option<Waker>>>,
+}
+
+impl CommitOutcome {
+    /// Says what became of the appends, and wakes all who wait.
+    pub(crate) fn decide(&self, decided: Decided) {
+        let first = self.decided.set(decided).is_ok();
+        assert!(first, "a commit is decided once");
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    fn result(&self, append: u32) -> Option<Result<(), AppendError>> {
+        Some(match self.decided.get()? {
+            Decided::Failed(error) => Err(error.clone()),
+            Decided::Stored { refused, .. } => {
+                match refused.binary_search_by_key(&append, |(append, _)| *append) {
+                    Ok(at) => Err(refused[at].1.clone()),
+                    Err(_) => Ok(()),
+                }
+            }
+        })
+    }
+}
+
+impl Outcome for CommitOutcome {
+    fn poll(&self, append: u32, context: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
+        if let Some(result) = self.result(append) {
+            return Poll::Ready(result);
+        }
+        let mut wakers = self.wakers.lock();
+        // Decided in between: those wakers are taken already.
+        if let Some(result) = self.result(append) {
+            return Poll::Ready(result);
+        }
+        let at = append as usize;
+        if wakers.len() <= at {
+            wakers.resize(at + 1, None);
+        }
+        match &mut wakers[at] {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn offset(&self, append: u32, item: u32) -> Offset {
+        let Some(Decided::Stored { offsets, first_items, .. }) = self.decided.get() else {
+            panic!("offsets are asked for after the append was stored");
+        };
+        let at = first_items[append as usize] + item;
+        let end = first_items.get(append as usize + 1).copied();
+        assert!(end.is_none_or(|end| at < end), "the append has no such item");
+        offsets[at as usize]
+    }
+}

@@ -1,0 +1,1026 @@
+//! Recovery: what the files of a log add up to, decided by reading alone. FORMAT.md §6.
+//!
+//! 1. Load the newest valid checkpoint and all slot headers.
+//! 2. Find the runs that count: from the highest one down, each names the commit on which it
+//!    stands; whatever lies between is void.
+//! 3. Walk every segment in use, run by run, and apply the commits behind the checkpoint.
+//! 4. Judge the run that no later one has ended: up to the highest commit that a witness vouches
+//!    for, a bad commit is damage; above it, the first bad one and all behind it are cut.
+//!
+//! Promises: it writes nothing, so it may be stopped at any point and repeated; acked data is
+//! never taken for a torn tail; nothing that was cut comes back; damage is reported with its
+//! place. What has to be written (step 5) is `open`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use tracklog_log::{Extent, Topic};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+
+use crate::catalog::{Catalog, Change};
+use crate::checkpoint::{Checkpoint, CheckpointError, Position};
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PageBuffer, SlotId};
+use crate::error::OpenError;
+use crate::index_file;
+use crate::journal::commit::{
+    Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Opened, Run, Sealed,
+    SegmentNumber, Stretch,
+};
+use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
+use crate::journal::walk::{Found, Walked, Walker};
+use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
+
+/// So far every end offset skips for each commit whose extent cannot be told: more records than
+/// a commit can hold.
+pub(crate) const SKIP_PER_COMMIT: u64 = 1 << 20;
+
+/// What was cut: commits that were written and never acked.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    pub(crate) id: SegmentId,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) commits: Stretch,
+    /// What was in them, as far as it can be read.
+    pub(crate) entries: Vec<DirectoryEntry>,
+}
+
+/// What the files of a log add up to.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) cluster: ClusterId,
+    pub(crate) slot_bytes: u64,
+    pub(crate) catalog: Catalog,
+    pub(crate) extents: BTreeMap<PartitionId, Extent>,
+    /// All segments in use, in order.
+    pub(crate) segments: Vec<(SegmentId, SegmentIndex)>,
+    /// The last good data commit.
+    pub(crate) base: Option<Base>,
+    pub(crate) append_time: TimeMicros,
+    /// Where every ended run with segments in use ended, the one just judged included.
+    pub(crate) ended: Vec<Base>,
+    pub(crate) highest_run: Run,
+    pub(crate) highest_segment: SegmentNumber,
+    /// How far the coming run's `opened` has to skip.
+    pub(crate) skip: u64,
+    /// All commits known to be missing.
+    pub(crate) damaged: Vec<Stretch>,
+    pub(crate) given_up: Vec<Stretch>,
+    pub(crate) cuts: Vec<Cut>,
+    /// Slots that no valid checkpoint names and no segment in use lies in.
+    pub(crate) unused: Vec<SlotId>,
+    /// Slots that will be unused once both checkpoints are written anew.
+    pub(crate) unused_later: Vec<SlotId>,
+    /// The highest slot number there is.
+    pub(crate) highest_slot: Option<SlotId>,
+    pub(crate) checkpoint_sequence: u64,
+    /// For the operator.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Something that an operator should know about an opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// Acked commits cannot be read.
+    Missing {
+        /// Whose.
+        run: Run,
+        /// The first.
+        first: CommitNumber,
+        /// The last.
+        last: CommitNumber,
+        /// Whether an earlier opening has reported them.
+        known: bool,
+    },
+    /// Commits that were never acked were torn, and taken out.
+    Cut {
+        /// Whose.
+        run: Run,
+        /// The first.
+        first: CommitNumber,
+        /// The last.
+        last: CommitNumber,
+        /// The records in them, by partition, as far as they can be read.
+        records: Vec<(String, u32, Offset, Offset)>,
+    },
+    /// Acked commits were lost and the operator gave them up.
+    GivenUp {
+        /// Whose.
+        run: Run,
+        /// The first.
+        first: CommitNumber,
+        /// The last.
+        last: CommitNumber,
+    },
+    /// A slot's header is rotten; it was read with what the checkpoint says of it.
+    SlotHeader {
+        /// Which slot.
+        slot: SlotId,
+    },
+    /// A checkpoint is rotten; the other, or the journal, served.
+    Checkpoint {
+        /// Which file.
+        file: String,
+    },
+    /// A record that the log keeps by key cannot be read.
+    LostKey {
+        /// Whose.
+        partition: PartitionId,
+        /// The batch's first offset.
+        offset: Offset,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { run, first, last, known } => {
+                let known = if *known { ", as reported before" } else { "" };
+                write!(f, "damage: commits {first} to {last} of run {run} are missing{known}")
+            }
+            Self::Cut { run, first, last, records } => {
+                write!(f, "cut commits {first} to {last} of run {run}, which were never acked")?;
+                for (topic, partition, from, to) in records {
+                    write!(f, "; {topic} partition {partition} offsets {from} to {}", to.0 - 1)?;
+                }
+                Ok(())
+            }
+            Self::GivenUp { run, first, last } => {
+                write!(f, "given up by the operator: commits {first} to {last} of run {run}")
+            }
+            Self::SlotHeader { slot } => write!(f, "damage: the header of {slot} is rotten"),
+            Self::Checkpoint { file } => write!(f, "{file} is rotten; the log opened without it"),
+            Self::LostKey { partition, offset } => {
+                write!(f, "damage: keyed records at offset {offset} of {partition} are unreadable")
+            }
+        }
+    }
+}
+
+/// What the folder holds, before any of it is judged.
+struct Inventory {
+    checkpoint: Option<Checkpoint>,
+    /// Slots that a valid checkpoint names, the older one too.
+    named: BTreeSet<SlotId>,
+    sequence: u64,
+    slots: Vec<SlotId>,
+    headers: BTreeMap<SlotId, SlotHeader>,
+    blank: Vec<SlotId>,
+    bad: Vec<SlotId>,
+    notes: Vec<Note>,
+}
+
+/// On what a run stands, and how far it skips.
+#[derive(Clone, Copy, Debug)]
+struct Stand {
+    base: Option<Base>,
+    skip: u64,
+}
+
+/// Reads the log on `disk`; `None` when there is none.
+pub(crate) fn recover(disk: &dyn Disk, accept_loss: bool) -> Result<Option<Recovered>, OpenError> {
+    let Some(inventory) = take_inventory(disk)? else { return Ok(None) };
+    Recovery::new(disk, inventory, accept_loss)?.run().map(Some)
+}
+
+fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
+    let mut notes = Vec::new();
+    let mut checkpoints = Vec::new();
+    for file in [FileName::CheckpointA, FileName::CheckpointB] {
+        checkpoints.extend(load_checkpoint(disk, &file, &mut notes)?);
+    }
+    checkpoints.sort_by_key(|checkpoint| checkpoint.sequence);
+    let named = checkpoints.iter().flat_map(|checkpoint| &checkpoint.slots);
+    let named = named.map(|id| id.slot).collect();
+    let checkpoint = checkpoints.pop();
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    let mut inventory = Inventory {
+        sequence: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence),
+        checkpoint,
+        named,
+        slots: folder.slots.iter().map(|(slot, _)| *slot).collect(),
+        headers: BTreeMap::new(),
+        blank: Vec::new(),
+        bad: Vec::new(),
+        notes,
+    };
+    for (slot, bytes) in folder.slots {
+        match read_slot_page(disk, slot, bytes)? {
+            SlotPage::Blank => inventory.blank.push(slot),
+            SlotPage::Bad => inventory.bad.push(slot),
+            SlotPage::OtherVersion(_) => {
+                return Err(OpenError::NewerFormat { file: slot.to_string() });
+            }
+            SlotPage::Header(header) => {
+                inventory.headers.insert(slot, header);
+            }
+        }
+    }
+    let empty = inventory.checkpoint.is_none() && inventory.headers.is_empty();
+    if empty && never_used(disk, &inventory)? {
+        return Ok(None);
+    }
+    Ok(Some(inventory))
+}
+
+/// Whether the slots, none of which has a good header, never held a commit: a log whose making
+/// was interrupted.
+fn never_used(disk: &dyn Disk, inventory: &Inventory) -> Result<bool, OpenError> {
+    for slot in &inventory.bad {
+        let first = read_pages(disk, *slot, PAGE_BYTES as u64)?;
+        if first.is_none_or(|page| page.iter().any(|byte| *byte != 0)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn load_checkpoint(
+    disk: &dyn Disk,
+    file: &FileName,
+    notes: &mut Vec<Note>,
+) -> Result<Option<Checkpoint>, OpenError> {
+    let bytes = match disk.read_file(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A checkpoint that cannot be read is as good as a rotten one.
+        Err(_) => Vec::new(),
+    };
+    match Checkpoint::decode(&bytes) {
+        Ok(checkpoint) => Ok(Some(checkpoint)),
+        Err(CheckpointError::Newer) => Err(OpenError::NewerFormat { file: file.path() }),
+        Err(CheckpointError::Bad) => {
+            notes.push(Note::Checkpoint { file: file.path() });
+            Ok(None)
+        }
+    }
+}
+
+/// The first page of a slot. A file too short to be a slot, from a crash while it was made,
+/// counts as blank: it will be filled again.
+fn read_slot_page(disk: &dyn Disk, slot: SlotId, bytes: u64) -> Result<SlotPage, OpenError> {
+    if bytes < 2 * PAGE_BYTES as u64 {
+        return Ok(SlotPage::Blank);
+    }
+    let page = read_pages(disk, slot, 0)?;
+    Ok(page.map_or(SlotPage::Bad, |page| SlotPage::decode(&page, slot)))
+}
+
+/// A page of a slot; `None` when the disk does not give it.
+fn read_pages(disk: &dyn Disk, slot: SlotId, at: u64) -> Result<Option<PageBuffer>, OpenError> {
+    let open = disk.open_slot(slot, Access::Read);
+    let slot = open.map_err(OpenError::io(format!("open {slot}")))?;
+    let mut page = PageBuffer::zeroed(PAGE_BYTES);
+    Ok(slot.read(at, &mut page).is_ok().then_some(page))
+}
+
+/// A segment in use, and what was found in it.
+struct Segment {
+    id: SegmentId,
+    content: Content,
+}
+
+enum Content {
+    /// Read from its index file: a full segment below the checkpoint.
+    Indexed(SegmentIndex),
+    Walked(Walked),
+}
+
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    inventory: Inventory,
+    accept_loss: bool,
+    cluster: ClusterId,
+    slot_bytes: u64,
+    /// By number: all segments that may count.
+    segments: BTreeMap<SegmentNumber, SegmentId>,
+    stands: BTreeMap<Run, Stand>,
+    catalog: Catalog,
+    extents: BTreeMap<PartitionId, Extent>,
+    append_time: TimeMicros,
+    damaged: Vec<Stretch>,
+    given_up: Vec<Stretch>,
+    new_skip: u64,
+    cuts: Vec<Cut>,
+    notes: Vec<Note>,
+    base: Option<Base>,
+    indexes: Vec<(SegmentId, SegmentIndex)>,
+    ended: Vec<Base>,
+}
+
+impl<'a> Recovery<'a> {
+    fn new(
+        disk: &'a dyn Disk,
+        mut inventory: Inventory,
+        accept_loss: bool,
+    ) -> Result<Self, OpenError> {
+        let checkpoint = inventory.checkpoint.as_ref();
+        let first = inventory.headers.values().next();
+        let cluster = checkpoint.map(|checkpoint| (checkpoint.cluster, checkpoint.slot_bytes));
+        let cluster = cluster.or_else(|| first.map(|header| (header.cluster, header.slot_bytes)));
+        let Some((cluster, slot_bytes)) = cluster else {
+            let what = "no checkpoint and no slot header is readable".to_owned();
+            return Err(OpenError::Damaged { what });
+        };
+        if let Some((slot, _)) =
+            inventory.headers.iter().find(|(_, header)| header.cluster != cluster)
+        {
+            return Err(OpenError::Damaged { what: format!("{slot} belongs to another log") });
+        }
+        if checkpoint.is_none()
+            && let Some(slot) = inventory.bad.first()
+        {
+            let what = format!("no checkpoint is readable, and neither is the header of {slot}");
+            return Err(OpenError::Damaged { what });
+        }
+        let notes = std::mem::take(&mut inventory.notes);
+        let mut recovery = Self {
+            disk,
+            inventory,
+            accept_loss,
+            cluster,
+            slot_bytes,
+            segments: BTreeMap::new(),
+            stands: BTreeMap::new(),
+            catalog: Catalog::new(),
+            extents: BTreeMap::new(),
+            append_time: TimeMicros(0),
+            damaged: Vec::new(),
+            given_up: Vec::new(),
+            new_skip: 0,
+            cuts: Vec::new(),
+            notes,
+            base: None,
+            indexes: Vec::new(),
+            ended: Vec::new(),
+        };
+        recovery.load_state();
+        recovery.find_segments();
+        Ok(recovery)
+    }
+
+    /// Starts from the checkpoint, if there is one.
+    fn load_state(&mut self) {
+        let Some(checkpoint) = self.inventory.checkpoint.clone() else {
+            self.track_partitions();
+            return;
+        };
+        for topic in &checkpoint.topics {
+            if self.catalog.topic(topic.name()).is_none() {
+                self.catalog.insert(Topic::clone(topic));
+            }
+        }
+        for (partition, key, live) in checkpoint.live {
+            self.catalog.restore_live(partition, key, live);
+        }
+        self.extents = checkpoint.partitions.into_iter().collect();
+        self.track_partitions();
+        self.append_time = checkpoint.position.append_time;
+        self.damaged.clone_from(&checkpoint.opened.damaged);
+        self.given_up.clone_from(&checkpoint.opened.given_up);
+        let stand = Stand { base: checkpoint.opened.base, skip: checkpoint.opened.skip };
+        self.stands.insert(checkpoint.position.run, stand);
+        self.base = checkpoint.base;
+    }
+
+    /// Gives every partition of the catalog an extent.
+    fn track_partitions(&mut self) {
+        let none = Extent { start: Offset::ZERO, end: Offset::ZERO };
+        for (_, partition) in self.catalog.partitions() {
+            self.extents.entry(partition).or_insert(none);
+        }
+    }
+
+    /// Finds the segments that may count, and what slot headers say about their runs.
+    fn find_segments(&mut self) {
+        for header in self.inventory.headers.values() {
+            let stand = Stand { base: header.base, skip: header.skip };
+            self.stands.entry(header.run).or_insert(stand);
+        }
+        let checkpoint = self.inventory.checkpoint.as_ref();
+        let last_named = checkpoint.and_then(|checkpoint| checkpoint.slots.last());
+        for (slot, header) in &self.inventory.headers {
+            // Below what the checkpoint names lie segments that were given up.
+            if last_named.is_none_or(|last| header.segment > last.number) {
+                self.segments.insert(header.segment, segment_id(*slot, header));
+            }
+        }
+        for id in checkpoint.map_or(&[][..], |checkpoint| &checkpoint.slots) {
+            match self.inventory.headers.get(&id.slot) {
+                Some(header) if header.segment > id.number => {}
+                Some(header) if header.segment == id.number && header.salt == id.salt => {
+                    self.segments.insert(id.number, *id);
+                }
+                _ => {
+                    self.notes.push(Note::SlotHeader { slot: id.slot });
+                    self.segments.insert(id.number, *id);
+                }
+            }
+        }
+    }
+
+    fn run(mut self) -> Result<Recovered, OpenError> {
+        let highest_run = self.highest_run();
+        let highest_segment = self.highest_segment();
+        let chain = self.chain_of_runs(highest_run)?;
+        for (run, _) in chain.iter().rev() {
+            self.note_opened(*run)?;
+        }
+        self.check_checkpoint(&chain)?;
+        for (run, end) in chain.iter().rev() {
+            self.walk_run(*run, *end)?;
+        }
+        let carried = self.carried_skip(highest_run);
+        self.raise_starts();
+        for extent in self.extents.values_mut() {
+            extent.end = extent.end.plus(self.new_skip);
+        }
+        self.note_damage();
+        self.finish(highest_run, highest_segment, carried)
+    }
+
+    fn highest_run(&self) -> Run {
+        let headers = self.inventory.headers.values().map(|header| header.run);
+        let checkpoint = self.inventory.checkpoint.iter().map(|checkpoint| checkpoint.position.run);
+        headers.chain(checkpoint).max().expect("there is a header or a checkpoint")
+    }
+
+    fn highest_segment(&self) -> SegmentNumber {
+        let headers = self.inventory.headers.values().map(|header| header.segment);
+        let checkpoint = self.inventory.checkpoint.iter();
+        let named = checkpoint.flat_map(|checkpoint| checkpoint.slots.iter().map(|id| id.number));
+        headers.chain(named).max().unwrap_or_default()
+    }
+
+    /// The runs that count, the highest first, each with the number at which it ended.
+    fn chain_of_runs(
+        &mut self,
+        highest: Run,
+    ) -> Result<Vec<(Run, Option<CommitNumber>)>, OpenError> {
+        let ended_before = self.inventory.checkpoint.as_ref();
+        let ended_before =
+            ended_before.map_or_else(Vec::new, |checkpoint| checkpoint.ended.clone());
+        let lowest = self.segments.values().map(|id| id.run).min().unwrap_or(highest);
+        let mut chain = vec![(highest, None)];
+        let mut run = highest;
+        while let Some(base) = self.stand(run, &ended_before)?.base {
+            if base.run >= run {
+                let what = format!("run {run} says that it stands on run {}", base.run);
+                return Err(OpenError::Damaged { what });
+            }
+            if base.run < lowest {
+                if self.inventory.checkpoint.is_none() {
+                    let what = format!(
+                        "no checkpoint is readable, and run {} is not in the journal",
+                        base.run
+                    );
+                    return Err(OpenError::Damaged { what });
+                }
+                break;
+            }
+            self.ended.insert(0, base);
+            chain.push((base.run, Some(base.number)));
+            run = base.run;
+        }
+        Ok(chain)
+    }
+
+    /// On what `run` stands: its slot headers, its `opened`, or a checkpoint of it or later say.
+    fn stand(&mut self, run: Run, ended_before: &[Base]) -> Result<Stand, OpenError> {
+        if let Some(stand) = self.stands.get(&run) {
+            return Ok(*stand);
+        }
+        let ids: Vec<SegmentId> = self.segments_of(run).collect();
+        for id in ids {
+            if let Some(opened) = self.read_opened(id)? {
+                let stand = Stand { base: opened.base, skip: opened.skip };
+                self.stands.insert(run, stand);
+                return Ok(stand);
+            }
+        }
+        // A later checkpoint lists the ends of all runs in use: the one before this is its base.
+        let base = ended_before.iter().rev().find(|base| base.run < run).copied();
+        if self.inventory.checkpoint.as_ref().is_some_and(|c| c.position.run >= run) {
+            return Ok(Stand { base, skip: 0 });
+        }
+        let what = format!("nothing readable says on what run {run} stands");
+        Err(OpenError::Damaged { what })
+    }
+
+    fn read_opened(&self, id: SegmentId) -> Result<Option<Opened>, OpenError> {
+        let mut walker = self.walker(id)?;
+        let first = walker.first().filter(|header| header.kind == CommitKind::Opened);
+        let body = first.and_then(|header| walker.control_body(&header));
+        Ok(body.and_then(|body| Opened::decode(&body)))
+    }
+
+    fn segments_of(&self, run: Run) -> impl Iterator<Item = SegmentId> + '_ {
+        self.segments.values().copied().filter(move |id| id.run == run)
+    }
+
+    fn walker(&self, id: SegmentId) -> Result<Walker, OpenError> {
+        let open = self.disk.open_slot(id.slot, Access::Read);
+        let slot = open.map_err(OpenError::io(format!("open {}", id.slot)))?;
+        Ok(Walker::new(slot, id))
+    }
+
+    /// A checkpoint that adds up more than the runs that count hold contradicts the journal: old
+    /// files were put beside newer ones.
+    fn check_checkpoint(&self, chain: &[(Run, Option<CommitNumber>)]) -> Result<(), OpenError> {
+        let Some(base) = self.base else { return Ok(()) };
+        let lowest = chain.last().map_or(Run(0), |(run, _)| *run);
+        let end = chain.iter().find(|(run, _)| *run == base.run).map(|(_, end)| *end);
+        let agrees = match end {
+            Some(end) => end.is_none_or(|end| end >= base.number),
+            None => base.run < lowest,
+        };
+        let given_up = self.given_up.iter().any(|lost| lost.holds(base.run, base.number));
+        if agrees || given_up || self.accept_loss {
+            return Ok(());
+        }
+        let (run, number) = (base.run, base.number);
+        Err(OpenError::Damaged {
+            what: format!(
+                "a checkpoint adds up to commit {number} of run {run}, and a later run stands on \
+                 less: files of different times lie side by side"
+            ),
+        })
+    }
+
+    /// Walks the segments of one run and applies what lies behind the checkpoint.
+    fn walk_run(&mut self, run: Run, end: Option<CommitNumber>) -> Result<(), OpenError> {
+        let behind = self.inventory.checkpoint.as_ref().map(|checkpoint| checkpoint.position);
+        let mut segments = Vec::new();
+        for id in self.segments_of(run).collect::<Vec<_>>() {
+            segments.push(Segment { id, content: self.read_segment(id, behind)? });
+        }
+        self.read_names(&mut segments, behind)?;
+        let first = first_expected(run, &segments, behind);
+        let end = match end {
+            Some(end) => end,
+            None => self.judge(run, &mut segments, first, behind)?,
+        };
+        self.find_missing(run, &segments, first, end, behind)?;
+        let new_run = behind.is_none_or(|position| run > position.run);
+        let last_data = segments.iter().filter_map(|segment| last_data(segment, end)).max();
+        if new_run && last_data.is_some() {
+            let skip = self.stands.get(&run).map_or(0, |stand| stand.skip);
+            for extent in self.extents.values_mut() {
+                extent.end = extent.end.plus(skip);
+            }
+        }
+        for segment in segments {
+            // What lies behind a run's last data commit holds nothing that anyone needs.
+            let needed = first_number(&segment).is_some_and(|first| Some(first) <= last_data);
+            self.take_segment(segment, end, behind, needed)?;
+        }
+        Ok(())
+    }
+
+    /// The content of a segment: from its index file where it is full and wholly below the
+    /// checkpoint, else by a walk.
+    fn read_segment(&self, id: SegmentId, behind: Option<Position>) -> Result<Content, OpenError> {
+        if behind.is_some_and(|position| id.number < position.segment)
+            && let Ok(file) = self.disk.read_file(&FileName::Index(id.number.0))
+            && let Some(index) = index_file::decode(&id, &file)
+        {
+            return Ok(Content::Indexed(index));
+        }
+        let walked = self.walker(id)?.walk();
+        if walked.newer {
+            return Err(OpenError::NewerFormat { file: id.slot.to_string() });
+        }
+        Ok(Content::Walked(walked))
+    }
+
+    /// Follows the last `sealed` behind the checkpoint to a segment whose header is rotten.
+    fn read_names(
+        &mut self,
+        segments: &mut Vec<Segment>,
+        behind: Option<Position>,
+    ) -> Result<(), OpenError> {
+        while let Some(last) = segments.last() {
+            let Some(sealed) = self.sealed_of(last)? else { return Ok(()) };
+            let id = SegmentId {
+                number: sealed.segment,
+                slot: sealed.slot,
+                run: last.id.run,
+                salt: sealed.salt,
+            };
+            let newer = self.inventory.headers.get(&id.slot);
+            let reused = newer.is_some_and(|header| header.segment > id.number);
+            if reused || id.number <= last.id.number || !self.inventory.slots.contains(&id.slot) {
+                return Ok(());
+            }
+            self.notes.push(Note::SlotHeader { slot: id.slot });
+            self.segments.insert(id.number, id);
+            let content = self.read_segment(id, behind)?;
+            segments.push(Segment { id, content });
+        }
+        Ok(())
+    }
+
+    fn sealed_of(&self, segment: &Segment) -> Result<Option<Sealed>, OpenError> {
+        let Content::Walked(walked) = &segment.content else { return Ok(None) };
+        let Some(last) = walked.found.last() else { return Ok(None) };
+        if last.header.kind != CommitKind::Sealed {
+            return Ok(None);
+        }
+        let body = self.walker(segment.id)?.control_body(&last.header);
+        Ok(body.and_then(|body| Sealed::decode(&body)))
+    }
+
+    /// Takes the lists out of the run's `opened`, where no checkpoint has them already.
+    fn note_opened(&mut self, run: Run) -> Result<(), OpenError> {
+        let checkpoint = self.inventory.checkpoint.as_ref();
+        if checkpoint.is_some_and(|checkpoint| run <= checkpoint.position.run) {
+            return Ok(());
+        }
+        let Some(first) = self.segments_of(run).next() else { return Ok(()) };
+        if let Some(opened) = self.read_opened(first)? {
+            add_all(&mut self.damaged, &opened.damaged);
+            add_all(&mut self.given_up, &opened.given_up);
+        }
+        Ok(())
+    }
+
+    /// Decides where the run that no later one has ended ends.
+    fn judge(
+        &mut self,
+        run: Run,
+        segments: &mut [Segment],
+        first: CommitNumber,
+        behind: Option<Position>,
+    ) -> Result<CommitNumber, OpenError> {
+        let vouched = self.vouched(run, segments, behind);
+        let numbers: BTreeMap<CommitNumber, usize> = numbers(segments);
+        let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
+        let known = highest.max(CommitNumber(first.0 - 1));
+        if vouched > known {
+            self.lose(Stretch { run, first: known.next(), last: vouched })?;
+            return Ok(known);
+        }
+        let mut end = vouched.max(CommitNumber(first.0 - 1));
+        while let Some(at) = numbers.get(&end.next()) {
+            if !self.is_whole(&segments[*at], end.next())? {
+                break;
+            }
+            end = end.next();
+        }
+        for segment in segments {
+            self.cut_above(segment, end);
+        }
+        Ok(end)
+    }
+
+    /// The highest commit that a witness of this run vouches for.
+    fn vouched(&self, run: Run, segments: &[Segment], behind: Option<Position>) -> CommitNumber {
+        let of_checkpoint = behind.filter(|position| position.run == run);
+        let of_checkpoint = of_checkpoint.map_or(CommitNumber::NONE, |position| position.number);
+        let marks = segments.iter().map(|segment| match &segment.content {
+            Content::Walked(walked) => walked.mark,
+            Content::Indexed(index) => {
+                index.commits.last().map_or(CommitNumber::NONE, |commit| commit.number)
+            }
+        });
+        marks.fold(of_checkpoint, CommitNumber::max)
+    }
+
+    /// Commits that were acked are beyond the end of the journal.
+    fn lose(&mut self, lost: Stretch) -> Result<(), OpenError> {
+        if self.given_up.contains(&lost) {
+            return Ok(());
+        }
+        if !self.accept_loss {
+            let Stretch { run, first, last } = lost;
+            return Err(OpenError::LostCommits { run, first, last });
+        }
+        self.given_up.push(lost);
+        self.new_skip += SKIP_PER_COMMIT * lost.count();
+        let Stretch { run, first, last } = lost;
+        self.notes.push(Note::GivenUp { run, first, last });
+        Ok(())
+    }
+
+    fn is_whole(&self, segment: &Segment, number: CommitNumber) -> Result<bool, OpenError> {
+        let Content::Walked(walked) = &segment.content else { return Ok(true) };
+        let found = walked.found.iter().find(|found| found.header.number == number);
+        let found = found.expect("the number came from this segment");
+        Ok(self.walker(segment.id)?.is_whole(found))
+    }
+
+    /// Takes what lies above the end out of the segment.
+    fn cut_above(&mut self, segment: &mut Segment, end: CommitNumber) {
+        let Content::Walked(walked) = &mut segment.content else { return };
+        let keep = walked.found.partition_point(|found| found.header.number <= end);
+        let cut = walked.found.split_off(keep);
+        let (Some(first), Some(last)) = (cut.first(), cut.last()) else { return };
+        self.cuts.push(Cut {
+            id: segment.id,
+            from: first.header.position,
+            to: last.header.end(),
+            commits: Stretch {
+                run: segment.id.run,
+                first: first.header.number,
+                last: last.header.number,
+            },
+            entries: cut.iter().flat_map(|found| found.entries.iter().copied()).collect(),
+        });
+    }
+
+    /// Lists the numbers that should be there and are not.
+    fn find_missing(
+        &mut self,
+        run: Run,
+        segments: &[Segment],
+        first: CommitNumber,
+        end: CommitNumber,
+        behind: Option<Position>,
+    ) -> Result<(), OpenError> {
+        let there = numbers(segments);
+        let mut expected = first;
+        let mut missing = Vec::new();
+        for number in there.keys().copied().filter(|number| *number <= end) {
+            if number > expected {
+                let last = CommitNumber(number.0 - 1);
+                missing.push(Stretch { run, first: expected, last });
+            }
+            expected = expected.max(number.next());
+        }
+        if expected <= end {
+            missing.push(Stretch { run, first: expected, last: end });
+        }
+        // Below the checkpoint the ends are known: nothing has to be skipped for these.
+        let known_ends = behind.is_some_and(|position| run < position.run);
+        for stretch in missing {
+            let listed = self.damaged.iter().chain(&self.given_up);
+            if listed
+                .clone()
+                .any(|known| known.holds(run, stretch.first) && known.holds(run, stretch.last))
+            {
+                continue;
+            }
+            let Stretch { run, first, last } = stretch;
+            if behind.is_none() {
+                let what = format!(
+                    "no checkpoint is readable, and commits {first} to {last} of run {run} are \
+                     not in the journal"
+                );
+                return Err(OpenError::Damaged { what });
+            }
+            if !known_ends {
+                self.new_skip += SKIP_PER_COMMIT * stretch.count();
+            }
+            self.notes.push(Note::Missing { run, first, last, known: false });
+            self.damaged.push(stretch);
+        }
+        Ok(())
+    }
+
+    /// Indexes a segment and applies its commits behind the checkpoint.
+    fn take_segment(
+        &mut self,
+        segment: Segment,
+        end: CommitNumber,
+        behind: Option<Position>,
+        needed: bool,
+    ) -> Result<(), OpenError> {
+        let id = segment.id;
+        let walked = match segment.content {
+            Content::Indexed(index) => {
+                self.indexes.push((id, index));
+                return Ok(());
+            }
+            Content::Walked(walked) => walked,
+        };
+        let mut builder = IndexBuilder::default();
+        for found in walked.found.iter().filter(|found| found.header.number <= end) {
+            builder.add(&found.header, &found.entries);
+            if behind.is_none_or(|position| is_behind(&found.header, &position)) {
+                self.apply(id, found)?;
+            }
+        }
+        if needed {
+            self.indexes.push((id, builder.finish()));
+        }
+        Ok(())
+    }
+
+    /// Applies a commit to what the log adds up to.
+    fn apply(&mut self, id: SegmentId, found: &Found) -> Result<(), OpenError> {
+        self.append_time = self.append_time.max(found.header.append_time);
+        if found.header.kind == CommitKind::Data {
+            let Found { header, hash, .. } = found;
+            self.base = Some(Base { run: header.run, number: header.number, hash: *hash });
+        }
+        for entry in &found.entries {
+            if let Some(extent) = self.extents.get_mut(&entry.partition) {
+                extent.end = extent.end.max(entry.end_offset());
+            }
+            if self.catalog.is_compact(entry.partition) {
+                self.apply_keys(id, &found.header, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_keys(
+        &mut self,
+        id: SegmentId,
+        header: &CommitHeader,
+        entry: &DirectoryEntry,
+    ) -> Result<(), OpenError> {
+        let Some(batch) = self.walker(id)?.batch(header, entry) else {
+            let (partition, offset) = (entry.partition, entry.base_offset);
+            self.notes.push(Note::LostKey { partition, offset });
+            return Ok(());
+        };
+        for (offset, record) in batch.records() {
+            let Some(record) = record.key_value() else { continue };
+            match self.catalog.apply(entry.partition, offset, &record) {
+                Change::Created(_) => self.track_partitions(),
+                Change::Deleted(topic) => {
+                    self.extents.retain(|partition, _| partition.topic != topic);
+                }
+                Change::Trimmed(partition, start) => {
+                    if let Some(extent) = self.extents.get_mut(&partition) {
+                        extent.start = extent.start.max(start);
+                    }
+                }
+                Change::None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the highest run skipped goes on to the next when it held no data itself.
+    fn carried_skip(&mut self, highest: Run) -> u64 {
+        let holds_data = self.base.is_some_and(|base| base.run == highest);
+        let checkpoint = self.inventory.checkpoint.as_ref();
+        let in_checkpoint = checkpoint.is_some_and(|c| c.position.run >= highest);
+        let skip = self.stands.get(&highest).map_or(0, |stand| stand.skip);
+        if holds_data {
+            return 0;
+        }
+        if !in_checkpoint {
+            for extent in self.extents.values_mut() {
+                extent.end = extent.end.plus(skip);
+            }
+        }
+        skip
+    }
+
+    /// Where segments that held a partition's first records are gone, it starts later.
+    fn raise_starts(&mut self) {
+        let Some(checkpoint) = &self.inventory.checkpoint else { return };
+        let gone = checkpoint.slots.iter().any(|id| !self.segments.contains_key(&id.number));
+        if !gone {
+            return;
+        }
+        let mut first = BTreeMap::new();
+        for (_, index) in &self.indexes {
+            for share in &index.shares {
+                if let Some(place) = share.places.first() {
+                    first.entry(share.partition).or_insert(place.base_offset);
+                }
+            }
+        }
+        for (partition, extent) in &mut self.extents {
+            let there = first.get(partition).copied().unwrap_or(extent.end);
+            extent.start = extent.start.max(there);
+        }
+    }
+
+    /// Damage that earlier openings have listed is told again.
+    fn note_damage(&mut self) {
+        let told: Vec<Note> = std::mem::take(&mut self.notes);
+        for stretch in &self.damaged {
+            let Stretch { run, first, last } = *stretch;
+            let new = Note::Missing { run, first, last, known: false };
+            if !told.contains(&new) {
+                self.notes.push(Note::Missing { run, first, last, known: true });
+            }
+        }
+        self.notes.extend(told);
+        for cut in &self.cuts {
+            let Stretch { run, first, last } = cut.commits;
+            let records = cut.entries.iter().map(|entry| {
+                let name = self.catalog.name(entry.partition.topic);
+                let name = name.map_or_else(
+                    || entry.partition.topic.to_string(),
+                    |name| name.as_str().to_owned(),
+                );
+                (name, entry.partition.partition, entry.base_offset, entry.end_offset())
+            });
+            self.notes.push(Note::Cut { run, first, last, records: records.collect() });
+        }
+    }
+
+    fn finish(
+        self,
+        highest_run: Run,
+        highest_segment: SegmentNumber,
+        carried: u64,
+    ) -> Result<Recovered, OpenError> {
+        let base = self.base;
+        let in_use: BTreeSet<SlotId> = self.indexes.iter().map(|(id, _)| id.slot).collect();
+        let idle = self.inventory.slots.iter().copied().filter(|slot| !in_use.contains(slot));
+        let (unused_later, unused) = idle.partition(|slot| self.inventory.named.contains(slot));
+        let mut ended = self.ended;
+        let lowest = self.indexes.iter().map(|(id, _)| id.run).min();
+        if let Some(base) = base
+            && ended.last().is_none_or(|last| last.run < base.run)
+        {
+            ended.push(base);
+        }
+        ended.retain(|base| lowest.is_some_and(|lowest| base.run >= lowest));
+        Ok(Recovered {
+            cluster: self.cluster,
+            slot_bytes: self.slot_bytes,
+            catalog: self.catalog,
+            extents: self.extents,
+            segments: self.indexes,
+            base,
+            append_time: self.append_time,
+            ended,
+            highest_run,
+            highest_segment,
+            skip: carried + self.new_skip,
+            damaged: self.damaged,
+            given_up: self.given_up,
+            cuts: self.cuts,
+            unused,
+            unused_later,
+            highest_slot: self.inventory.slots.iter().max().copied(),
+            checkpoint_sequence: self.inventory.sequence,
+            notes: self.notes,
+        })
+    }
+}
+
+/// The number from which on every commit of the run must be there.
+fn first_expected(run: Run, segments: &[Segment], behind: Option<Position>) -> CommitNumber {
+    match behind {
+        Some(position) if position.run == run => position.number.next(),
+        // Older segments of the run may have been dropped.
+        Some(position) if position.run > run => {
+            segments.first().and_then(first_number).unwrap_or(CommitNumber(1))
+        }
+        _ => CommitNumber(1),
+    }
+}
+
+fn first_number(segment: &Segment) -> Option<CommitNumber> {
+    match &segment.content {
+        Content::Indexed(index) => index.commits.first().map(|commit| commit.number),
+        Content::Walked(walked) => walked.found.first().map(|found| found.header.number),
+    }
+}
+
+/// The last data commit of a segment that counts. (An index file does not tell data commits from
+/// others; it is of a segment below the checkpoint, and some segment with data lies above it.)
+fn last_data(segment: &Segment, end: CommitNumber) -> Option<CommitNumber> {
+    match &segment.content {
+        Content::Indexed(index) => index.commits.last().map(|commit| commit.number.min(end)),
+        Content::Walked(walked) => {
+            let data = |found: &&Found| {
+                found.header.kind == CommitKind::Data && found.header.number <= end
+            };
+            walked.found.iter().rev().find(data).map(|found| found.header.number)
+        }
+    }
+}
+
+/// In which segment each commit lies.
+fn numbers(segments: &[Segment]) -> BTreeMap<CommitNumber, usize> {
+    let mut numbers = BTreeMap::new();
+    for (at, segment) in segments.iter().enumerate() {
+        match &segment.content {
+            Content::Indexed(index) => {
+                numbers.extend(index.commits.iter().map(|commit| (commit.number, at)));
+            }
+            Content::Walked(walked) => {
+                numbers.extend(walked.found.iter().map(|found| (found.header.number, at)));
+            }
+        }
+    }
+    numbers
+}
+
+/// Whether a commit lies behind the one that a checkpoint adds up to.
+fn is_behind(header: &CommitHeader, position: &Position) -> bool {
+    (header.run, header.number) > (position.run, position.number)
+}
+
+const fn segment_id(slot: SlotId, header: &SlotHeader) -> SegmentId {
+    SegmentId { number: header.segment, slot, run: header.run, salt: header.salt }
+}
+
+fn add_all(list: &mut Vec<Stretch>, more: &[Stretch]) {
+    for stretch in more {
+        if !list.contains(stretch) {
+            list.push(*stretch);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Walking over one segment: finding its commits, and telling which of them fit.
+//!
+//! Promises
+//! - A commit counts as found only if its header's checksum, salt, run, segment and position fit
+//!   and its directory's checksum does.
+//! - Everything is read through [`Slot::read`], never through a map. What the disk does not give
+//!   counts as rotten, page by page; the walk goes on behind it.
+//!
+//! Called by recovery, verify, and whoever has to make a segment's index again.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracklog_protocol::BatchView;
+
+use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot};
+use crate::journal::commit::{
+    CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HeaderError, control_body, directory,
+};
+use crate::journal::segment::FIRST_COMMIT_AT;
+use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
+
+/// So much is read at once while commits follow each other.
+const WINDOW_BYTES: usize = 64 << 10;
+/// So much is read at once while a segment is scanned page by page.
+const SCAN_BYTES: usize = 1 << 20;
+const PAGE: u32 = PAGE_BYTES as u32;
+
+/// A commit that was found, with its directory (empty where it is no data commit).
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) header: CommitHeader,
+    pub(crate) hash: u64,
+    pub(crate) entries: Vec<DirectoryEntry>,
+}
+
+/// What a walk over a segment found.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// In order of positions; their numbers rise.
+    pub(crate) found: Vec<Found>,
+    /// The highest mark of any header that fits, be its directory good or not.
+    pub(crate) mark: CommitNumber,
+    /// A header fits that only a later program understands.
+    pub(crate) newer: bool,
+}
+
+/// Reads one segment.
+pub(crate) struct Walker {
+    slot: Arc<dyn Slot>,
+    id: SegmentId,
+    window: PageBuffer,
+    window_at: u64,
+    window_bytes: usize,
+}
+
+impl Walker {
+    pub(crate) fn new(slot: Arc<dyn Slot>, id: SegmentId) -> Self {
+        let window = PageBuffer::zeroed(SCAN_BYTES);
+        Self { slot, id, window, window_at: 0, window_bytes: 0 }
+    }
+
+    /// All commits of the segment, from its first page to its last.
+    pub(crate) fn walk(&mut self) -> Walked {
+        let mut walked = Walked::default();
+        let mut at = FIRST_COMMIT_AT;
+        let mut last: Option<(CommitNumber, u64)> = None;
+        let mut read_bytes = WINDOW_BYTES;
+        while u64::from(at) < self.slot.bytes() {
+            let header = match self.header_at(at, read_bytes) {
+                Ok(header) => Some(header),
+                Err(HeaderError::Newer) => {
+                    walked.newer = true;
+                    None
+                }
+                Err(HeaderError::Bad) => None,
+            };
+            let header = header.filter(|header| follows(header, last));
+            let Some(header) = header else {
+                // Nothing begins here: look at every page behind it.
+                at += PAGE;
+                read_bytes = SCAN_BYTES;
+                continue;
+            };
+            walked.mark = walked.mark.max(header.mark);
+            let hash = header.hash();
+            last = Some((header.number, hash));
+            read_bytes = WINDOW_BYTES;
+            if let Some(entries) = self.entries(&header) {
+                walked.found.push(Found { header, hash, entries });
+            }
+            at = header.end();
+        }
+        walked
+    }
+
+    /// The first commit's header, if it fits.
+    pub(crate) fn first(&mut self) -> Option<CommitHeader> {
+        self.header_at(FIRST_COMMIT_AT, PAGE_BYTES).ok()
+    }
+
+    /// The header at `at`, if it fits this segment.
+    fn header_at(&mut self, at: u32, read_bytes: usize) -> Result<CommitHeader, HeaderError> {
+        let (id, slot_bytes) = (self.id, self.slot.bytes());
+        let header = CommitHeader::decode(self.page(at, read_bytes))?;
+        let fits = header.salt == id.salt
+            && header.run == id.run
+            && header.segment == id.number
+            && header.position == at
+            && header.commit_bytes >= PAGE
+            && header.commit_bytes.is_multiple_of(PAGE)
+            && header.head_bytes() <= header.commit_bytes as usize
+            && u64::from(header.position) + u64::from(header.commit_bytes) <= slot_bytes;
+        if fits { Ok(header) } else { Err(HeaderError::Bad) }
+    }
+
+    /// The directory of a commit; `None` when it is rotten. Control commits have none, but their
+    /// body is checked likewise.
+    fn entries(&mut self, header: &CommitHeader) -> Option<Vec<DirectoryEntry>> {
+        let head = self.bytes(header.position, header.head_bytes())?;
+        match header.kind {
+            CommitKind::Data => directory(header, &head),
+            _ => control_body(header, &head).map(|_| Vec::new()),
+        }
+    }
+
+    /// The body of a control commit.
+    pub(crate) fn control_body(&mut self, header: &CommitHeader) -> Option<Vec<u8>> {
+        let head = self.bytes(header.position, header.head_bytes())?;
+        control_body(header, &head).map(<[u8]>::to_vec)
+    }
+
+    /// Whether every byte of the commit that means something is good.
+    pub(crate) fn is_whole(&mut self, found: &Found) -> bool {
+        let header = &found.header;
+        let Some(commit) = self.bytes(header.position, header.commit_bytes as usize) else {
+            return false;
+        };
+        let head = CommitHeader::decode(&commit);
+        head == Ok(*header)
+            && match header.kind {
+                CommitKind::Data => found.entries.iter().all(|entry| good(&commit, entry)),
+                _ => control_body(header, &commit).is_some(),
+            }
+    }
+
+    /// One batch of a commit, if it is good and the one that the directory names.
+    pub(crate) fn batch(
+        &mut self,
+        header: &CommitHeader,
+        entry: &DirectoryEntry,
+    ) -> Option<BatchView> {
+        let bytes = self.bytes(header.position + entry.place, entry.batch_bytes as usize)?;
+        named_batch(bytes, entry)
+    }
+
+    /// `length` bytes at `at`; `None` when the disk does not give them.
+    pub(crate) fn bytes(&self, at: u32, length: usize) -> Option<Bytes> {
+        let first = u64::from(at / PAGE * PAGE);
+        let skip = usize::try_from(u64::from(at) - first).ok()?;
+        let mut buffer = PageBuffer::zeroed(skip + length);
+        self.slot.read(first, &mut buffer).ok()?;
+        Some(buffer.freeze().slice(skip..skip + length))
+    }
+
+    /// The bytes from page `at` on, at least one page; zeros where the disk does not give them.
+    fn page(&mut self, at: u32, read_bytes: usize) -> &[u8] {
+        let at = u64::from(at);
+        let end = self.window_at + self.window_bytes as u64;
+        if at < self.window_at || at + PAGE_BYTES as u64 > end {
+            self.read_window(at, read_bytes);
+        }
+        let skip = usize::try_from(at - self.window_at).expect("a window is small");
+        &self.window[skip..self.window_bytes]
+    }
+
+    fn read_window(&mut self, at: u64, read_bytes: usize) {
+        let left = usize::try_from(self.slot.bytes() - at).unwrap_or(usize::MAX);
+        for bytes in [read_bytes.min(left), PAGE_BYTES] {
+            self.window_at = at;
+            self.window_bytes = bytes;
+            self.window.resize(bytes);
+            if self.slot.read(at, &mut self.window).is_ok() {
+                return;
+            }
+        }
+        self.window.fill(0);
+    }
+}
+
+/// Whether a header can come behind the last one: its number is higher, and if it is the next,
+/// its chain fits.
+fn follows(header: &CommitHeader, last: Option<(CommitNumber, u64)>) -> bool {
+    last.is_none_or(|(number, hash)| {
+        header.number > number && (header.number != number.next() || header.chain == hash)
+    })
+}
+
+fn good(commit: &Bytes, entry: &DirectoryEntry) -> bool {
+    let start = entry.place as usize;
+    let end = start + entry.batch_bytes as usize;
+    end <= commit.len() && named_batch(commit.slice(start..end), entry).is_some()
+}
+
+/// The batch in `bytes`, if it is good and the one that `entry` names.
+pub(crate) fn named_batch(bytes: Bytes, entry: &DirectoryEntry) -> Option<BatchView> {
+    let batch = BatchView::read(bytes).ok()?;
+    let fits = batch.header().header_crc() == entry.batch_crc
+        && batch.partition() == entry.partition
+        && batch.base_offset() == entry.base_offset
+        && batch.count() == entry.count;
+    fits.then_some(batch)
+}
+
+/// Makes the index of a segment again, from its commits up to number `last`.
+///
+/// # Errors
+/// When the slot cannot be opened.
+pub(crate) fn index_of(
+    disk: &dyn Disk,
+    id: SegmentId,
+    last: CommitNumber,
+) -> io::Result<SegmentIndex> {
+    let slot = disk.open_slot(id.slot, Access::Read)?;
+    let walked = Walker::new(slot, id).walk();
+    let mut builder = IndexBuilder::default();
+    for found in walked.found.iter().filter(|found| found.header.number <= last) {
+        builder.add(&found.header, &found.entries);
+    }
+    Ok(builder.finish())
+}

@@ -1,0 +1,353 @@
+//! The keeper: the thread that prepares slots ahead, writes index files and checkpoints, and
+//! sees to it that there is room.
+//!
+//! Promises
+//! - The next segment's slot is ready, its header durable, before the journal needs it.
+//! - A ballast of zero-filled slots is kept, so that what was accepted can be written when the
+//!   disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
+//! - A slot is used again only when both checkpoints no longer name it, and only if no reader
+//!   holds a map of it; else its file is unlinked and a new one made.
+//!
+//! It works on jobs that the journal's step machine gives it, one after the other; a thread
+//! drives it in a running log, the test itself elsewhere.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracklog_log::{Append, Condition, Item, Lane};
+use tracklog_protocol::{KeyValue, Offset, PartitionId};
+
+use crate::catalog;
+use crate::checkpoint::Checkpoint;
+use crate::disk::{Access, Disk, FileName, Slot, SlotId};
+use crate::index_file;
+use crate::intake_client::IntakeClient;
+use crate::journal::appender::{Prepared, SegmentFull};
+use crate::journal::commit::{Base, Run, Salt, SegmentNumber};
+use crate::journal::intake::{Door, Input};
+use crate::journal::segment::{ClusterId, SlotHeader};
+use crate::options::WhenFull;
+use crate::partition::places::SegmentId;
+use crate::read::Reader;
+
+/// What the keeper is asked to do.
+pub(crate) enum Job {
+    /// Prepare a slot for this segment.
+    Prepare(SegmentNumber),
+    /// A segment was sealed.
+    Full(SegmentFull),
+    /// The oldest segment was given up; the checkpoint no longer names it.
+    Dropped { id: SegmentId, checkpoint: Checkpoint },
+}
+
+/// What of the run every slot header repeats.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heading {
+    pub(crate) cluster: ClusterId,
+    pub(crate) slot_bytes: u64,
+    pub(crate) run: Run,
+    pub(crate) base: Option<Base>,
+    pub(crate) skip: u64,
+}
+
+/// Prepares, writes and frees.
+pub(crate) struct Keeper {
+    disk: Arc<dyn Disk>,
+    client: IntakeClient,
+    reader: Arc<Reader>,
+    heading: Heading,
+    /// Slots that nothing names: zero-filled or to be overwritten.
+    free: VecDeque<SlotId>,
+    next_slot: SlotId,
+    slots: u64,
+    slots_max: Option<u64>,
+    when_full: WhenFull,
+    /// Locks of slots that are not being written.
+    held: BTreeMap<SlotId, Arc<dyn Slot>>,
+    wanted: Option<SegmentNumber>,
+    rolled: bool,
+    dropping: bool,
+    full: bool,
+}
+
+impl Keeper {
+    #[expect(clippy::too_many_arguments, reason = "called in one place, with named values")]
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        client: IntakeClient,
+        reader: Arc<Reader>,
+        heading: Heading,
+        free: VecDeque<SlotId>,
+        next_slot: SlotId,
+        slots: u64,
+        held: BTreeMap<SlotId, Arc<dyn Slot>>,
+        (journal_bytes_max, when_full): (Option<u64>, WhenFull),
+    ) -> Self {
+        let slots_max = journal_bytes_max.map(|bytes| bytes / heading.slot_bytes);
+        Self {
+            disk,
+            client,
+            reader,
+            heading,
+            free,
+            next_slot,
+            slots,
+            slots_max,
+            when_full,
+            held,
+            wanted: None,
+            rolled: false,
+            dropping: false,
+            full: false,
+        }
+    }
+
+    /// Does one job, and then what is left undone of earlier ones.
+    pub(crate) fn run(&mut self, job: Job) {
+        match job {
+            Job::Prepare(segment) => self.wanted = Some(segment),
+            Job::Full(full) => {
+                self.rolled = true;
+                self.segment_full(&full);
+            }
+            Job::Dropped { id, checkpoint } => self.dropped(id, checkpoint),
+        }
+        self.catch_up();
+    }
+
+    /// Whether something waits for room: try again in a while.
+    pub(crate) const fn waits_for_room(&self) -> bool {
+        self.full
+    }
+
+    /// Prepares the slot that is wanted and fills up the ballast.
+    pub(crate) fn catch_up(&mut self) {
+        match self.try_catch_up() {
+            Ok(()) => {
+                if std::mem::replace(&mut self.full, false) {
+                    tracing::info!("there is room again: appends are taken");
+                    self.client.intake.set_door(Door::Open);
+                }
+            }
+            Err(why) if self.when_full == WhenFull::DropOldest && self.drop_oldest() => {
+                tracing::info!("dropping the oldest segment: {why}");
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut self.full, true) {
+                    tracing::warn!("appends are refused: {why}");
+                }
+                self.client.intake.set_door(Door::Full(why.into()));
+            }
+        }
+    }
+
+    fn try_catch_up(&mut self) -> Result<(), String> {
+        if let Some(segment) = self.wanted {
+            let slot = match self.free.pop_front() {
+                Some(slot) => slot,
+                None => self.create()?,
+            };
+            match self.prepare(slot, segment) {
+                Ok(prepared) => {
+                    self.wanted = None;
+                    self.client.intake.push(Input::Prepared(prepared));
+                }
+                Err(error) => {
+                    self.free.push_front(slot);
+                    return Err(format!("cannot prepare {slot}: {error}"));
+                }
+            }
+        }
+        let ballast = if self.rolled { 2 } else { 1 };
+        while self.free.len() < ballast {
+            let slot = self.create()?;
+            self.free.push_back(slot);
+        }
+        Ok(())
+    }
+
+    /// Makes a new slot.
+    fn create(&mut self) -> Result<SlotId, String> {
+        if let Some(slots_max) = self.slots_max
+            && self.slots >= slots_max.max(3)
+        {
+            let bytes = slots_max * self.heading.slot_bytes;
+            return Err(format!("the journal has reached its limit of {bytes} bytes"));
+        }
+        let slot = self.next_slot;
+        match self.disk.create_slot(slot, self.heading.slot_bytes) {
+            Ok(()) => {
+                self.next_slot = SlotId(slot.0 + 1);
+                self.slots += 1;
+                Ok(slot)
+            }
+            Err(error) => {
+                // What there is of it is worth nothing, and may be what the disk lacks.
+                let gone = self.disk.remove_slot(slot);
+                if let Err(error) = gone.or_else(absent_is_fine) {
+                    tracing::warn!("cannot remove the unfinished {slot}: {error}");
+                }
+                Err(format!("cannot make {slot}: {error}"))
+            }
+        }
+    }
+
+    fn prepare(&mut self, slot: SlotId, segment: SegmentNumber) -> io::Result<Prepared> {
+        let held = self.held.remove(&slot);
+        let handle = match held {
+            Some(handle) => handle,
+            None => self.disk.open_slot(slot, Access::Write)?,
+        };
+        let id = write_heading(&*self.disk, &*handle, slot, segment, &self.heading)?;
+        Ok(Prepared { id, slot: handle })
+    }
+
+    fn segment_full(&mut self, full: &SegmentFull) {
+        let index = index_file::encode(&full.id, &full.index);
+        let name = FileName::Index(full.id.number.0);
+        if let Err(error) = self.disk.write_file(&name, &index) {
+            // It is made again from the segment when it is missing.
+            tracing::warn!("cannot write {}: {error}", name.path());
+        }
+        if let Some(checkpoint) = &full.checkpoint {
+            self.write_checkpoint(checkpoint);
+        }
+    }
+
+    fn write_checkpoint(&self, checkpoint: &Checkpoint) -> bool {
+        let written = self.disk.write_file(&checkpoint.file(), &checkpoint.encode());
+        if let Err(error) = &written {
+            tracing::warn!("cannot write {}: {error}", checkpoint.file().path());
+        }
+        written.is_ok()
+    }
+
+    /// Begins to give up the oldest segment: its live records go to the head of the log first.
+    /// Says whether there is one to give up.
+    fn drop_oldest(&mut self) -> bool {
+        if self.dropping {
+            return true;
+        }
+        let Some(oldest) = self.client.published.places.read().oldest() else { return false };
+        self.dropping = true;
+        let moved = self.move_live_records(oldest);
+        if moved {
+            let after_gathers = self.client.intake.gathers();
+            self.client.intake.push(Input::DropOldest { segment: oldest.number, after_gathers });
+        } else {
+            self.dropping = false;
+        }
+        moved
+    }
+
+    /// Appends the live records of the segment again, each unless it was changed meanwhile.
+    /// Nothing waits here: the append is in the queue before the order to drop, and so in an
+    /// earlier commit than the checkpoint that no longer names the segment.
+    fn move_live_records(&self, oldest: SegmentId) -> bool {
+        let mut buffer = Vec::new();
+        for live in self.live_records_of(oldest) {
+            let key = live.key.to_vec();
+            let record = KeyValue { key: &live.key, value: Some(&live.value) };
+            let record = record.encode(&mut buffer);
+            let items = [Item::Record { partition: live.partition, record }];
+            let last = Some(live.offset);
+            let conditions = [Condition::LastOfKey { partition: live.partition, key, last }];
+            let append = Append { conditions: &conditions, items: &items };
+            if self.client.append(Lane::INTERNAL, append).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn live_records_of(&self, oldest: SegmentId) -> Vec<Moving> {
+        let topics = self.client.published.topics.read();
+        let places = self.client.published.places.read();
+        let live = topics.catalog.live().iter();
+        let moving = live.filter_map(|((partition, key), live)| {
+            let row = topics.catalog.row(*partition)?;
+            let next = places.first_after(row, oldest.number);
+            let stays = next.is_some_and(|next| next <= live.offset);
+            let value = if *partition == catalog::PARTITION {
+                moved_value(&topics.catalog, key, &live.value)
+            } else {
+                live.value.clone()
+            };
+            let (key, offset) = (key.clone(), live.offset);
+            (!stays).then_some(Moving { partition: *partition, key, value, offset })
+        });
+        moving.collect()
+    }
+
+    /// The segment is out of the tables: both checkpoints must forget it before its slot is free.
+    fn dropped(&mut self, id: SegmentId, mut checkpoint: Checkpoint) {
+        self.dropping = false;
+        let mut forgotten = self.write_checkpoint(&checkpoint);
+        checkpoint.sequence += 1;
+        forgotten &= self.write_checkpoint(&checkpoint);
+        if let Err(error) = self.disk.remove_file(&FileName::Index(id.number.0)) {
+            tracing::warn!("cannot remove the index of segment {}: {error}", id.number);
+        }
+        let pinned = self.reader.forget(id.number);
+        if !forgotten {
+            // It stays where it is until the next opening finds it unnamed.
+            return;
+        }
+        if !pinned {
+            self.free.push_back(id.slot);
+            return;
+        }
+        self.held.remove(&id.slot);
+        match self.disk.remove_slot(id.slot) {
+            Ok(()) => self.slots -= 1,
+            Err(error) => tracing::warn!("cannot remove {}: {error}", id.slot),
+        }
+    }
+}
+
+/// A live record on its way to the head of the log.
+struct Moving {
+    partition: PartitionId,
+    key: Bytes,
+    value: Bytes,
+    offset: Offset,
+}
+
+/// A topic's record must carry its id along, which else follows from the offset.
+fn moved_value(catalog: &catalog::Catalog, key: &[u8], value: &Bytes) -> Bytes {
+    let name = key.strip_prefix(b"t").and_then(|name| str::from_utf8(name).ok());
+    let topic = name.and_then(|name| catalog.topic(name));
+    topic.map_or_else(|| value.clone(), |topic| catalog::moved_topic_value(topic).into())
+}
+
+/// Writes the header page of a slot for a segment, durably.
+pub(crate) fn write_heading(
+    disk: &dyn Disk,
+    handle: &dyn Slot,
+    slot: SlotId,
+    number: SegmentNumber,
+    heading: &Heading,
+) -> io::Result<SegmentId> {
+    let salt = Salt(disk.random());
+    let header = SlotHeader {
+        cluster: heading.cluster,
+        slot,
+        slot_bytes: heading.slot_bytes,
+        segment: number,
+        run: heading.run,
+        salt,
+        base: heading.base,
+        skip: heading.skip,
+    };
+    handle.drop_cache()?;
+    let mut page = crate::disk::PageBuffer::zeroed(crate::disk::PAGE_BYTES);
+    page.copy_from_slice(&header.encode());
+    handle.write(0, &page.freeze())?;
+    Ok(SegmentId { number, slot, run: heading.run, salt })
+}
+
+fn absent_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

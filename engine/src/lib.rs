@@ -1,0 +1,34 @@
+//! An embeddable, durable, partitioned commit log.
+//!
+//! One interleaved journal takes every write, one write to the disk covers every partition, and
+//! the journal is the store: nothing is written twice. An ack means that the records are on the
+//! disk of this node. The engine knows batches of records, topics and partitions; it knows no
+//! network and no JSON. If you want the seam that it implements, see `tracklog-log`; the bytes on
+//! disk are described in `FORMAT.md` beside this crate's manifest.
+//!
+//! Read first: [`Engine`], and [`tracklog_log::Log`], which it implements.
+
+mod catalog;
+mod checkpoint;
+pub mod disk;
+mod engine;
+mod error;
+mod fields;
+mod index_file;
+mod intake_client;
+mod journal;
+mod keeper;
+mod offline;
+mod open;
+mod options;
+mod partition;
+mod published;
+mod read;
+
+pub use engine::{Engine, State, Status};
+pub use error::OpenError;
+pub use journal::commit::{CommitNumber, Run};
+pub use journal::recovery::Note;
+pub use offline::OfflineLog;
+pub use open::OpeningReport;
+pub use options::{BackendChoice, Options, WhenFull};

@@ -1,0 +1,552 @@
+//! Opening a log: recovery's verdict made durable, and the threads started.
+//!
+//! The order is what makes it safe to crash anywhere (FORMAT.md §6, step 5): lock every slot, so
+//! that no dead process's write is still to come; sync what was read; prepare a fresh segment of
+//! a new run; write its `opened`; write both checkpoints; only then publish the end offsets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracklog_log::{Budget, Extent};
+use tracklog_protocol::{PartitionId, TimeMicros};
+
+use crate::catalog::Catalog;
+use crate::checkpoint::Checkpoint;
+use crate::disk::{
+    Access, BufferPool, Disk, FileName, FolderAccess, PageBuffer, Slot, SlotId, open_folder,
+};
+use crate::error::OpenError;
+use crate::intake_client::IntakeClient;
+use crate::journal::appender::{
+    Counters, Effects, Journal, Next, Prepared, SegmentFull, Start, control_pages, later,
+    position_of, snapshot,
+};
+use crate::journal::commit::{
+    CommitHeader, CommitKind, CommitNumber, Opened, Run, SegmentNumber, Stretch,
+};
+use crate::journal::intake::{Input, Intake};
+use crate::journal::recovery::{Cut, Note, Recovered, recover};
+use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, SLOT_BYTES_MAX, SLOT_BYTES_MIN};
+use crate::journal::walk;
+use crate::keeper::{Heading, Job, Keeper, write_heading};
+use crate::options::Options;
+use crate::partition::places::{Places, SegmentId};
+use crate::partition::tail::Tail;
+use crate::published::{Published, Topics};
+use crate::read::{Reader, ReaderOptions};
+
+const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
+/// Commit buffers kept for reuse.
+const POOL_BYTES: usize = 16 << 20;
+/// So many slots are kept open to read.
+const OPEN_SLOTS_MAX: usize = 256;
+/// How often a slot's lock is asked for, and how far apart: 10 s in all.
+const LOCK_TRIES: u32 = 5_000;
+/// See [`LOCK_TRIES`].
+const LOCK_EVERY: Duration = Duration::from_millis(2);
+/// While the disk is full, how often it is asked again: no event tells of free space.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+
+/// What an opening found, for the operator.
+#[derive(Clone, Debug, Default)]
+pub struct OpeningReport {
+    /// Whether a new log was made.
+    pub created: bool,
+    /// This opening's run.
+    pub run: u64,
+    /// What is to be told, in order.
+    pub notes: Vec<Note>,
+    /// How long recovery took.
+    pub took: Duration,
+}
+
+/// Everything of an open log but its threads.
+pub(crate) struct Opening {
+    pub(crate) client: IntakeClient,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) report: OpeningReport,
+    pub(crate) keeper: Keeper,
+    pub(crate) journal: Journal,
+    /// What the journal asked for while it was made.
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) slot_bytes: u64,
+}
+
+/// Opens the folder at `path` to write.
+pub(crate) fn open_path(
+    path: &Path,
+    options: &Options,
+) -> Result<(Arc<dyn Disk>, Opening), OpenError> {
+    let disk = open_folder(path, FolderAccess::Write, options.backend)?;
+    let opening = open_disk(&disk, options)?;
+    Ok((disk, opening))
+}
+
+/// Opens the log on `disk` to write.
+pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opening, OpenError> {
+    let began = disk.monotonic();
+    let held = lock_slots(&**disk)?;
+    let recovered = recover(&**disk, options.accept_loss)?;
+    for slot in held.values() {
+        slot.sync().map_err(OpenError::io("sync the journal"))?;
+    }
+    let created = recovered.is_none();
+    let recovered = match recovered {
+        Some(recovered) => recovered,
+        None => new_log(&**disk, options, &held)?,
+    };
+    let mut opening = begin_run(disk, options, recovered, held)?;
+    opening.report.created = created;
+    opening.report.took = disk.monotonic().saturating_sub(began);
+    Ok(opening)
+}
+
+/// Takes the lock of every slot through the descriptor that will write it.
+fn lock_slots(disk: &dyn Disk) -> Result<BTreeMap<SlotId, Arc<dyn Slot>>, OpenError> {
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    folder.slots.iter().map(|(slot, _)| Ok((*slot, lock_slot(disk, *slot)?))).collect()
+}
+
+/// Takes one slot's lock. The folder's own lock is held: only a dead process's writes, which the
+/// kernel still completes, can hold this one, and it lets go when they are over.
+fn lock_slot(disk: &dyn Disk, slot: SlotId) -> Result<Arc<dyn Slot>, OpenError> {
+    for _ in 0..LOCK_TRIES {
+        match disk.open_slot(slot, Access::Write) {
+            Ok(handle) => return Ok(handle),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => disk.pause(LOCK_EVERY),
+            Err(source) => return Err(OpenError::Io { doing: format!("open {slot}"), source }),
+        }
+    }
+    Err(OpenError::Locked { file: slot.to_string() })
+}
+
+/// What an empty log adds up to.
+fn new_log(
+    disk: &dyn Disk,
+    options: &Options,
+    held: &BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<Recovered, OpenError> {
+    let bytes = options.slot_bytes.unwrap_or(SLOT_BYTES_DEFAULT);
+    if !bytes.is_power_of_two() || !(SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&bytes) {
+        return Err(OpenError::SlotBytes { bytes });
+    }
+    let catalog = Catalog::new();
+    let none = Extent { start: Default::default(), end: Default::default() };
+    let extents = catalog.partitions().map(|(_, partition)| (partition, none)).collect();
+    // Slots of an interrupted making are made again.
+    for slot in held.keys() {
+        disk.remove_slot(*slot).map_err(OpenError::io(format!("remove {slot}")))?;
+    }
+    Ok(Recovered {
+        cluster: ClusterId(u128::from(disk.random()) << 64 | u128::from(disk.random())),
+        slot_bytes: bytes,
+        catalog,
+        extents,
+        segments: Vec::new(),
+        base: None,
+        append_time: TimeMicros(0),
+        ended: Vec::new(),
+        highest_run: Run(0),
+        highest_segment: SegmentNumber(0),
+        skip: 0,
+        damaged: Vec::new(),
+        given_up: Vec::new(),
+        cuts: Vec::new(),
+        unused: Vec::new(),
+        unused_later: Vec::new(),
+        highest_slot: None,
+        checkpoint_sequence: 0,
+        notes: Vec::new(),
+    })
+}
+
+/// Step 5: makes the verdict durable and begins a new run.
+fn begin_run(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    recovered: Recovered,
+    mut held: BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<Opening, OpenError> {
+    for cut in &recovered.cuts {
+        keep_cut(&**disk, cut)?;
+    }
+    let heading = Heading {
+        cluster: recovered.cluster,
+        slot_bytes: recovered.slot_bytes,
+        run: Run(recovered.highest_run.0 + 1),
+        base: recovered.base,
+        skip: recovered.skip,
+    };
+    let mut unused = sound_slots(&**disk, &recovered, &mut held)?;
+    let highest = recovered.highest_slot;
+    let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
+    if unused.is_empty() {
+        disk.create_slot(next_slot, heading.slot_bytes)
+            .map_err(OpenError::io(format!("make {next_slot}")))?;
+        unused.push_back(next_slot);
+        next_slot = SlotId(next_slot.0 + 1);
+    }
+    let slot = unused.pop_front().expect("one was made if there was none");
+    let active = begin_segment(&**disk, slot, &heading, &recovered, &mut held)?;
+    let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
+    let published = publish(&recovered, options, active.id, &opened);
+    let start = Start {
+        cluster: heading.cluster,
+        slot_bytes: heading.slot_bytes,
+        run: heading.run,
+        active,
+        opened,
+        opened_body: body,
+        ended: recovered.ended.clone(),
+        checkpoint_sequence: recovered.checkpoint_sequence + 2,
+        commit_deadline: options.commit_deadline,
+    };
+    for sequence in [recovered.checkpoint_sequence + 1, recovered.checkpoint_sequence + 2] {
+        let at = position_of(&opened);
+        write_checkpoint(&**disk, &snapshot(&start, &published, at, recovered.base, sequence))?;
+    }
+    // Both checkpoints are anew: what they no longer name may be used again.
+    unused.extend(recovered.unused_later.iter().copied());
+    assemble(disk, options, recovered, heading, published, start, (unused, next_slot), held)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the last step of one function, told apart")]
+fn assemble(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    recovered: Recovered,
+    heading: Heading,
+    published: Arc<Published>,
+    start: Start,
+    (free, next_slot): (VecDeque<SlotId>, SlotId),
+    held: BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<Opening, OpenError> {
+    // What was accepted must fit the ballast.
+    let slot_bytes = usize::try_from(heading.slot_bytes).unwrap_or(usize::MAX);
+    let client = IntakeClient {
+        intake: Arc::new(Intake::default()),
+        published: Arc::clone(&published),
+        budget: Budget::new(options.budget_bytes.min(slot_bytes)),
+    };
+    let counters = Arc::new(Counters::default());
+    let reader = reader_of(&published, disk, options.replay_threads)?;
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    let keeper = Keeper::new(
+        Arc::clone(disk),
+        client.clone(),
+        Arc::clone(&reader),
+        heading,
+        free,
+        next_slot,
+        folder.slots.len() as u64,
+        held,
+        (options.journal_bytes_max, options.when_full),
+    );
+    let mut asked = Asked { jobs: Vec::new(), disk: Arc::clone(disk) };
+    let journal = Journal::new(
+        start,
+        published,
+        Arc::clone(&client.intake),
+        Arc::clone(&counters),
+        Arc::new(BufferPool::new(POOL_BYTES)),
+        &mut asked,
+    );
+    let report = OpeningReport {
+        created: false,
+        run: heading.run.0,
+        notes: recovered.notes,
+        took: Duration::ZERO,
+    };
+    let (jobs, slot_bytes) = (asked.jobs, heading.slot_bytes);
+    Ok(Opening { client, reader, counters, report, keeper, journal, jobs, slot_bytes })
+}
+
+/// Starts what reads from the log on `disk`.
+pub(crate) fn reader_of(
+    published: &Arc<Published>,
+    disk: &Arc<dyn Disk>,
+    threads: usize,
+) -> Result<Arc<Reader>, OpenError> {
+    let rebuilds = Arc::clone(disk);
+    let options = ReaderOptions {
+        threads,
+        open_slots_max: OPEN_SLOTS_MAX,
+        rebuild: Arc::new(move |id, last| walk::index_of(&*rebuilds, id, last)),
+    };
+    Reader::new(Arc::clone(published), Arc::clone(disk), options)
+        .map_err(OpenError::io("start the replay threads"))
+}
+
+/// Unused slots of the right size; others (from a crash while they were made) are removed.
+fn sound_slots(
+    disk: &dyn Disk,
+    recovered: &Recovered,
+    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<VecDeque<SlotId>, OpenError> {
+    let mut sound = VecDeque::new();
+    for slot in &recovered.unused {
+        let bytes = held.get(slot).map_or(0, |handle| handle.bytes());
+        if bytes == recovered.slot_bytes {
+            sound.push_back(*slot);
+        } else {
+            held.remove(slot);
+            disk.remove_slot(*slot).map_err(OpenError::io(format!("remove {slot}")))?;
+        }
+    }
+    Ok(sound)
+}
+
+fn begin_segment(
+    disk: &dyn Disk,
+    slot: SlotId,
+    heading: &Heading,
+    recovered: &Recovered,
+    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<Prepared, OpenError> {
+    let doing = || OpenError::io(format!("prepare {slot}"));
+    let handle = match held.remove(&slot) {
+        Some(handle) => handle,
+        None => disk.open_slot(slot, Access::Write).map_err(doing())?,
+    };
+    let number = recovered.highest_segment.next();
+    let id = write_heading(disk, &*handle, slot, number, heading).map_err(doing())?;
+    Ok(Prepared { id, slot: handle })
+}
+
+fn write_opened(
+    disk: &dyn Disk,
+    active: &Prepared,
+    heading: &Heading,
+    recovered: &Recovered,
+) -> Result<(CommitHeader, Opened), OpenError> {
+    let body = Opened {
+        base: heading.base,
+        skip: heading.skip,
+        damaged: recovered.damaged.clone(),
+        void: recovered.cuts.iter().map(|cut| cut.commits).collect::<Vec<Stretch>>(),
+        given_up: recovered.given_up.clone(),
+    };
+    let mut header = CommitHeader {
+        kind: CommitKind::Opened,
+        salt: active.id.salt,
+        run: heading.run,
+        number: CommitNumber(1),
+        segment: active.id.number,
+        position: FIRST_COMMIT_AT,
+        commit_bytes: 0,
+        chain: 0,
+        mark: CommitNumber::NONE,
+        append_time: later(recovered.append_time, disk.now()),
+        directory_bytes: 0,
+        directory_crc: 0,
+    };
+    let pages: Bytes = control_pages(&mut header, &body.encode());
+    active
+        .slot
+        .write(u64::from(FIRST_COMMIT_AT), &pages)
+        .map_err(OpenError::io("write the first commit of the run"))?;
+    Ok((header, body))
+}
+
+fn write_checkpoint(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<(), OpenError> {
+    let file = checkpoint.file();
+    disk.write_file(&file, &checkpoint.encode()).map_err(OpenError::io(file.path()))
+}
+
+/// What was recovered, as readers see it.
+pub(crate) fn published_of(
+    recovered: &Recovered,
+    ring_bytes: usize,
+    index_bytes: u64,
+) -> (Topics, Places, Tail) {
+    let topics = Topics::new(recovered.catalog.clone());
+    for (partition, extent) in &recovered.extents {
+        set_extent(&topics, *partition, *extent);
+    }
+    let mut places = Places::new(index_bytes);
+    places.grow_to(recovered.catalog.row_count());
+    for (id, index) in &recovered.segments {
+        places.add_full(*id, &Arc::new(index.clone()), &recovered.catalog);
+    }
+    (topics, places, Tail::new(ring_bytes))
+}
+
+fn set_extent(topics: &Topics, partition: PartitionId, extent: Extent) {
+    if let Some(row) = topics.catalog.row(partition) {
+        topics.set_start(row, extent.start);
+        topics.set_end(row, extent.end);
+    }
+}
+
+fn publish(
+    recovered: &Recovered,
+    options: &Options,
+    active: SegmentId,
+    opened: &CommitHeader,
+) -> Arc<Published> {
+    let (topics, mut places, tail) =
+        published_of(recovered, options.ring_bytes, options.index_bytes);
+    places.begin(active);
+    places.publish(opened, &[]);
+    Published::new(topics, places, tail)
+}
+
+/// Copies what was cut into `cut/`, for those who want to look at it.
+fn keep_cut(disk: &dyn Disk, cut: &Cut) -> Result<(), OpenError> {
+    let doing = || OpenError::io("copy what was cut");
+    let slot = disk.open_slot(cut.id.slot, Access::Read).map_err(doing())?;
+    let mut bytes = PageBuffer::zeroed((cut.to - cut.from) as usize);
+    if slot.read(u64::from(cut.from), &mut bytes).is_err() {
+        // A torn write may have left sectors that cannot be read: then there is nothing to keep.
+        return Ok(());
+    }
+    let Stretch { run, first, last } = cut.commits;
+    let segment = cut.id.number;
+    let name = FileName::Cut(format!("run-{run}-commits-{first}-{last}-segment-{segment}"));
+    disk.write_file(&name, &bytes).map_err(doing())
+}
+
+/// Collects what the journal asks for before there is a thread to do it.
+struct Asked {
+    jobs: Vec<Job>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Effects for Asked {
+    fn write(&mut self, _: &Arc<dyn Slot>, _: u64, _: Bytes, number: CommitNumber) {
+        unreachable!("the journal writes nothing while it is made, not even commit {number}");
+    }
+
+    fn prepare(&mut self, segment: SegmentNumber) {
+        self.jobs.push(Job::Prepare(segment));
+    }
+
+    fn segment_full(&mut self, full: SegmentFull) {
+        self.jobs.push(Job::Full(full));
+    }
+
+    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint) {
+        self.jobs.push(Job::Dropped { id, checkpoint });
+    }
+
+    fn now(&self) -> TimeMicros {
+        self.disk.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.disk.monotonic()
+    }
+}
+
+/// What the journal asks for, handed to the disk and to the keeper's thread.
+pub(crate) struct Handed {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) jobs: mpsc::Sender<Job>,
+}
+
+impl Handed {
+    fn hand(&self, job: Job) {
+        // The keeper ends after the journal: a job that nobody takes comes at the very end, and
+        // is done again by the next opening.
+        drop(self.jobs.send(job));
+    }
+}
+
+impl Effects for Handed {
+    fn write(&mut self, slot: &Arc<dyn Slot>, at: u64, pages: Bytes, number: CommitNumber) {
+        let intake = Arc::clone(&self.intake);
+        let done = move |result| intake.push(Input::Written { number, result });
+        slot.submit(at, pages, Box::new(done));
+    }
+
+    fn prepare(&mut self, segment: SegmentNumber) {
+        self.hand(Job::Prepare(segment));
+    }
+
+    fn segment_full(&mut self, full: SegmentFull) {
+        self.hand(Job::Full(full));
+    }
+
+    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint) {
+        self.hand(Job::Dropped { id, checkpoint });
+    }
+
+    fn now(&self) -> TimeMicros {
+        self.disk.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.disk.monotonic()
+    }
+}
+
+/// The threads of an open log.
+pub(crate) struct Threads {
+    appender: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Starts the journal's and the keeper's thread.
+    pub(crate) fn start(
+        disk: &Arc<dyn Disk>,
+        intake: &Arc<Intake>,
+        journal: Journal,
+        keeper: Keeper,
+        first: Vec<Job>,
+    ) -> Result<Self, OpenError> {
+        let (jobs, taken) = mpsc::channel();
+        let effects =
+            Handed { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs: jobs.clone() };
+        first.into_iter().for_each(|job| effects.hand(job));
+        let intake = Arc::clone(intake);
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let keeper = named("tracklog-keeper")
+            .spawn(move || keep(keeper, &taken))
+            .map_err(OpenError::io("start the keeper"))?;
+        let appender = named("tracklog-journal")
+            .spawn(move || append(journal, &intake, effects))
+            .map_err(OpenError::io("start the journal"))?;
+        Ok(Self { appender, keeper })
+    }
+
+    /// Waits for both to end; the journal must have been told to stop.
+    pub(crate) fn join(self) {
+        for thread in [self.appender, self.keeper] {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+/// The journal's thread.
+fn append(mut journal: Journal, intake: &Intake, mut effects: Handed) {
+    while let Next::Wait { wake_at_bytes, timeout } = journal.step(&mut effects) {
+        intake.sleep(wake_at_bytes, timeout);
+    }
+}
+
+/// The keeper's thread. Ends when the journal's has, which holds the other end.
+fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>) {
+    loop {
+        let job = if keeper.waits_for_room() {
+            jobs.recv_timeout(ROOM_EVERY)
+        } else {
+            jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        };
+        match job {
+            Ok(job) => keeper.run(job),
+            Err(mpsc::RecvTimeoutError::Timeout) => keeper.catch_up(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

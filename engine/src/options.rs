@@ -1,0 +1,58 @@
+//! How a log is opened.
+
+use std::time::Duration;
+
+pub use crate::disk::BackendChoice;
+
+/// What to do when there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse appends until there is room. Nothing that was acked is ever dropped.
+    #[default]
+    Refuse,
+    /// Give up the oldest segment, read or not. The live records of compacted topics stay.
+    DropOldest,
+}
+
+/// How a log is opened. The default is what a server wants.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of a slot, a power of two from 16 MiB to 1 GiB. Counts when the log is made; 256 MiB
+    /// by default.
+    pub slot_bytes: Option<u64>,
+    /// How commits reach the disk.
+    pub backend: BackendChoice,
+    /// The intake's budget: how much may wait for the disk in all.
+    pub budget_bytes: usize,
+    /// How much of the log's end stays in memory for readers.
+    pub ring_bytes: usize,
+    /// How much memory the places of full segments may take.
+    pub index_bytes: u64,
+    /// How many threads read the past. With 0 whoever asks does it himself.
+    pub replay_threads: usize,
+    /// How large the journal may grow; only the disk bounds it otherwise.
+    pub journal_bytes_max: Option<u64>,
+    /// What to do when there is no room.
+    pub when_full: WhenFull,
+    /// Open although commits that were acked are gone, and record that.
+    pub accept_loss: bool,
+    /// After so long without an answer from the disk new work is shed.
+    pub commit_deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slot_bytes: None,
+            backend: BackendChoice::Auto,
+            budget_bytes: 64 << 20,
+            ring_bytes: 64 << 20,
+            index_bytes: 256 << 20,
+            replay_threads: 2,
+            journal_bytes_max: None,
+            when_full: WhenFull::Refuse,
+            accept_loss: false,
+            commit_deadline: Duration::from_secs(2),
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! Where each partition's batches lie: 16 bytes for each batch, segment by segment.
+//!
+//! Promises
+//! - A place is listed only when its commit is published.
+//! - Offsets in a partition's list rise strictly; a jump means that records are lost there.
+//! - The lists of full segments together stay below a byte budget: those not used lately are
+//!   dropped and read again from the segment's index file, or from the segment itself.
+//!
+//! Called by the journal (publish, roll), recovery (build) and the read path (plan).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+
+use crate::catalog::{Catalog, Row};
+use crate::disk::SlotId;
+use crate::journal::commit::{
+    CommitHeader, CommitNumber, DirectoryEntry, Run, Salt, SegmentNumber,
+};
+
+/// Where a batch lies in its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) base_offset: Offset,
+    /// In units of 8 bytes: a slot has at most 1 GiB.
+    at8: u32,
+    pub(crate) batch_bytes: u32,
+}
+
+const _: () = assert!(size_of::<Place>() == 16);
+
+impl Place {
+    pub(crate) fn new(header: &CommitHeader, entry: &DirectoryEntry) -> Self {
+        let at = header.position + entry.place;
+        Self::at_position(entry.base_offset, at, entry.batch_bytes)
+            .expect("batches lie at multiples of 8")
+    }
+
+    /// The place of the batch that begins at `at` in its segment; `None` where none can begin.
+    pub(crate) fn at_position(base_offset: Offset, at: u32, batch_bytes: u32) -> Option<Self> {
+        at.is_multiple_of(8).then_some(Self { base_offset, at8: at / 8, batch_bytes })
+    }
+
+    /// Where in the segment it begins.
+    pub(crate) const fn at(&self) -> u64 {
+        self.position() as u64
+    }
+
+    /// Where in the segment it begins, as a field.
+    pub(crate) const fn position(&self) -> u32 {
+        self.at8 * 8
+    }
+
+    /// Where in the segment it ends.
+    pub(crate) const fn end(&self) -> u64 {
+        self.at() + self.batch_bytes as u64
+    }
+}
+
+/// A commit of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CommitPlace {
+    pub(crate) number: CommitNumber,
+    pub(crate) append_time: TimeMicros,
+    pub(crate) position: u32,
+    pub(crate) commit_bytes: u32,
+}
+
+/// A segment as the tables know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentId {
+    pub(crate) number: SegmentNumber,
+    pub(crate) slot: SlotId,
+    pub(crate) run: Run,
+    pub(crate) salt: Salt,
+}
+
+/// One partition's share of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PartitionShare {
+    pub(crate) partition: PartitionId,
+    /// The greatest event time in it; `i64::MIN` where there is none.
+    pub(crate) event_time_max: TimeMicros,
+    pub(crate) places: Vec<Place>,
+    /// The offset after its last record.
+    pub(crate) end: Offset,
+}
+
+/// All batches of one segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SegmentIndex {
+    pub(crate) commits: Vec<CommitPlace>,
+    /// By partition.
+    pub(crate) shares: Vec<PartitionShare>,
+    /// The hash of the last commit's header.
+    pub(crate) last_hash: u64,
+}
+
+impl SegmentIndex {
+    pub(crate) fn share(&self, partition: PartitionId) -> Option<&PartitionShare> {
+        let at = self.shares.binary_search_by_key(&partition, |share| share.partition).ok()?;
+        self.shares.get(at)
+    }
+
+    /// The number of its last commit.
+    pub(crate) fn last(&self) -> CommitNumber {
+        self.commits.last().map_or(CommitNumber::NONE, |commit| commit.number)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let places: usize = self.shares.iter().map(|share| share.places.len()).sum();
+        let shares = self.shares.len() * size_of::<PartitionShare>();
+        let commits = self.commits.len() * size_of::<CommitPlace>();
+        (places * size_of::<Place>() + shares + commits) as u64
+    }
+
+    /// The greatest append time.
+    pub(crate) fn append_time_last(&self) -> TimeMicros {
+        self.commits.last().map_or(TimeMicros(i64::MIN), |commit| commit.append_time)
+    }
+}
+
+/// Builds a [`SegmentIndex`] commit by commit.
+#[derive(Debug, Default)]
+pub(crate) struct IndexBuilder {
+    commits: Vec<CommitPlace>,
+    shares: BTreeMap<PartitionId, PartitionShare>,
+    last_hash: u64,
+}
+
+impl IndexBuilder {
+    pub(crate) fn add(&mut self, header: &CommitHeader, entries: &[DirectoryEntry]) {
+        self.last_hash = header.hash();
+        self.commits.push(commit_place(header));
+        for entry in entries {
+            let share = self.shares.entry(entry.partition).or_insert_with(|| PartitionShare {
+                partition: entry.partition,
+                event_time_max: TimeMicros(i64::MIN),
+                places: Vec::new(),
+                end: Offset::ZERO,
+            });
+            share.places.push(Place::new(header, entry));
+            share.event_time_max = share.event_time_max.max(entry.event_time_max);
+            share.end = entry.end_offset();
+        }
+    }
+
+    pub(crate) fn finish(self) -> SegmentIndex {
+        SegmentIndex {
+            commits: self.commits,
+            shares: self.shares.into_values().collect(),
+            last_hash: self.last_hash,
+        }
+    }
+}
+
+const fn commit_place(header: &CommitHeader) -> CommitPlace {
+    CommitPlace {
+        number: header.number,
+        append_time: header.append_time,
+        position: header.position,
+        commit_bytes: header.commit_bytes,
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Active {
+    id: SegmentId,
+    commits: Vec<CommitPlace>,
+    /// By row.
+    rows: Vec<ActiveShare>,
+    touched: Vec<Row>,
+    last_hash: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ActiveShare {
+    places: Vec<Place>,
+    event_time_max: TimeMicros,
+    end: Offset,
+}
+
+impl ActiveShare {
+    const fn new() -> Self {
+        Self { places: Vec::new(), event_time_max: TimeMicros(i64::MIN), end: Offset::ZERO }
+    }
+}
+
+/// A full segment.
+#[derive(Debug)]
+struct Full {
+    id: SegmentId,
+    append_time_last: TimeMicros,
+    last: CommitNumber,
+    index: Option<Arc<SegmentIndex>>,
+    used: AtomicU64,
+}
+
+/// The places of all partitions.
+#[derive(Debug)]
+pub(crate) struct Places {
+    full: BTreeMap<SegmentNumber, Full>,
+    active: Option<Active>,
+    /// Empty shares for the next segment, by row: what the last one left.
+    spare: Vec<ActiveShare>,
+    /// By row: the full segments in which the partition has batches, with its first offset there.
+    segments: Vec<VecDeque<(SegmentNumber, Offset)>>,
+    index_bytes: u64,
+    index_bytes_max: u64,
+    clock: AtomicU64,
+}
+
+/// Indexes that one reader holds while it works, whatever the budget does meanwhile.
+pub(crate) type Held = BTreeMap<SegmentNumber, Arc<SegmentIndex>>;
+
+/// The share of one partition in one segment.
+#[derive(Debug)]
+pub(crate) enum Share<'a> {
+    /// Of the segment being written.
+    Active { id: SegmentId, places: &'a [Place], event_time_max: TimeMicros },
+    /// Of a full one.
+    Full { id: SegmentId, index: &'a Arc<SegmentIndex> },
+    /// Of a full one whose index has to be read first.
+    Unread(UnreadSegment),
+}
+
+impl Share<'_> {
+    /// The greatest event time of `partition`, whose share it is, as far as it is known: no
+    /// event in it is later.
+    pub(crate) fn event_time_max(&self, partition: PartitionId) -> TimeMicros {
+        match self {
+            Self::Active { event_time_max, .. } => *event_time_max,
+            Self::Full { index, .. } => {
+                index.share(partition).map_or(TimeMicros(i64::MIN), |share| share.event_time_max)
+            }
+            Self::Unread(_) => TimeMicros(i64::MAX),
+        }
+    }
+}
+
+/// A full segment whose index has to be read first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnreadSegment {
+    pub(crate) id: SegmentId,
+    /// The last commit that is listed: whatever lies behind it is void.
+    pub(crate) last: CommitNumber,
+}
+
+impl Places {
+    pub(crate) const fn new(index_bytes_max: u64) -> Self {
+        Self {
+            full: BTreeMap::new(),
+            active: None,
+            spare: Vec::new(),
+            segments: Vec::new(),
+            index_bytes: 0,
+            index_bytes_max,
+            clock: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes room for rows up to `count`.
+    pub(crate) fn grow_to(&mut self, count: usize) {
+        if self.segments.len() < count {
+            self.segments.resize(count, VecDeque::new());
+        }
+        if let Some(active) = &mut self.active
+            && active.rows.len() < count
+        {
+            active.rows.resize(count, ActiveShare::new());
+        }
+    }
+
+    /// Begins a new segment. The one before must have been [`seal`](Self::seal)ed.
+    pub(crate) fn begin(&mut self, id: SegmentId) {
+        assert!(self.active.is_none(), "one segment is written at a time");
+        let mut rows = std::mem::take(&mut self.spare);
+        rows.resize(self.segments.len(), ActiveShare::new());
+        self.active =
+            Some(Active { id, commits: Vec::new(), rows, touched: Vec::new(), last_hash: 0 });
+    }
+
+    /// Lists a published commit of the segment being written.
+    pub(crate) fn publish(&mut self, header: &CommitHeader, entries: &[(Row, DirectoryEntry)]) {
+        let active = self.active.as_mut().expect("a commit is published into an open segment");
+        assert!(active.id.number == header.segment, "commits are published in order");
+        active.commits.push(commit_place(header));
+        active.last_hash = header.hash();
+        for (row, entry) in entries {
+            let share = &mut active.rows[row.index()];
+            if share.places.is_empty() {
+                active.touched.push(*row);
+            }
+            assert!(share.end <= entry.base_offset, "offsets of a partition rise");
+            share.places.push(Place::new(header, entry));
+            share.event_time_max = share.event_time_max.max(entry.event_time_max);
+            share.end = entry.end_offset();
+        }
+    }
+
+    /// Ends the segment being written; returns its index.
+    pub(crate) fn seal(&mut self, catalog: &Catalog) -> (SegmentId, Arc<SegmentIndex>) {
+        let mut active = self.active.take().expect("a segment is sealed once");
+        let mut shares = Vec::with_capacity(active.touched.len());
+        for row in &active.touched {
+            let share = std::mem::replace(&mut active.rows[row.index()], ActiveShare::new());
+            let first = share.places.first().expect("a row is touched by a place");
+            self.segments[row.index()].push_back((active.id.number, first.base_offset));
+            shares.push(PartitionShare {
+                partition: catalog.partition(*row),
+                event_time_max: share.event_time_max,
+                places: share.places,
+                end: share.end,
+            });
+        }
+        shares.sort_unstable_by_key(|share| share.partition);
+        self.spare = active.rows;
+        let index =
+            Arc::new(SegmentIndex { commits: active.commits, shares, last_hash: active.last_hash });
+        self.insert_full(active.id, &index);
+        (active.id, index)
+    }
+
+    /// Adds a full segment, in order of numbers.
+    pub(crate) fn add_full(&mut self, id: SegmentId, index: &Arc<SegmentIndex>, catalog: &Catalog) {
+        for share in &index.shares {
+            let row = catalog.row(share.partition);
+            if let (Some(row), Some(place)) = (row, share.places.first()) {
+                self.segments[row.index()].push_back((id.number, place.base_offset));
+            }
+        }
+        self.insert_full(id, index);
+    }
+
+    fn insert_full(&mut self, id: SegmentId, index: &Arc<SegmentIndex>) {
+        let newest = self.full.last_key_value().map(|(number, _)| *number);
+        assert!(newest.is_none_or(|newest| newest < id.number), "full segments come in order");
+        let full = Full {
+            id,
+            append_time_last: index.append_time_last(),
+            last: index.last(),
+            index: Some(Arc::clone(index)),
+            used: AtomicU64::new(self.tick()),
+        };
+        self.full.insert(id.number, full);
+        self.index_bytes += index.memory_bytes();
+        self.shed();
+    }
+
+    /// Gives an index that was read again.
+    pub(crate) fn reread(&mut self, segment: SegmentNumber, index: &Arc<SegmentIndex>) {
+        let used = self.tick();
+        let Some(full) = self.full.get_mut(&segment).filter(|full| full.index.is_none()) else {
+            return;
+        };
+        full.index = Some(Arc::clone(index));
+        full.used = AtomicU64::new(used);
+        self.index_bytes += index.memory_bytes();
+        self.shed();
+    }
+
+    /// Drops the lists used longest ago until those that stay fit the budget.
+    fn shed(&mut self) {
+        while self.index_bytes > self.index_bytes_max {
+            let held = self.full.values_mut().filter(|full| full.index.is_some());
+            let oldest = held.min_by_key(|full| full.used.load(Ordering::Relaxed));
+            let Some(index) = oldest.and_then(|full| full.index.take()) else { return };
+            self.index_bytes -= index.memory_bytes();
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Forgets the oldest full segment.
+    pub(crate) fn drop_oldest(&mut self) -> Option<SegmentId> {
+        let (number, full) = self.full.pop_first()?;
+        self.index_bytes -= full.index.as_ref().map_or(0, |index| index.memory_bytes());
+        for segments in &mut self.segments {
+            if segments.front().is_some_and(|(first, _)| *first == number) {
+                segments.pop_front();
+            }
+        }
+        Some(full.id)
+    }
+
+    /// All segments, the one being written last.
+    pub(crate) fn segment_ids(&self) -> Vec<SegmentId> {
+        let active = self.active.as_ref().map(|active| active.id);
+        self.full.values().map(|full| full.id).chain(active).collect()
+    }
+
+    /// The oldest full segment.
+    pub(crate) fn oldest(&self) -> Option<SegmentId> {
+        self.full.first_key_value().map(|(_, full)| full.id)
+    }
+
+    /// Whether the segment is a full one of this log: it is not written, and not yet freed.
+    pub(crate) fn is_full(&self, segment: SegmentNumber) -> bool {
+        self.full.contains_key(&segment)
+    }
+
+    /// Whether the segment is one of this log: not yet freed.
+    pub(crate) fn is_listed(&self, segment: SegmentNumber) -> bool {
+        self.is_full(segment)
+            || self.active.as_ref().is_some_and(|active| active.id.number == segment)
+    }
+
+    /// The first offset of the partition that some segment after `segment` holds.
+    pub(crate) fn first_after(&self, row: Row, segment: SegmentNumber) -> Option<Offset> {
+        let segments = self.segments.get(row.index())?;
+        let after = segments.partition_point(|(number, _)| *number <= segment);
+        let full = segments.get(after).map(|(_, first)| *first);
+        full.or_else(|| self.active_places(row).first().map(|place| place.base_offset))
+    }
+
+    fn active_places(&self, row: Row) -> &[Place] {
+        let share = self.active.as_ref().and_then(|active| active.rows.get(row.index()));
+        share.map_or(&[], |share| &share.places)
+    }
+
+    /// The partition's share of the segment in which `from` lies, or would lie, and of each
+    /// segment after it, as far as `visit` says `true`.
+    pub(crate) fn visit_from<'a>(
+        &'a self,
+        row: Row,
+        from: Offset,
+        held: &'a Held,
+        mut visit: impl FnMut(Share<'a>) -> bool,
+    ) {
+        let mut next = self.share_at(row, from, held);
+        while let Some((segment, share)) = next {
+            if !visit(share) {
+                return;
+            }
+            next = self.share_after(row, segment, held);
+        }
+    }
+
+    /// The partition's share of the segment in which `from` lies, or would lie; the first one
+    /// where it lies before all.
+    pub(crate) fn share_at<'a>(
+        &'a self,
+        row: Row,
+        from: Offset,
+        held: &'a Held,
+    ) -> Option<(SegmentNumber, Share<'a>)> {
+        // A reader near the end must not ask for the index of the segment before.
+        if self.active_places(row).first().is_some_and(|place| place.base_offset <= from) {
+            return self.active_share(row);
+        }
+        let segments = self.segments.get(row.index())?;
+        let first = segments.partition_point(|(_, base)| *base <= from).saturating_sub(1);
+        match segments.get(first) {
+            Some((number, _)) => Some((*number, self.full_share(*number, held))),
+            None => self.active_share(row),
+        }
+    }
+
+    /// The partition's share of the first segment after `segment` in which it has one.
+    pub(crate) fn share_after<'a>(
+        &'a self,
+        row: Row,
+        segment: SegmentNumber,
+        held: &'a Held,
+    ) -> Option<(SegmentNumber, Share<'a>)> {
+        let segments = self.segments.get(row.index())?;
+        let after = segments.partition_point(|(number, _)| *number <= segment);
+        match segments.get(after) {
+            Some((number, _)) => Some((*number, self.full_share(*number, held))),
+            None => self.active_share(row).filter(|(number, _)| *number > segment),
+        }
+    }
+
+    fn active_share(&self, row: Row) -> Option<(SegmentNumber, Share<'_>)> {
+        let id = self.active.as_ref()?.id;
+        let share = self.active.as_ref()?.rows.get(row.index())?;
+        let ActiveShare { places, event_time_max, .. } = share;
+        let share = Share::Active { id, places, event_time_max: *event_time_max };
+        (!places.is_empty()).then_some((id.number, share))
+    }
+
+    fn full_share<'a>(&'a self, number: SegmentNumber, held: &'a Held) -> Share<'a> {
+        match self.full_index(number, held) {
+            Ok(index) => Share::Full { id: self.full[&number].id, index },
+            Err(unread) => Share::Unread(unread),
+        }
+    }
+
+    fn full_index<'a>(
+        &'a self,
+        number: SegmentNumber,
+        held: &'a Held,
+    ) -> Result<&'a Arc<SegmentIndex>, UnreadSegment> {
+        let full = &self.full[&number];
+        full.used.store(self.tick(), Ordering::Relaxed);
+        let index = full.index.as_ref().or_else(|| held.get(&number));
+        index.ok_or(UnreadSegment { id: full.id, last: full.last })
+    }
+
+    /// The first offset of the partition whose append time is at or after `time`, if there is
+    /// one; or the segment whose index has to be read to tell.
+    pub(crate) fn offset_at_append(
+        &self,
+        (row, partition): (Row, PartitionId),
+        time: TimeMicros,
+        held: &Held,
+    ) -> Result<Option<Offset>, UnreadSegment> {
+        let none = VecDeque::new();
+        let segments = self.segments.get(row.index()).unwrap_or(&none);
+        // Append times rise from commit to commit, and so from segment to segment.
+        let candidate =
+            segments.partition_point(|(number, _)| self.full[number].append_time_last < time);
+        let Some((number, _)) = segments.get(candidate) else {
+            let commits = self.active.as_ref().map_or(&[][..], |active| &active.commits);
+            return Ok(first_at(commits, self.active_places(row), time));
+        };
+        let index = self.full_index(*number, held)?;
+        let places = index.share(partition).map_or(&[][..], |share| &share.places);
+        let first = first_at(&index.commits, places, time);
+        Ok(first.or_else(|| self.first_after(row, *number)))
+    }
+}
+
+/// The first of `places` in a commit whose append time is at or after `time`.
+fn first_at(commits: &[CommitPlace], places: &[Place], time: TimeMicros) -> Option<Offset> {
+    let commit = commits.partition_point(|commit| commit.append_time < time);
+    let position = commits.get(commit)?.position;
+    let first = places.partition_point(|place| place.position() < position);
+    places.get(first).map(|place| place.base_offset)
+}

@@ -1,0 +1,137 @@
+//! The answer to a fetch, put together from what was read.
+//!
+//! Promises: `next` moves past whatever is known to be unreadable, and past nothing else; each
+//! stretch of records that is passed over is named once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracklog_log::{Damage, Epoch, FetchError, Fetched, FetchedPartition};
+use tracklog_protocol::{BatchView, Offset, PartitionId};
+
+use super::plan::{Bad, Medium, PartitionPlan, Plan, Planned, Progress};
+use crate::published::{Published, ReadCounts};
+
+/// # Errors
+/// When the disk gave nothing for now, and there is nothing else.
+pub(super) fn fetched(
+    plan: Plan,
+    epoch: Epoch,
+    published: &Published,
+) -> Result<Fetched, FetchError> {
+    count(&plan, &published.reads);
+    let mut error = None;
+    let mut moved = false;
+    let topics = published.topics.read();
+    let partitions = plan.partitions.into_iter().map(|plan| {
+        let from = plan.from;
+        // What was given up while it was read is not missed.
+        let start = topics.extent(plan.partition).map_or(plan.extent.end, |extent| extent.start);
+        let found = Assembly::new(&plan, start).run(plan, &mut error);
+        moved |= found.next > from;
+        found
+    });
+    let partitions = partitions.collect();
+    match error {
+        Some(error) if !moved => Err(error),
+        _ => Ok(Fetched { epoch, partitions }),
+    }
+}
+
+fn count(plan: &Plan, reads: &ReadCounts) {
+    let batches = || plan.partitions.iter().flat_map(|partition| &partition.batches);
+    let add = |count: &AtomicU64, medium| {
+        let read = batches().filter(|batch| batch.medium == medium).count() as u64;
+        if read > 0 {
+            count.fetch_add(read, Ordering::Relaxed);
+        }
+    };
+    add(&reads.ring, Medium::Ring);
+    add(&reads.active, Medium::Active);
+    add(&reads.map, Medium::Full);
+}
+
+/// One partition's part of the answer.
+struct Assembly {
+    partition: PartitionId,
+    /// The first offset that is still there.
+    start: Offset,
+    /// Where the next batch should begin, or before.
+    expected: Offset,
+    batches: Vec<BatchView>,
+    damage: Vec<Damage>,
+}
+
+impl Assembly {
+    fn new(plan: &PartitionPlan, start: Offset) -> Self {
+        Self {
+            partition: plan.partition,
+            start: start.max(plan.extent.start),
+            expected: plan.from,
+            batches: Vec::with_capacity(plan.batches.len()),
+            damage: Vec::new(),
+        }
+    }
+
+    fn run(mut self, plan: PartitionPlan, error: &mut Option<FetchError>) -> FetchedPartition {
+        let exhausted = plan.state == Progress::Exhausted && plan.from < plan.extent.end;
+        let mut stopped = false;
+        for planned in plan.batches {
+            if let Err(why) = self.take(planned) {
+                error.get_or_insert(FetchError::Io { partition: self.partition, why });
+                stopped = true;
+                break;
+            }
+        }
+        if exhausted && !stopped {
+            self.lost_up_to(plan.extent.end);
+        }
+        let mut extent = plan.extent;
+        extent.start = self.start.min(extent.end);
+        FetchedPartition {
+            partition: self.partition,
+            batches: self.batches,
+            next: self.expected,
+            extent,
+            damage: self.damage,
+        }
+    }
+
+    /// Takes the next batch; the error says why it cannot be had for now.
+    fn take(&mut self, planned: Planned) -> Result<(), String> {
+        let (place, bound) = (planned.place, planned.bound);
+        match planned.batch() {
+            Ok(batch) => {
+                self.lost_up_to(batch.base_offset());
+                let end = batch.end_offset();
+                if end > self.expected && end > self.start {
+                    self.batches.push(batch);
+                }
+                self.expected = self.expected.max(end);
+                self.lost_up_to(bound);
+            }
+            Err(Bad::Damaged(what)) => {
+                self.lost_up_to(place.base_offset);
+                self.pass_over(bound, what);
+            }
+            // It was given up meanwhile.
+            Err(Bad::Io(_)) if bound <= self.start => self.expected = self.expected.max(bound),
+            Err(Bad::Io(why)) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn lost_up_to(&mut self, offset: Offset) {
+        let from = self.expected.max(self.start);
+        let records = offset.0.saturating_sub(from.0);
+        self.pass_over(offset, format!("{records} records are not there: lost commits"));
+    }
+
+    /// Goes on at `to`; what lies between is damaged, unless it was given up.
+    fn pass_over(&mut self, to: Offset, what: String) {
+        let from = self.expected.max(self.start);
+        if from < to {
+            self.damage.push(Damage { partition: self.partition, from, to, what });
+        }
+        self.expected = self.expected.max(to);
+    }
+}

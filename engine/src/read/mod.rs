@@ -1,0 +1,229 @@
+//! The read path: from what is asked to batches, newest place first.
+//!
+//! 1. The tail ring holds the newest commits: served at once, by whoever asks.
+//! 2. Below it, the segment being written: read around the page cache.
+//! 3. Full segments: mapped, in windows that the kernel has read in before they are touched.
+//!
+//! Promises
+//! - Nothing at or beyond a partition's end is returned, nothing below its start, and every
+//!   batch from a disk was checked: its checksums, and that it is the one that was asked for.
+//! - A bad block or a bad batch costs that batch only: it is named as damage, and reading goes on
+//!   behind it. Records whose commits are lost are named too.
+//! - 2 and 3 run on replay threads. Whoever asks never waits for a disk, and never touches a map
+//!   that is not in memory.
+//! - A slot is mapped only while its segment is full and listed; [`Reader::forget`] says whether
+//!   somebody still holds bytes of it.
+//!
+//! Where to look: `plan` decides what to read, `scan` reads it, `answer` puts it together;
+//! `times` finds offsets by time, `slots` keeps slots open, `threads` runs the work.
+//! Called by the engine's `Log`.
+
+mod answer;
+mod plan;
+mod scan;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod times;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracklog_log::{Epoch, Fetch, FetchError, Fetched, Pending, TimeKind};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+
+use crate::disk::{BufferPool, Disk, FileName};
+use crate::index_file;
+use crate::journal::commit::{CommitNumber, SegmentNumber};
+use crate::partition::places::{Held, SegmentId, SegmentIndex, UnreadSegment};
+use crate::published::Published;
+use plan::{Asked, Plan};
+use scan::Scan;
+use slots::OpenSlots;
+use threads::Threads;
+
+/// No answer holds much more, whatever was asked.
+const FETCH_BYTES_MAX: usize = 32 << 20;
+/// So many indexes are read for one fetch at most; who still lacks his comes first some other time.
+const HELD_MAX: usize = 8;
+/// Idle memory that is kept for reading around the page cache.
+const IDLE_BYTES_MAX: usize = 8 << 20;
+
+/// Makes a segment's index again, up to its last commit, from the segment itself.
+pub(crate) type Rebuild =
+    Arc<dyn Fn(SegmentId, CommitNumber) -> io::Result<SegmentIndex> + Send + Sync>;
+
+/// What a [`Reader`] is given.
+#[derive(Clone)]
+pub(crate) struct ReaderOptions {
+    /// How many threads read from the disk. With 0 whoever asks does it himself.
+    pub(crate) threads: usize,
+    /// So many slots are kept open, and mapped where they are full.
+    pub(crate) open_slots_max: usize,
+    pub(crate) rebuild: Rebuild,
+}
+
+/// Reads what is published.
+pub(crate) struct Reader {
+    published: Arc<Published>,
+    disk: Arc<dyn Disk>,
+    rebuild: Rebuild,
+    slots: OpenSlots,
+    pool: BufferPool,
+    threads: Threads,
+    turn: AtomicU64,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader with its threads.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub(crate) fn new(
+        published: Arc<Published>,
+        disk: Arc<dyn Disk>,
+        options: ReaderOptions,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            slots: OpenSlots::new(
+                Arc::clone(&disk),
+                Arc::clone(&published),
+                options.open_slots_max,
+            ),
+            published,
+            disk,
+            rebuild: options.rebuild,
+            pool: BufferPool::new(IDLE_BYTES_MAX),
+            threads: Threads::start(options.threads)?,
+            turn: AtomicU64::new(0),
+        }))
+    }
+
+    /// See [`tracklog_log::Log::fetch`]. A fetch that waits ends with [`FetchError::Closed`] when
+    /// the log is closed: nothing will come.
+    pub(crate) fn fetch(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        fetch: Fetch,
+    ) -> Pending<'static, Result<Fetched, FetchError>> {
+        let reader = Arc::clone(self);
+        Box::pin(async move {
+            loop {
+                let closed = reader.published.is_closed();
+                let fetched = reader.fetch_once(epoch, &fetch).await?;
+                let at_ends = fetched
+                    .partitions
+                    .iter()
+                    .zip(&fetch.from)
+                    .all(|(found, (_, from))| found.extent.end == *from);
+                if !fetch.wait || !at_ends || fetch.from.is_empty() {
+                    return Ok(fetched);
+                }
+                if closed {
+                    return Err(FetchError::Closed);
+                }
+                reader.published.grown(&fetch.from).await;
+            }
+        })
+    }
+
+    async fn fetch_once(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        fetch: &Fetch,
+    ) -> Result<Fetched, FetchError> {
+        let asked = Asked {
+            from: fetch.from.clone(),
+            bytes_max: fetch.bytes_max.min(FETCH_BYTES_MAX),
+            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        let plan = Plan::make(&self.published, &asked, &Held::new())?;
+        if plan.is_in_memory() {
+            return answer::fetched(plan, epoch, &self.published);
+        }
+        let reader = Arc::clone(self);
+        let work = move || {
+            let mut plan = reader.read_indexes(&asked, plan)?;
+            reader.scan().read(plan.batches_mut());
+            answer::fetched(plan, epoch, &reader.published)
+        };
+        self.threads.run(fetch.mode, work).await.unwrap_or(Err(FetchError::Closed))
+    }
+
+    /// Plans again and again until no partition lacks the index that it needs, or enough is there.
+    fn read_indexes(&self, asked: &Asked, mut plan: Plan) -> Result<Plan, FetchError> {
+        let mut held = Held::new();
+        while !plan.unread.is_empty() && held.len() < HELD_MAX {
+            for (partition, unread) in plan.unread.iter().take(HELD_MAX - held.len()) {
+                match self.read_index(*unread) {
+                    Ok(index) => {
+                        held.insert(unread.id.number, index);
+                    }
+                    Err(_) if !plan.is_empty() => return Ok(plan),
+                    Err(error) => {
+                        return Err(FetchError::Io {
+                            partition: *partition,
+                            why: format!("segment {} has no index: {error}", unread.id.number),
+                        });
+                    }
+                }
+            }
+            plan = Plan::make(&self.published, asked, &held)?;
+        }
+        Ok(plan)
+    }
+
+    /// The index of a full segment: from its file, or from the segment itself.
+    fn read_index(&self, unread: UnreadSegment) -> io::Result<Arc<SegmentIndex>> {
+        let UnreadSegment { id, last } = unread;
+        let of_file = self.disk.read_file(&FileName::Index(id.number.0)).ok();
+        let of_file = of_file.and_then(|file| index_file::decode(&id, &file));
+        let index = match of_file.filter(|index| index.last() == last) {
+            Some(index) => index,
+            None => (self.rebuild)(id, last)?,
+        };
+        let index = Arc::new(index);
+        self.published.places.write().reread(id.number, &index);
+        Ok(index)
+    }
+
+    /// See [`tracklog_log::Log::offset_at`].
+    pub(crate) fn offset_at(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        kind: TimeKind,
+        time: TimeMicros,
+    ) -> Pending<'static, Result<Offset, FetchError>> {
+        let reader = Arc::clone(self);
+        Box::pin(async move {
+            match kind {
+                TimeKind::Append => times::offset_at_append(&reader, partition, time).await,
+                TimeKind::Event => times::offset_at_event(&reader, partition, time).await,
+            }
+        })
+    }
+
+    const fn scan(&self) -> Scan<'_> {
+        Scan { slots: &self.slots, pool: &self.pool }
+    }
+
+    /// Lets go of a segment that is no longer listed. Says whether somebody still holds bytes of
+    /// its map: then its slot must not be written again.
+    pub(crate) fn forget(&self, segment: SegmentNumber) -> bool {
+        self.slots.forget(segment)
+    }
+
+    /// Ends the threads; what waits for them ends with [`FetchError::Closed`].
+    pub(crate) fn stop(&self) {
+        self.threads.stop();
+    }
+}

@@ -1,0 +1,200 @@
+//! Reading planned batches from slots.
+//!
+//! Promises
+//! - Batches that lie side by side are read together, in windows of at most 1 MiB (or one batch).
+//! - What a map gives is not copied. What is read around the page cache is copied only where it
+//!   would pin much more memory than it fills.
+//! - A window that cannot be read is read again batch by batch, and a batch that is no good in
+//!   a map is read again from the disk itself, before it is called damaged.
+
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+use tracklog_protocol::BatchView;
+use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES};
+
+use super::plan::{Bad, Found, Planned};
+use super::slots::{OpenSlot, OpenSlots};
+use crate::disk::{BufferPool, PAGE_BYTES};
+
+/// Nothing larger is read at once, but for a single batch.
+const WINDOW_BYTES_MAX: u64 = 1 << 20;
+/// So many bytes that nobody asked for are read along rather than read around.
+const HOLE_BYTES_MAX: u64 = 16 << 10;
+
+/// Reads batches from slots.
+pub(super) struct Scan<'a> {
+    pub(super) slots: &'a OpenSlots,
+    pub(super) pool: &'a BufferPool,
+}
+
+impl Scan<'_> {
+    /// Reads all of `batches`: afterwards each is there, or it is said why not.
+    pub(super) fn read(&self, mut batches: Vec<&mut Planned>) {
+        batches.sort_unstable_by_key(|batch| (batch.segment.number, batch.place.at()));
+        for batches in batches.chunk_by_mut(|one, other| one.segment == other.segment) {
+            match self.slots.open(batches[0].segment) {
+                Ok(open) => self.read_segment(&open, batches),
+                Err(error) => {
+                    let why = format!("{}: {error}", batches[0].segment.slot);
+                    for batch in batches {
+                        batch.found = Found::Read(Err(Bad::Io(why.clone())));
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_segment(&self, open: &OpenSlot, batches: &mut [&mut Planned]) {
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let spans = rest.iter().map(|batch| batch.place.at()..batch.place.end());
+            let (window, count) = first_window(spans);
+            let (now, later) = rest.split_at_mut(count);
+            self.read_window(open, &window, now);
+            rest = later;
+        }
+    }
+
+    fn read_window(&self, open: &OpenSlot, window: &Range<u64>, batches: &mut [&mut Planned]) {
+        let wanted: u64 = batches.iter().map(|batch| u64::from(batch.place.batch_bytes)).sum();
+        let copy = open.map.is_none() && wanted * 2 < window.end - window.start;
+        let bytes = self.bytes(open, window);
+        for batch in batches {
+            let found = bytes.as_ref().ok().and_then(|bytes| {
+                let start = length(batch.place.at() - window.start);
+                let slice = bytes.slice(start..start + batch.place.batch_bytes as usize);
+                let slice = if copy { Bytes::copy_from_slice(&slice) } else { slice };
+                check(batch, slice).ok()
+            });
+            let found = found.map_or_else(|| self.read_again(open, batch), Ok);
+            batch.found = Found::Read(found);
+        }
+    }
+
+    /// Reads one batch from the disk itself.
+    fn read_again(&self, open: &OpenSlot, batch: &Planned) -> Result<BatchView, Bad> {
+        let range = batch.place.at()..batch.place.end();
+        let at = || {
+            let (segment, slot) = (batch.segment.number, batch.segment.slot);
+            format!("segment {segment} ({slot}) at {}", batch.place.at())
+        };
+        match self.direct(open, &range) {
+            Ok(bytes) => {
+                check(batch, bytes).map_err(|what| Bad::Damaged(format!("{}: {what}", at())))
+            }
+            Err(error) if passes_by(&error) => Err(Bad::Io(format!("{}: {error}", at()))),
+            Err(error) => Err(Bad::Damaged(format!("{}: {error}", at()))),
+        }
+    }
+
+    /// Reads the header of each batch; `None` where there is no good one.
+    pub(super) fn read_headers(
+        &self,
+        open: &OpenSlot,
+        batches: &[&Planned],
+    ) -> Vec<Option<BatchHeader>> {
+        let mut headers = Vec::with_capacity(batches.len());
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let spans = rest.iter().map(|batch| {
+                let at = batch.place.at();
+                at..batch.place.end().min(at + size(HEADER_BYTES_MAX))
+            });
+            let (window, count) = first_window(spans);
+            let (now, later) = rest.split_at(count);
+            let bytes = self.bytes(open, &window).unwrap_or_default();
+            headers.extend(now.iter().map(|batch| {
+                let start = length(batch.place.at() - window.start);
+                let header = BatchHeader::decode(bytes.get(start..)?).ok()?;
+                is_the_one(batch, &header).then_some(header)
+            }));
+            rest = later;
+        }
+        headers
+    }
+
+    /// From the map where there is one and it works, else around the page cache.
+    fn bytes(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
+        let map = open.map.clone();
+        let bytes = map.map(|map| map.bytes(range.start, length(range.end - range.start)));
+        match bytes {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(_)) | None => self.direct(open, range),
+        }
+    }
+
+    fn direct(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
+        let page = size(PAGE_BYTES);
+        let start = range.start / page * page;
+        let end = range.end.next_multiple_of(page);
+        if end > open.slot.bytes() {
+            let what = format!("the slot ends before {}", range.end);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
+        let mut pages = self.pool.take(length(end - start));
+        open.slot.read(start, &mut pages)?;
+        Ok(pages.freeze().slice(length(range.start - start)..length(range.end - start)))
+    }
+}
+
+/// The header with the producer's extension.
+const HEADER_BYTES_MAX: usize = HEADER_BYTES + 24;
+
+/// How many of the first spans, which are in order, are read together, and where.
+fn first_window(mut spans: impl Iterator<Item = Range<u64>>) -> (Range<u64>, usize) {
+    let mut window = spans.next().expect("a window is asked for where something is wanted");
+    let mut count = 1;
+    for span in spans {
+        let hole = span.start.saturating_sub(window.end);
+        let end = window.end.max(span.end);
+        if hole > HOLE_BYTES_MAX || end - window.start > WINDOW_BYTES_MAX {
+            break;
+        }
+        window.end = end;
+        count += 1;
+    }
+    (window, count)
+}
+
+/// Whether the error says something of this moment and nothing of the disk.
+fn passes_by(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::OutOfMemory
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::TimedOut
+    )
+}
+
+/// A batch from a disk: its checksums, and whether it is the one that was asked for.
+fn check(planned: &Planned, bytes: Bytes) -> Result<BatchView, Wrong> {
+    let batch = BatchView::read(bytes)?;
+    if is_the_one(planned, batch.header()) { Ok(batch) } else { Err(Wrong::Other) }
+}
+
+fn is_the_one(planned: &Planned, header: &BatchHeader) -> bool {
+    let stamp = header.stamp();
+    stamp.partition == planned.partition
+        && stamp.base_offset == planned.place.base_offset
+        && header.batch_bytes() == planned.place.batch_bytes as usize
+}
+
+/// Why bytes are not the batch.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("another batch lies there")]
+    Other,
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("what lies in a slot fits into memory")
+}
+
+const fn size(bytes: usize) -> u64 {
+    bytes as u64
+}

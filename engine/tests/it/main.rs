@@ -1,0 +1,3 @@
+//! The engine through its public interface, on real files and on the simulated disk.
+
+mod conformance;
