@@ -533,3 +533,217 @@ fn first_at(commits: &[CommitPlace], places: &[Place], time: TimeMicros) -> Opti
     let first = places.partition_point(|place| place.position() < position);
     places.get(first).map(|place| place.base_offset)
 }
+
+#[cfg(test)]
+mod tests {
+    use tracklog_log::{Retention, Topic, TopicName, TopicSpec};
+    use tracklog_protocol::TopicId;
+
+    use super::*;
+    use crate::journal::commit::CommitKind;
+
+    const TOPIC: TopicId = TopicId(4);
+
+    fn catalog(partitions: u32) -> Catalog {
+        let mut catalog = Catalog::new();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions, retention: Retention::Keep };
+        catalog.insert(Topic { id: TOPIC, spec, created: TimeMicros(0) });
+        catalog
+    }
+
+    fn partition(index: u32) -> PartitionId {
+        PartitionId::new(TOPIC, index)
+    }
+
+    fn id(number: u64) -> SegmentId {
+        let slot = SlotId(u32::try_from(number).unwrap());
+        SegmentId { number: SegmentNumber(number), slot, run: Run(1), salt: Salt(number) }
+    }
+
+    /// The header of commit `number`, at a page of its own, taken at 10 times its number.
+    fn header(segment: u64, number: u64, at_page: u32) -> CommitHeader {
+        CommitHeader {
+            kind: CommitKind::Data,
+            salt: Salt(segment),
+            run: Run(1),
+            number: CommitNumber(number),
+            segment: SegmentNumber(segment),
+            position: at_page * 4096,
+            commit_bytes: 4096,
+            chain: 0,
+            mark: CommitNumber::NONE,
+            append_time: TimeMicros(10 * number.cast_signed()),
+            directory_bytes: 0,
+            directory_crc: 0,
+        }
+    }
+
+    fn entry(index: u32, base_offset: u64, count: u32, place: u32) -> DirectoryEntry {
+        DirectoryEntry {
+            partition: partition(index),
+            base_offset: Offset(base_offset),
+            count,
+            place,
+            batch_bytes: 100,
+            batch_crc: 0,
+            event_time_max: TimeMicros(base_offset.cast_signed()),
+        }
+    }
+
+    /// Segments 1 and 2 are full, 3 is being written. Partition 0 has the offsets 0..4, 4..6 and
+    /// 6..7 in them, one commit each; partition 1 has 0..1 in segment 2 alone.
+    fn three_segments(index_bytes_max: u64) -> (Catalog, Places) {
+        let catalog = catalog(3);
+        let mut places = Places::new(index_bytes_max);
+        places.grow_to(catalog.row_count());
+        let content = [
+            vec![entry(0, 0, 4, 128)],
+            vec![entry(0, 4, 2, 128), entry(1, 0, 1, 256)],
+            vec![entry(0, 6, 1, 128)],
+        ];
+        for (number, entries) in (1..).zip(content) {
+            places.begin(id(number));
+            let rows = entries.iter().map(|it| (catalog.row(it.partition).unwrap(), *it));
+            places.publish(&header(number, number, 1), &rows.collect::<Vec<_>>());
+            if number < 3 {
+                places.seal(&catalog);
+            }
+        }
+        (catalog, places)
+    }
+
+    /// The first offsets of what is visited; `None` where the index is not there.
+    fn visited(catalog: &Catalog, places: &Places, index: u32, from: u64) -> Vec<Option<u64>> {
+        let (row, held) = (catalog.row(partition(index)).unwrap(), Held::new());
+        let mut visited = Vec::new();
+        places.visit_from(row, Offset(from), &held, |share| {
+            visited.push(match share {
+                Share::Active { places, .. } => Some(places[0].base_offset.0),
+                Share::Full { index: of, .. } => {
+                    Some(of.share(partition(index)).unwrap().places[0].base_offset.0)
+                }
+                Share::Unread(_) => None,
+            });
+            true
+        });
+        visited
+    }
+
+    #[test]
+    fn an_index_is_the_same_however_it_is_made() {
+        let catalog = catalog(3);
+        let mut places = Places::new(u64::MAX);
+        places.grow_to(catalog.row_count());
+        places.begin(id(1));
+        let mut builder = IndexBuilder::default();
+        for (number, entries) in [
+            (1, vec![entry(2, 0, 3, 128), entry(0, 7, 1, 256)]),
+            (2, vec![]),
+            (3, vec![entry(2, 5, 1, 128)]),
+        ] {
+            let header = header(1, number, u32::try_from(number).unwrap());
+            builder.add(&header, &entries);
+            let rows = entries.iter().map(|it| (catalog.row(it.partition).unwrap(), *it));
+            places.publish(&header, &rows.collect::<Vec<_>>());
+        }
+        let (sealed, index) = places.seal(&catalog);
+        let built = builder.finish();
+        assert_eq!((sealed, &*index), (id(1), &built));
+        assert_eq!(built.last(), CommitNumber(3));
+        assert_eq!(built.share(partition(2)).unwrap().end, Offset(6));
+        assert_eq!(built.share(partition(1)), None);
+        // The next segment begins empty.
+        places.begin(id(2));
+        assert!(places.active_places(catalog.row(partition(2)).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn visits_begin_where_the_offset_lies() {
+        let (catalog, places) = three_segments(u64::MAX);
+        let visits = [
+            (0, 0, vec![0, 4, 6]),
+            (0, 3, vec![0, 4, 6]),
+            (0, 4, vec![4, 6]),
+            (0, 6, vec![6]),
+            (0, 100, vec![6]),
+            (1, 0, vec![0]),
+            (2, 0, vec![]),
+        ];
+        for (index, from, expected) in visits {
+            let expected: Vec<_> = expected.into_iter().map(Some).collect();
+            assert_eq!(visited(&catalog, &places, index, from), expected, "{index} from {from}");
+        }
+    }
+
+    #[test]
+    fn indexes_beyond_the_budget_are_dropped_and_taken_back() {
+        let (catalog, mut places) = three_segments(0);
+        assert_eq!(visited(&catalog, &places, 0, 0), [None, None, Some(6)]);
+        let (_, whole) = three_segments(u64::MAX);
+        let index = Arc::clone(whole.full[&SegmentNumber(2)].index.as_ref().unwrap());
+        places.reread(SegmentNumber(2), &index);
+        assert_eq!(visited(&catalog, &places, 0, 0), [None, None, Some(6)], "still over it");
+        places.index_bytes_max = index.memory_bytes();
+        places.reread(SegmentNumber(2), &index);
+        places.reread(SegmentNumber(2), &index);
+        assert_eq!(places.index_bytes, index.memory_bytes(), "counted once");
+        assert_eq!(visited(&catalog, &places, 0, 0), [None, Some(4), Some(6)]);
+        let other = Arc::clone(whole.full[&SegmentNumber(1)].index.as_ref().unwrap());
+        places.reread(SegmentNumber(1), &other);
+        assert_eq!(visited(&catalog, &places, 0, 0), [Some(0), None, Some(6)], "the newer use");
+        places.drop_oldest();
+        assert_eq!(places.index_bytes, 0);
+    }
+
+    #[test]
+    fn a_held_index_is_seen_whatever_the_budget() {
+        let (catalog, places) = three_segments(0);
+        let (_, whole) = three_segments(u64::MAX);
+        let index = whole.full[&SegmentNumber(1)].index.clone().unwrap();
+        let held = Held::from([(SegmentNumber(1), index)]);
+        let row = catalog.row(partition(0)).unwrap();
+        let (number, share) = places.share_at(row, Offset(0), &held).unwrap();
+        assert!(matches!(share, Share::Full { .. }) && number == SegmentNumber(1));
+        let Some((_, Share::Unread(unread))) = places.share_after(row, number, &held) else {
+            panic!("the second is not held");
+        };
+        assert_eq!((unread.id, unread.last), (id(2), CommitNumber(2)));
+    }
+
+    #[test]
+    fn the_oldest_segment_is_dropped_for_all_partitions() {
+        let (catalog, mut places) = three_segments(u64::MAX);
+        let rows = [0, 1].map(|index| catalog.row(partition(index)).unwrap());
+        assert_eq!(places.oldest(), Some(id(1)));
+        assert_eq!(places.first_after(rows[0], SegmentNumber(1)), Some(Offset(4)));
+        assert_eq!(places.first_after(rows[0], SegmentNumber(2)), Some(Offset(6)));
+        assert_eq!(places.first_after(rows[1], SegmentNumber(2)), None);
+        assert_eq!(places.drop_oldest(), Some(id(1)));
+        assert!(!places.is_listed(SegmentNumber(1)) && places.is_full(SegmentNumber(2)));
+        assert!(places.is_listed(SegmentNumber(3)) && !places.is_full(SegmentNumber(3)));
+        assert_eq!(visited(&catalog, &places, 0, 0), [Some(4), Some(6)]);
+        assert_eq!(places.drop_oldest(), Some(id(2)));
+        assert_eq!(places.drop_oldest(), None);
+        assert_eq!(places.segment_ids(), [id(3)]);
+    }
+
+    #[test]
+    fn append_times_are_found_by_the_one_index_that_counts() {
+        let (catalog, places) = three_segments(u64::MAX);
+        let (_, unread) = three_segments(0);
+        let at = |places: &Places, index, time| {
+            let partition = partition(index);
+            let row = catalog.row(partition).unwrap();
+            places.offset_at_append((row, partition), TimeMicros(time), &Held::new())
+        };
+        for (time, expected) in [(0, 0), (10, 0), (11, 4), (20, 4), (21, 6), (30, 6)] {
+            assert_eq!(at(&places, 0, time), Ok(Some(Offset(expected))), "at {time}");
+        }
+        assert_eq!(at(&places, 0, 31), Ok(None));
+        assert_eq!(at(&places, 1, 15), Ok(Some(Offset(0))));
+        assert_eq!(at(&places, 1, 21), Ok(None));
+        assert_eq!(at(&unread, 0, 15).map_err(|unread| unread.id), Err(id(2)));
+        assert_eq!(at(&unread, 0, 25), Ok(Some(Offset(6))));
+    }
+}

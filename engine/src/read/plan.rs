@@ -347,7 +347,8 @@ impl<'a> Planner<'a> {
 impl PartitionPlan {
     /// Where planning goes on.
     fn resume(&self) -> Offset {
-        self.batches.last().map_or(self.from.max(self.extent.start), |last| last.bound)
+        let first = self.from.max(self.extent.start);
+        self.batches.last().map_or(first, |last| last.bound)
     }
 
     /// The first place of the share that is still to be planned.

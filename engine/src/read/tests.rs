@@ -15,7 +15,7 @@ use tracklog_log::{
 };
 use tracklog_protocol::batch::{self, BatchBuilder, Stamp};
 use tracklog_protocol::event::{EventBuilder, EventParts};
-use tracklog_protocol::{KeyValue, PayloadKind, Record, TopicId, VerifiedBatch};
+use tracklog_protocol::{BatchView, KeyValue, PayloadKind, Record, TopicId, VerifiedBatch};
 
 use super::*;
 use crate::catalog::{self, Catalog};
@@ -69,8 +69,6 @@ struct Rig {
     /// Every batch, as it was stamped.
     written: Vec<(SegmentId, Place, BatchView)>,
 }
-
-use tracklog_protocol::BatchView;
 
 impl Rig {
     fn new(choice: &Choice) -> Self {
@@ -384,6 +382,7 @@ fn a_rotten_batch_costs_itself_only_and_is_named() {
 fn a_rotten_last_batch_moves_the_reader_to_the_end() {
     let mut rig = Rig::new(&Choice::default());
     rig.write(partition(0), &["a", "b"]);
+    rig.write(partition(1), &["what the ring holds"]);
     let (slot, at) = rig.place(0, 0);
     rig.disk.flip_bit(slot, at, 0);
     let found = rig.one(0, 0);
@@ -421,6 +420,7 @@ fn an_older_batch_in_the_place_is_not_taken_for_the_one_asked_for() {
     let mut rig = Rig::new(&Choice::default());
     rig.write(partition(0), &["a"]);
     rig.write(partition(0), &["b"]);
+    rig.write(partition(1), &["what the ring holds"]);
     let (slot, first) = rig.place(0, 0);
     let (_, second) = rig.place(0, 1);
     let older = rig.disk.peek(slot, first, 80);
@@ -605,13 +605,28 @@ fn an_index_that_cannot_be_made_is_an_error_of_its_own_partition() {
 
 #[test]
 fn a_disk_that_gives_nothing_for_now_is_an_error_and_no_damage() {
-    let rig = three_segments(&Choice::default());
     for operation in [OperationKind::OpenSlot, OperationKind::Read] {
-        rig.disk.fail_next(operation, io::ErrorKind::OutOfMemory, Lasting::Once);
-        let error = rig.fetch(&[(partition(0), 9)], PLENTY).unwrap_err();
-        // A window that fails is read again batch by batch.
-        let _ = error;
+        let rig = three_segments(&Choice::default());
+        rig.disk.fail_next(operation, io::ErrorKind::OutOfMemory, Lasting::Always);
+        let asked = [(partition(0), 7), (partition(1), 1)];
+        let error = rig.fetch(&asked, PLENTY).unwrap_err();
+        assert!(matches!(error, FetchError::Io { partition: it, .. } if it == partition(0)));
+        // Whoever gets something is not kept from it.
+        let asked = [(partition(0), 7), (partition(0), 9)];
+        let found = rig.fetch(&asked, PLENTY).unwrap();
+        assert_eq!((found[0].next, found[1].next), (Offset(7), Offset(10)));
+        assert!(found[0].damage.is_empty());
+        rig.disk.heal();
+        assert_eq!(texts(&rig.one(0, 7), 7), ["h", "i", "j"]);
     }
+}
+
+#[test]
+fn a_window_that_fails_once_costs_nothing() {
+    let rig = three_segments(&Choice::default());
+    rig.disk.fail_next(OperationKind::Read, io::ErrorKind::Other, Lasting::Once);
+    let found = rig.one(0, 7);
+    assert_eq!((texts(&found, 7).len(), found.damage.len()), (3, 0));
 }
 
 #[test]
@@ -625,28 +640,41 @@ fn without_a_map_the_segment_is_read() {
 
 #[test]
 fn a_forgotten_segment_says_whether_its_bytes_are_held() {
+    // With one slot kept open the map of segment 1 is known although it was closed.
     for open_slots in [8, 1] {
         let rig = three_segments(&Choice { open_slots, ..Choice::default() });
-        let held = rig.one(0, 0).batches;
-        drop(rig.one(0, 9));
-        for (segment, pinned) in [(1, true), (2, false)] {
-            if !pinned {
-                // Of segment 2 nothing is kept.
-                let kept: Vec<_> =
-                    held.iter().filter(|batch| batch.base_offset() < Offset(3)).collect();
-                assert_eq!(kept.len(), 2);
-            }
+        let mut batches = rig.one(0, 0).batches;
+        batches.retain(|batch| batch.base_offset() < Offset(3));
+        for (segment, is_held) in [(1, true), (2, false)] {
             rig.published.places.write().drop_oldest().unwrap();
-            assert!(rig.reader.forget(SegmentNumber(segment)));
+            assert_eq!(rig.reader.forget(SegmentNumber(segment)), is_held);
         }
-        drop(held);
+        assert_eq!(batches.len(), 2);
     }
+}
+
+#[test]
+fn a_forgotten_slot_is_not_mapped_any_more() {
     let rig = three_segments(&Choice::default());
     drop(rig.one(0, 0));
     rig.published.places.write().drop_oldest().unwrap();
     assert!(!rig.reader.forget(SegmentNumber(1)));
     let slot = rig.disk.open_slot(SlotId(1), Access::Write).unwrap();
     slot.write(0, &PageBuffer::zeroed(PAGE_BYTES).freeze()).expect("nobody has it mapped");
+}
+
+#[test]
+fn a_closed_map_that_is_held_is_used_again() {
+    let rig = three_segments(&Choice { open_slots: 1, ..Choice::default() });
+    let maps = || rig.disk.trace().iter().filter(|line| line.contains("Map ")).count();
+    let held = rig.one(0, 0).batches;
+    let before = maps();
+    drop(rig.one(1, 0));
+    assert_eq!(maps(), before);
+    drop(held);
+    drop(rig.one(0, 4));
+    drop(rig.one(1, 0));
+    assert_eq!(maps(), before + 2, "one for each segment: nobody held the old ones");
 }
 
 #[test]
@@ -748,6 +776,7 @@ fn a_damaged_batch_holds_no_event_time() {
     for times in [[5, 9], [7, 8]] {
         rig.commit(&[(partition(0), events_batch(&times))]);
     }
+    rig.write(partition(1), &["what the ring holds"]);
     assert_eq!(rig.offset_at(0, TimeKind::Event, 8), 1);
     let (slot, at) = rig.place(0, 0);
     rig.disk.flip_bit(slot, at + 100, 1);
