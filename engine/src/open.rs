@@ -19,7 +19,8 @@ use tracklog_protocol::{PartitionId, TimeMicros};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoint;
 use crate::disk::{
-    Access, BufferPool, Disk, FileName, FolderAccess, PageBuffer, Slot, SlotId, open_folder,
+    Access, BufferPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
+    open_folder,
 };
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
@@ -46,6 +47,8 @@ const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 const POOL_BYTES: usize = 16 << 20;
 /// So many slots are kept open to read.
 const OPEN_SLOTS_MAX: usize = 256;
+/// How often the folder's lock is asked for: for half a second.
+const FOLDER_TRIES: u32 = 250;
 /// How often a slot's lock is asked for, and how far apart: 10 s in all.
 const LOCK_TRIES: u32 = 5_000;
 /// See [`LOCK_TRIES`].
@@ -84,9 +87,21 @@ pub(crate) fn open_path(
     path: &Path,
     options: &Options,
 ) -> Result<(Arc<dyn Disk>, Opening), OpenError> {
-    let disk = open_folder(path, FolderAccess::Write, options.backend)?;
+    let disk = lock_folder(path, options)?;
     let opening = open_disk(&disk, options)?;
     Ok((disk, opening))
+}
+
+/// Opens the folder and takes its lock; a process that was killed a moment ago may still hold it.
+fn lock_folder(path: &Path, options: &Options) -> Result<Arc<dyn Disk>, OpenFolderError> {
+    let mut tries = 0;
+    loop {
+        match open_folder(path, FolderAccess::Write, options.backend) {
+            Err(OpenFolderError::Locked { .. }) if tries < FOLDER_TRIES => tries += 1,
+            opened => return opened,
+        }
+        std::thread::park_timeout(LOCK_EVERY);
+    }
 }
 
 /// Opens the log on `disk` to write.

@@ -656,7 +656,9 @@ impl<'a> Recovery<'a> {
         let vouched = self.vouched(run, segments, behind);
         let numbers: BTreeMap<CommitNumber, usize> = numbers(segments);
         let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
-        let known = highest.max(CommitNumber(first.0 - 1));
+        // A rotten `opened` is made up for by the header of its slot.
+        let opened = self.inventory.headers.values().any(|header| header.run == run);
+        let known = highest.max(CommitNumber(u64::from(opened)));
         if vouched > known {
             self.lose(Stretch { run, first: known.next(), last: vouched })?;
             return Ok(known);
