@@ -33,8 +33,42 @@ fn main() -> io::Result<()> {
         KeyValue { key: b"key", value: Some(b"value") }.encode(&mut first),
         KeyValue { key: b"key", value: None }.encode(&mut second),
     ];
-    write("batch_decode", "key-values", &batch(PayloadKind::KeyValue, &pairs))
+    write("batch_decode", "key-values", &batch(PayloadKind::KeyValue, &pairs))?;
+
+    for (door, name, body) in BODIES {
+        write("gateway_json", name, &[&[*door], body.as_bytes()].concat())?;
+    }
+    Ok(())
 }
+
+/// Doors are numbered as in the target.
+const BODIES: &[(u8, &str, &str)] = &[
+    (
+        0,
+        "track",
+        r#"{"event":"Signed Up","userId":7,"timestamp":"2026-01-02T03:04:05+0800","sentAt":1767322800000,"properties":{"price":12.50,"\u0061":"\ud83d\ude00","list":[[],{},null,-0.0e1]},"context":{"ip":"203.0.113.9","sessionId":1,"page":{"url":"https://x.example/"},"library":{"name":"x"},"traits":{"a":1}},"more":[1]}"#,
+    ),
+    (
+        6,
+        "batch",
+        r#"{"batch":[{"type":"track","event":"A","anonymousId":"x","messageId":"m"},{"type":"alias","userId":"7","previousId":"6"},{"type":"page"}],"context":{"ip":"::1"},"integrations":{"All":true},"sentAt":"2026-01-02T03:04:05.678Z","writeKey":"k"}"#,
+    ),
+    (
+        8,
+        "array",
+        r#"[{"type":"identify","userId":"7","traits":{"plan":"pro"}},{"type":"group","groupId":"g","anonymousId":""}]"#,
+    ),
+    (
+        8,
+        "lines",
+        "\u{feff}{\"type\":\"screen\",\"name\":\"n\",\"userId\":\"7\"}\n\n{\"type\":\"track\"}\r\n",
+    ),
+    (
+        0x17,
+        "import-strict",
+        r#"{"batch":[{"type":"track","event":"A","userId":"7","originalTimestamp":"1767322800","context":{"userId":"7","ip":"10.0.0.1"},"previousId":"6"}]}"#,
+    ),
+];
 
 fn full_event() -> EventParts<'static> {
     let index: Result<Vec<_>, _> = Fields::of(PROPERTIES).collect();
