@@ -150,14 +150,8 @@ impl EventTimes {
     /// `times` widened by one more.
     #[must_use]
     pub fn with(times: Option<Self>, time: TimeMicros) -> Self {
-        let times = times.unwrap_or(Self {
-            min: time,
-            max: time,
-        });
-        Self {
-            min: times.min.min(time),
-            max: times.max.max(time),
-        }
+        let times = times.unwrap_or(Self { min: time, max: time });
+        Self { min: times.min.min(time), max: times.max.max(time) }
     }
 }
 
@@ -188,10 +182,7 @@ impl BatchHeader {
         }
         let header_bytes = usize::from(fixed[3]) * 8;
         if fixed[2] != VERSION {
-            return Err(BatchError::Newer {
-                what: "version",
-                number: u32::from(fixed[2]),
-            });
+            return Err(BatchError::Newer { what: "version", number: u32::from(fixed[2]) });
         }
         let header = bytes.get(..header_bytes).ok_or(BatchError::NotABatch)?;
         if header_bytes < HEADER_BYTES || header_crc(header) != u32_at(fixed, HEADER_CRC_AT) {
@@ -206,36 +197,21 @@ impl BatchHeader {
     fn decode_checked(fixed: &[u8; HEADER_BYTES], header: &[u8]) -> Result<Self, BatchError> {
         let flags = u16::from_le_bytes([fixed[6], fixed[7]]);
         if flags & !FLAGS_KNOWN != 0 {
-            return Err(BatchError::Newer {
-                what: "flags",
-                number: u32::from(flags),
-            });
+            return Err(BatchError::Newer { what: "flags", number: u32::from(flags) });
         }
         if fixed[5] != 0 {
-            return Err(BatchError::Newer {
-                what: "codec",
-                number: u32::from(fixed[5]),
-            });
+            return Err(BatchError::Newer { what: "codec", number: u32::from(fixed[5]) });
         }
         let kind = PayloadKind::from_byte(fixed[4]).ok_or_else(|| BatchError::Newer {
             what: "payload kind",
             number: u32::from(fixed[4]),
         })?;
-        let producer = (flags & FLAG_PRODUCER != 0)
-            .then(|| producer_of(header))
-            .flatten();
-        let expected = if producer.is_some() {
-            HEADER_BYTES_PRODUCER
-        } else {
-            HEADER_BYTES
-        };
+        let producer = (flags & FLAG_PRODUCER != 0).then(|| producer_of(header)).flatten();
+        let expected = if producer.is_some() { HEADER_BYTES_PRODUCER } else { HEADER_BYTES };
         if header.len() != expected || producer.is_some() != (flags & FLAG_PRODUCER != 0) {
             return Err(BatchError::Malformed { part: "header" });
         }
-        let times = EventTimes {
-            min: time_at(fixed, 24),
-            max: time_at(fixed, 32),
-        };
+        let times = EventTimes { min: time_at(fixed, 24), max: time_at(fixed, 32) };
         Ok(Self {
             kind,
             flags,
@@ -257,10 +233,7 @@ impl BatchHeader {
     /// Whether the sizes can be those of a batch.
     fn check_sizes(&self) -> Result<(), BatchError> {
         let malformed = Err(BatchError::Malformed { part: "header" });
-        let Some(rest) = self
-            .batch_bytes()
-            .checked_sub(self.body_at_without_blocks())
-        else {
+        let Some(rest) = self.batch_bytes().checked_sub(self.body_at_without_blocks()) else {
             return malformed;
         };
         let end = self.stamp.base_offset.0.checked_add(u64::from(self.count));
@@ -268,22 +241,14 @@ impl BatchHeader {
             return malformed;
         }
         if self.is_gap() {
-            return if rest == 0 && self.flags & FLAG_BLOCKS == 0 {
-                Ok(())
-            } else {
-                malformed
-            };
+            return if rest == 0 && self.flags & FLAG_BLOCKS == 0 { Ok(()) } else { malformed };
         }
         if self.flags & FLAG_BLOCKS != 0 && self.block_table_bytes().is_none() {
             return malformed;
         }
         let body_bytes = rest - self.block_table_bytes().unwrap_or(0);
         let table_bytes = table_bytes(self.count as usize);
-        if self.count > 1 && body_bytes < table_bytes {
-            malformed
-        } else {
-            Ok(())
-        }
+        if self.count > 1 && body_bytes < table_bytes { malformed } else { Ok(()) }
     }
 
     /// What the records are.
@@ -343,15 +308,12 @@ impl BatchHeader {
         if self.flags & FLAG_BLOCKS == 0 {
             return Some(0);
         }
-        let rest = self
-            .batch_bytes()
-            .checked_sub(self.body_at_without_blocks())?;
+        let rest = self.batch_bytes().checked_sub(self.body_at_without_blocks())?;
         // The least table for which the body that remains has as many blocks as the table.
         let blocks = rest.div_ceil(BLOCK_BYTES + 4);
         let sizes = [blocks, blocks + 1].map(|blocks| (blocks, align8(blocks * 4)));
         let fits = |(blocks, table): &(usize, usize)| {
-            rest.checked_sub(*table)
-                .is_some_and(|body| body.div_ceil(BLOCK_BYTES) == *blocks)
+            rest.checked_sub(*table).is_some_and(|body| body.div_ceil(BLOCK_BYTES) == *blocks)
         };
         sizes.into_iter().find(fits).map(|(_, table)| table)
     }
@@ -424,10 +386,7 @@ impl BatchView {
     fn frame(bytes: Bytes) -> Result<Self, BatchError> {
         let header = BatchHeader::decode(&bytes)?;
         if header.batch_bytes() != bytes.len() {
-            return Err(BatchError::Length {
-                says: header.batch_bytes(),
-                are: bytes.len(),
-            });
+            return Err(BatchError::Length { says: header.batch_bytes(), are: bytes.len() });
         }
         Ok(Self { header, bytes })
     }
@@ -445,10 +404,7 @@ impl BatchView {
         if self.header.flags & FLAG_BLOCKS == 0 {
             return Ok(());
         }
-        let table = self
-            .bytes
-            .get(self.header.body_at_without_blocks()..)
-            .unwrap_or_default();
+        let table = self.bytes.get(self.header.body_at_without_blocks()..).unwrap_or_default();
         let mut whole = Hasher::new();
         for (block, crc) in self.body().chunks(BLOCK_BYTES).zip(table.chunks_exact(4)) {
             let crc = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
@@ -457,9 +413,7 @@ impl BatchView {
         if whole.finalize() == self.header.body_crc {
             Ok(())
         } else {
-            Err(BatchError::Checksum {
-                part: "block table",
-            })
+            Err(BatchError::Checksum { part: "block table" })
         }
     }
 
@@ -469,14 +423,9 @@ impl BatchView {
         if count == 1 || self.header.is_gap() {
             return Ok(());
         }
-        let malformed = || BatchError::Malformed {
-            part: "record table",
-        };
+        let malformed = || BatchError::Malformed { part: "record table" };
         let body = self.body();
-        let records_bytes = body
-            .len()
-            .checked_sub(table_bytes(count))
-            .ok_or_else(malformed)?;
+        let records_bytes = body.len().checked_sub(table_bytes(count)).ok_or_else(malformed)?;
         let table = body.get(..count * 4).ok_or_else(malformed)?;
         let mut previous_end = 0;
         for entry in table.chunks_exact(4) {
@@ -488,11 +437,7 @@ impl BatchView {
             }
             previous_end = end;
         }
-        if previous_end == records_bytes {
-            Ok(())
-        } else {
-            Err(malformed())
-        }
+        if previous_end == records_bytes { Ok(()) } else { Err(malformed()) }
     }
 
     /// The header.
@@ -566,17 +511,14 @@ impl BatchView {
     /// All places, with their offsets.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (Offset, Entry<'_>)> {
         (0..self.count()).map(|index| {
-            let entry = self
-                .entry(index as usize)
-                .expect("every place was checked on reading");
+            let entry = self.entry(index as usize).expect("every place was checked on reading");
             (self.base_offset().plus(u64::from(index)), entry)
         })
     }
 
     /// All records that are still there, with their offsets.
     pub fn records(&self) -> impl Iterator<Item = (Offset, Record<'_>)> {
-        self.entries()
-            .filter_map(|(offset, entry)| Some((offset, entry.record()?)))
+        self.entries().filter_map(|(offset, entry)| Some((offset, entry.record()?)))
     }
 
     fn body(&self) -> &[u8] {
@@ -605,17 +547,20 @@ impl VerifiedBatch {
     /// [`BatchError`], with `Record` naming the first record that is not good for its kind.
     pub fn verify(bytes: Bytes) -> Result<Self, BatchError> {
         let batch = BatchView::read(bytes)?;
+        let mut event_times = None;
         for (index, (_, entry)) in batch.entries().enumerate() {
             // A producer has nothing to remove, and what it removes was never there.
-            let record = entry.record().ok_or(BatchError::Malformed {
-                part: "record table",
-            })?;
+            let record = entry.record().ok_or(BatchError::Malformed { part: "record table" })?;
             if !is_good(record) {
-                return Err(BatchError::Record {
-                    index,
-                    kind: record.kind(),
-                });
+                return Err(BatchError::Record { index, kind: record.kind() });
             }
+            if let Some(time) = record.event_time() {
+                event_times = Some(EventTimes::with(event_times, time));
+            }
+        }
+        // Look-ups by time go by the header: one that lies would hide records.
+        if event_times != batch.header().event_times() {
+            return Err(BatchError::Malformed { part: "event times" });
         }
         Ok(Self(batch))
     }
@@ -650,13 +595,7 @@ impl BatchBuilder {
     /// A builder for records of kind `kind`.
     #[must_use]
     pub const fn new(kind: PayloadKind) -> Self {
-        Self {
-            kind,
-            producer: None,
-            event_times: None,
-            records: Vec::new(),
-            ends: Vec::new(),
-        }
+        Self { kind, producer: None, event_times: None, records: Vec::new(), ends: Vec::new() }
     }
 
     /// Names the idempotent producer.
@@ -671,19 +610,13 @@ impl BatchBuilder {
     /// # Panics
     /// When it is of another kind than the builder, or the batch grows over 8 MiB.
     pub fn push(&mut self, record: Record<'_>) {
-        assert!(
-            record.kind() == self.kind,
-            "a batch holds records of one kind"
-        );
+        assert!(record.kind() == self.kind, "a batch holds records of one kind");
         if let Some(time) = record.event_time() {
             self.event_times = Some(EventTimes::with(self.event_times, time));
         }
         self.records.resize(align8(self.records.len()), 0);
         self.records.extend_from_slice(record.bytes());
-        assert!(
-            self.batch_bytes_next(0) <= BATCH_BYTES_MAX,
-            "a batch has at most 8 MiB"
-        );
+        assert!(self.batch_bytes_next(0) <= BATCH_BYTES_MAX, "a batch has at most 8 MiB");
         self.ends.push(u32_of(self.records.len()));
     }
 
@@ -707,11 +640,7 @@ impl BatchBuilder {
     #[must_use]
     pub fn finish(self) -> VerifiedBatch {
         assert!(!self.ends.is_empty(), "a batch holds at least one record");
-        let table_bytes = if self.ends.len() > 1 {
-            table_bytes(self.ends.len())
-        } else {
-            0
-        };
+        let table_bytes = if self.ends.len() > 1 { table_bytes(self.ends.len()) } else { 0 };
         let shape = Shape {
             kind: self.kind,
             count: self.ends.len(),
@@ -745,11 +674,7 @@ struct Shape {
 
 impl Shape {
     const fn header_bytes(&self) -> usize {
-        if self.producer.is_some() {
-            HEADER_BYTES_PRODUCER
-        } else {
-            HEADER_BYTES
-        }
+        if self.producer.is_some() { HEADER_BYTES_PRODUCER } else { HEADER_BYTES }
     }
 
     const fn body_at(&self) -> usize {
@@ -827,11 +752,7 @@ pub fn stamp(batch: &mut [u8], stamp: &Stamp) -> u32 {
 /// `records_bytes`.
 #[must_use]
 pub const fn gathered_bytes(count: usize, records_bytes: usize) -> usize {
-    let body_bytes = if count > 1 {
-        table_bytes(count) + records_bytes
-    } else {
-        records_bytes
-    };
+    let body_bytes = if count > 1 { table_bytes(count) + records_bytes } else { records_bytes };
     HEADER_BYTES + block_table_bytes(body_bytes) + body_bytes
 }
 
@@ -852,13 +773,8 @@ pub fn write_gathered<'a>(
     assert!(count > 0, "a batch holds at least one record");
     let head_bytes = out.len() - body_bytes_of(out.len());
     let table_bytes = if count > 1 { table_bytes(count) } else { 0 };
-    let shape = Shape {
-        kind,
-        count,
-        body_bytes: out.len() - head_bytes,
-        event_times,
-        producer: None,
-    };
+    let shape =
+        Shape { kind, count, body_bytes: out.len() - head_bytes, event_times, producer: None };
     let (table, area) = out[head_bytes..].split_at_mut(table_bytes);
     table.fill(0);
     let mut end = 0;
@@ -871,10 +787,7 @@ pub fn write_gathered<'a>(
             table[index * 4..index * 4 + 4].copy_from_slice(&u32_of(end).to_le_bytes());
         }
     }
-    assert!(
-        end == area.len(),
-        "the batch was measured before it was written"
-    );
+    assert!(end == area.len(), "the batch was measured before it was written");
     shape.finish(out, stamp)
 }
 
@@ -886,20 +799,12 @@ fn body_bytes_of(batch_bytes: usize) -> usize {
     }
     let blocks = rest.div_ceil(BLOCK_BYTES + 4);
     let body = rest - align8(blocks * 4);
-    if body.div_ceil(BLOCK_BYTES) == blocks {
-        body
-    } else {
-        rest - align8((blocks + 1) * 4)
-    }
+    if body.div_ceil(BLOCK_BYTES) == blocks { body } else { rest - align8((blocks + 1) * 4) }
 }
 
 /// Size of the table of block checksums before a body of this size.
 const fn block_table_bytes(body_bytes: usize) -> usize {
-    if body_bytes > BLOCK_BYTES {
-        align8(body_bytes.div_ceil(BLOCK_BYTES) * 4)
-    } else {
-        0
-    }
+    if body_bytes > BLOCK_BYTES { align8(body_bytes.div_ceil(BLOCK_BYTES) * 4) } else { 0 }
 }
 
 /// Size of the table of record ends.
@@ -923,10 +828,7 @@ fn u32_of(size: usize) -> u32 {
 }
 
 fn u32_in(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|bytes| u32::from_le_bytes(*bytes))
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
@@ -934,9 +836,7 @@ fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
 }
 
 fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
-    let field = bytes[at..]
-        .first_chunk()
-        .expect("fields lie inside of the fixed header");
+    let field = bytes[at..].first_chunk().expect("fields lie inside of the fixed header");
     u64::from_le_bytes(*field)
 }
 
@@ -959,10 +859,7 @@ mod tests {
     }
 
     fn contents(batch: &BatchView) -> Vec<Vec<u8>> {
-        batch
-            .records()
-            .map(|(_, record)| record.bytes().to_vec())
-            .collect()
+        batch.records().map(|(_, record)| record.bytes().to_vec()).collect()
     }
 
     fn resealed(mut bytes: Vec<u8>) -> Bytes {
@@ -1054,15 +951,7 @@ mod tests {
 
     #[test]
     fn a_large_body_carries_checksums_that_combine_to_its_own() {
-        for extra in [
-            0,
-            1,
-            5,
-            8,
-            BLOCK_BYTES - 9,
-            BLOCK_BYTES,
-            3 * BLOCK_BYTES + 17,
-        ] {
+        for extra in [0, 1, 5, 8, BLOCK_BYTES - 9, BLOCK_BYTES, 3 * BLOCK_BYTES + 17] {
             let record = vec![0x5A; BLOCK_BYTES + extra];
             let batch = batch_of(std::slice::from_ref(&record));
             let read = BatchView::read(batch.view().bytes().clone()).expect("it is whole");
@@ -1077,21 +966,12 @@ mod tests {
         let mut bytes = batch.view().bytes().to_vec();
         bytes[HEADER_BYTES] ^= 1;
         let error = BatchView::read(bytes.into()).expect_err("the table is bad");
-        assert_eq!(
-            error,
-            BatchError::Checksum {
-                part: "block table"
-            }
-        );
+        assert_eq!(error, BatchError::Checksum { part: "block table" });
     }
 
     #[test]
     fn the_producer_is_kept_through_the_stamp() {
-        let producer = Producer {
-            id: 7,
-            epoch: 2,
-            sequence: 900,
-        };
+        let producer = Producer { id: 7, epoch: 2, sequence: 900 };
         let mut builder = BatchBuilder::new(PayloadKind::Opaque).produced_by(producer);
         builder.push(Record::opaque(b"x"));
         let mut bytes = builder.finish().view().bytes().to_vec();
@@ -1102,11 +982,25 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_lies_about_event_times_is_refused() {
+        let parts =
+            event::EventParts { event_time: TimeMicros(500), ..event::EventParts::default() };
+        let mut events = event::EventBuilder::new();
+        let mut builder = BatchBuilder::new(PayloadKind::Event);
+        builder.push(events.build(&parts));
+        let good = builder.finish().view().bytes().to_vec();
+        assert!(VerifiedBatch::verify(good.clone().into()).is_ok());
+        for lie in [0_i64, 499, 501] {
+            let mut bytes = good.clone();
+            bytes[24..32].copy_from_slice(&lie.to_le_bytes());
+            let error = VerifiedBatch::verify(resealed(bytes)).map(|_| ()).unwrap_err();
+            assert_eq!(error, BatchError::Malformed { part: "event times" });
+        }
+    }
+
+    #[test]
     fn a_tombstone_keeps_its_place() {
-        let mut bytes = batch_of(&[vec![1; 8], vec![2; 8], vec![3; 8]])
-            .view()
-            .bytes()
-            .to_vec();
+        let mut bytes = batch_of(&[vec![1; 8], vec![2; 8], vec![3; 8]]).view().bytes().to_vec();
         let table = HEADER_BYTES;
         bytes[table + 4..table + 8].copy_from_slice(&(8 | REMOVED).to_le_bytes());
         bytes[table + 8..table + 12].copy_from_slice(&16_u32.to_le_bytes());
@@ -1118,10 +1012,7 @@ mod tests {
         let view = BatchView::read(bytes.clone()).expect("it is whole");
         let removed: Vec<bool> = view.entries().map(|(_, e)| e == Entry::Removed).collect();
         assert_eq!(removed, [false, true, false]);
-        assert!(
-            VerifiedBatch::verify(bytes).is_err(),
-            "no producer removes records"
-        );
+        assert!(VerifiedBatch::verify(bytes).is_err(), "no producer removes records");
     }
 
     #[test]
@@ -1130,10 +1021,7 @@ mod tests {
         bytes[6] |= FLAG_GAP as u8;
         bytes[12..16].copy_from_slice(&1_000_u32.to_le_bytes());
         let view = BatchView::read(resealed(bytes)).expect("it is whole");
-        assert_eq!(
-            (view.records().count(), view.end_offset()),
-            (0, Offset(1_000))
-        );
+        assert_eq!((view.records().count(), view.end_offset()), (0, Offset(1_000)));
     }
 
     #[test]

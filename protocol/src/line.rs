@@ -97,10 +97,7 @@ fn write_event_details(line: &mut Line<'_>, event: &EventView<'_>) {
     line.text_if("peerAddress", event.peer_address());
     line.object_of(
         "library",
-        &[
-            ("name", event.library_name()),
-            ("version", event.library_version()),
-        ],
+        &[("name", event.library_name()), ("version", event.library_version())],
     );
     line.object_of(
         "page",
@@ -324,13 +321,8 @@ fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let written = STANDARD
-        .encode_slice(bytes, &mut out[start..])
-        .expect("there is room for it");
-    assert!(
-        start + written == out.len(),
-        "padded base64 takes four bytes for three"
-    );
+    let written = STANDARD.encode_slice(bytes, &mut out[start..]).expect("there is room for it");
+    assert!(start + written == out.len(), "padded base64 takes four bytes for three");
     out.push(b'"');
 }
 
@@ -399,11 +391,7 @@ impl Date {
         let year_of_era = (day_of_era - leap_days) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
-        let month = if month_from_march < 10 {
-            month_from_march + 3
-        } else {
-            month_from_march - 9
-        };
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         Self {
             year: era * 400 + year_of_era + i64::from(month <= 2),
             month,

@@ -48,10 +48,7 @@ impl<'a> Record<'a> {
     /// A record of bytes that mean nothing to Tracklog.
     #[must_use]
     pub const fn opaque(bytes: &'a [u8]) -> Self {
-        Self {
-            kind: PayloadKind::Opaque,
-            bytes,
-        }
+        Self { kind: PayloadKind::Opaque, bytes }
     }
 
     /// A record whose bytes are vouched for by the caller: built, verified, or under a checksum
@@ -81,11 +78,7 @@ impl<'a> Record<'a> {
     /// Key and value, where that is the kind.
     #[must_use]
     pub fn key_value(&self) -> Option<KeyValue<'a>> {
-        if self.kind == PayloadKind::KeyValue {
-            KeyValue::decode(self.bytes)
-        } else {
-            None
-        }
+        if self.kind == PayloadKind::KeyValue { KeyValue::decode(self.bytes) } else { None }
     }
 }
 
@@ -115,10 +108,7 @@ impl<'a> KeyValue<'a> {
         let length = u32::from_le_bytes(*length);
         let (key, value) = rest.split_at_checked((length & !DELETED) as usize)?;
         match (length & DELETED != 0, value.is_empty()) {
-            (false, _) => Some(Self {
-                key,
-                value: Some(value),
-            }),
+            (false, _) => Some(Self { key, value: Some(value) }),
             (true, true) => Some(Self { key, value: None }),
             (true, false) => None,
         }

@@ -68,12 +68,7 @@ impl Records {
 
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Records({} records, {} bytes)",
-            self.len(),
-            self.byte_count()
-        )
+        write!(f, "Records({} records, {} bytes)", self.len(), self.byte_count())
     }
 }
 
@@ -87,10 +82,7 @@ mod tests {
         for text in ["one", "", "three"] {
             records.push(Record::opaque(text.as_bytes()));
         }
-        let texts: Vec<_> = records
-            .iter()
-            .map(|record| record.bytes().to_vec())
-            .collect();
+        let texts: Vec<_> = records.iter().map(|record| record.bytes().to_vec()).collect();
         assert_eq!(texts, [&b"one"[..], b"", b"three"]);
         assert_eq!(records.get(3), None);
         records.clear(0);

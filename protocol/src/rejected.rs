@@ -60,9 +60,7 @@ impl RejectedBuilder {
     /// A builder with room for a usual event.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            buffer: FlatBufferBuilder::with_capacity(4 << 10),
-        }
+        Self { buffer: FlatBufferBuilder::with_capacity(4 << 10) }
     }
 
     /// Builds the record of `parts`. It lies in the builder until the next one is built.
@@ -104,11 +102,7 @@ impl Default for RejectedBuilder {
 
 impl fmt::Debug for RejectedBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "RejectedBuilder({} bytes built)",
-            self.buffer.unfinished_data().len()
-        )
+        write!(f, "RejectedBuilder({} bytes built)", self.buffer.unfinished_data().len())
     }
 }
 

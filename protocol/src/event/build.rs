@@ -109,10 +109,7 @@ impl EventBuilder {
     #[must_use]
     pub fn new() -> Self {
         let buffer = FlatBufferBuilder::with_capacity(BUFFER_BYTES_FIRST);
-        Self {
-            buffer,
-            headers: Vec::new(),
-        }
+        Self { buffer, headers: Vec::new() }
     }
 
     /// Builds the event of `parts`. It lies in the builder until the next one is built.
@@ -189,10 +186,7 @@ impl EventBuilder {
         if headers.is_empty() {
             return None;
         }
-        assert!(
-            headers.len() <= HEADERS_MAX,
-            "the intake bounds the headers that it keeps"
-        );
+        assert!(headers.len() <= HEADERS_MAX, "the intake bounds the headers that it keeps");
         self.headers.clear();
         for (name, value) in headers {
             let value = Some(self.buffer.create_string(value));
@@ -207,10 +201,7 @@ impl EventBuilder {
         if spans.is_empty() {
             return None;
         }
-        Some(
-            self.buffer
-                .create_vector_from_iter(spans.iter().map(|span| span.to_raw())),
-        )
+        Some(self.buffer.create_vector_from_iter(spans.iter().map(|span| span.to_raw())))
     }
 }
 
@@ -227,10 +218,6 @@ impl Default for EventBuilder {
 
 impl fmt::Debug for EventBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "EventBuilder({} bytes built)",
-            self.buffer.unfinished_data().len()
-        )
+        write!(f, "EventBuilder({} bytes built)", self.buffer.unfinished_data().len())
     }
 }

@@ -48,21 +48,12 @@ impl<'a> Fields<'a> {
     /// The fields of the object that is `text`, white space around it allowed.
     #[must_use]
     pub const fn of(text: &'a str) -> Self {
-        Self {
-            walk: Walk {
-                bytes: text.as_bytes(),
-                at: 0,
-            },
-            next: Next::Start,
-        }
+        Self { walk: Walk { bytes: text.as_bytes(), at: 0 }, next: Next::Start }
     }
 
     /// Whether `text` is one JSON value and nothing else.
     pub(super) fn is_value(text: &'a str) -> bool {
-        let mut walk = Walk {
-            bytes: text.as_bytes(),
-            at: 0,
-        };
+        let mut walk = Walk { bytes: text.as_bytes(), at: 0 };
         walk.value().is_some() && walk.at == walk.bytes.len()
     }
 
@@ -92,11 +83,7 @@ impl<'a> Fields<'a> {
     fn end(&mut self) -> Option<Option<PropertySpan>> {
         self.next = Next::Nothing;
         self.walk.skip_space();
-        if self.walk.at == self.walk.bytes.len() {
-            Some(None)
-        } else {
-            None
-        }
+        if self.walk.at == self.walk.bytes.len() { Some(None) } else { None }
     }
 }
 
@@ -256,11 +243,7 @@ impl Walk<'_> {
 
     /// An array or object with all that is in it.
     fn container(&mut self) -> Option<ValueKind> {
-        let kind = if self.peek()? == b'{' {
-            ValueKind::Object
-        } else {
-            ValueKind::Array
-        };
+        let kind = if self.peek()? == b'{' { ValueKind::Object } else { ValueKind::Array };
         let mut open = Open::default();
         loop {
             self.begin_value(&mut open)?;

@@ -24,14 +24,8 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Track,
-        Self::Identify,
-        Self::Page,
-        Self::Screen,
-        Self::Group,
-        Self::Alias,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Track, Self::Identify, Self::Page, Self::Screen, Self::Group, Self::Alias];
 
     /// As clients write it in `type`.
     #[must_use]

@@ -71,11 +71,7 @@ impl PropertySpan {
     #[must_use]
     pub fn name<'a>(&self, text: &'a str) -> Option<Cow<'a, str>> {
         let name = slice(text, self.name_at, self.name_len)?;
-        Some(if self.name_escaped {
-            unescape(name)
-        } else {
-            Cow::Borrowed(name)
-        })
+        Some(if self.name_escaped { unescape(name) } else { Cow::Borrowed(name) })
     }
 
     /// The value in `text`. `None` when the span does not fit the text.
@@ -101,22 +97,8 @@ impl PropertySpan {
     }
 
     pub(super) fn to_raw(self) -> raw::PropertySpan {
-        let Self {
-            name_at,
-            name_len,
-            value_at,
-            value_len,
-            kind,
-            name_escaped,
-        } = self;
-        raw::PropertySpan::new(
-            name_at,
-            name_len,
-            value_at,
-            value_len,
-            kind.to_raw(),
-            name_escaped,
-        )
+        let Self { name_at, name_len, value_at, value_len, kind, name_escaped } = self;
+        raw::PropertySpan::new(name_at, name_len, value_at, value_len, kind.to_raw(), name_escaped)
     }
 
     pub(super) fn from_raw(span: &raw::PropertySpan) -> Option<Self> {
@@ -169,10 +151,7 @@ impl<'a> JsonNumber<'a> {
     /// The nearest double; `None` when none is near.
     #[must_use]
     pub fn as_f64(&self) -> Option<f64> {
-        self.token
-            .parse()
-            .ok()
-            .filter(|number: &f64| number.is_finite())
+        self.token.parse().ok().filter(|number: &f64| number.is_finite())
     }
 
     /// The number, when it is written as an integer and fits.
@@ -268,8 +247,6 @@ fn unescape_unicode(text: &str) -> (char, &str) {
 fn code_unit(text: &str) -> Option<(u16, &str)> {
     let (digits, rest) = text.split_at_checked(4)?;
     let all_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let unit = u16::from_str_radix(digits, 16)
-        .ok()
-        .filter(|_| all_digits)?;
+    let unit = u16::from_str_radix(digits, 16).ok().filter(|_| all_digits)?;
     Some((unit, rest))
 }

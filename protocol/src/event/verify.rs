@@ -75,13 +75,7 @@ pub(crate) fn limits(bytes: &[u8]) -> VerifierOptions {
 
 /// The verifier's complaint without its trace.
 pub(crate) fn first_line(error: &flatbuffers::InvalidFlatbuffer) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('.')
-        .to_owned()
+    error.to_string().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
 }
 
 fn check_objects(event: &EventView<'_>) -> Result<(), EventError> {
@@ -108,22 +102,14 @@ fn check_index(event: &EventView<'_>, index: Option<Spans<'_>>) -> Result<(), Ev
             return Err(EventError::Index);
         }
     }
-    if spans.next().is_some() {
-        Err(EventError::Index)
-    } else {
-        Ok(())
-    }
+    if spans.next().is_some() { Err(EventError::Index) } else { Ok(()) }
 }
 
 type Spans<'a> = flatbuffers::Vector<'a, raw::PropertySpan>;
 
 fn check_bare_times(event: &EventView<'_>) -> Result<(), EventError> {
     let times = [
-        (
-            "timestamp",
-            event.client_time_text(),
-            EventFlags::CLIENT_TIME_BARE,
-        ),
+        ("timestamp", event.client_time_text(), EventFlags::CLIENT_TIME_BARE),
         ("sentAt", event.sent_time_text(), EventFlags::SENT_TIME_BARE),
     ];
     for (name, text, bare) in times {
@@ -147,10 +133,7 @@ mod tests {
     ) -> Vec<u8> {
         let mut buffer = FlatBufferBuilder::new();
         let message_id = Some(buffer.create_string("m"));
-        let args = raw::EventArgs {
-            message_id,
-            ..change(&mut buffer)
-        };
+        let args = raw::EventArgs { message_id, ..change(&mut buffer) };
         let event = raw::Event::create(&mut buffer, &args);
         raw::finish_event_buffer(&mut buffer, event);
         buffer.finished_data().to_vec()
@@ -161,16 +144,10 @@ mod tests {
         let shared_by = |count: usize| {
             event_with(|buffer| {
                 let text = Some(buffer.create_string(&"v".repeat(10_000)));
-                let args = raw::HeaderArgs {
-                    name: text,
-                    value: text,
-                };
+                let args = raw::HeaderArgs { name: text, value: text };
                 let header = raw::Header::create(buffer, &args);
                 let headers = Some(buffer.create_vector(&vec![header; count]));
-                raw::EventArgs {
-                    headers,
-                    ..raw::EventArgs::default()
-                }
+                raw::EventArgs { headers, ..raw::EventArgs::default() }
             })
         };
         assert!(verify(&shared_by(1)).is_ok());
@@ -182,23 +159,13 @@ mod tests {
     fn more_tables_than_an_event_has_are_refused() {
         let bytes = event_with(|buffer| {
             let text = Some(buffer.create_string(""));
-            let args = raw::HeaderArgs {
-                name: text,
-                value: text,
-            };
-            let headers: Vec<_> = (0..=TABLES_MAX)
-                .map(|_| raw::Header::create(buffer, &args))
-                .collect();
+            let args = raw::HeaderArgs { name: text, value: text };
+            let headers: Vec<_> =
+                (0..=TABLES_MAX).map(|_| raw::Header::create(buffer, &args)).collect();
             let headers = Some(buffer.create_vector(&headers));
-            raw::EventArgs {
-                headers,
-                ..raw::EventArgs::default()
-            }
+            raw::EventArgs { headers, ..raw::EventArgs::default() }
         });
-        assert_eq!(
-            verify(&bytes),
-            Err(EventError::Malformed("Too many tables".to_owned()))
-        );
+        assert_eq!(verify(&bytes), Err(EventError::Malformed("Too many tables".to_owned())));
     }
 
     #[test]
@@ -215,22 +182,11 @@ mod tests {
     fn an_enriched_event_passes() {
         let bytes = event_with(|buffer| {
             let city = Some(buffer.create_string("Köln"));
-            let geo_args = raw::GeoArgs {
-                city,
-                latitude: Some(50.9),
-                ..raw::GeoArgs::default()
-            };
+            let geo_args = raw::GeoArgs { city, latitude: Some(50.9), ..raw::GeoArgs::default() };
             let geo = Some(raw::Geo::create(buffer, &geo_args));
-            let session_args = raw::SessionArgs {
-                number: 7,
-                ..raw::SessionArgs::default()
-            };
+            let session_args = raw::SessionArgs { number: 7, ..raw::SessionArgs::default() };
             let session = Some(raw::Session::create(buffer, &session_args));
-            raw::EventArgs {
-                geo,
-                session,
-                ..raw::EventArgs::default()
-            }
+            raw::EventArgs { geo, session, ..raw::EventArgs::default() }
         });
         let event = EventView::of(verify(&bytes).unwrap()).unwrap();
         assert_eq!(event.message_id(), "m");

@@ -80,27 +80,19 @@ impl<'a> EventView<'a> {
     /// else the user's, else the message's.
     #[must_use]
     pub fn partition_key(&self) -> &'a str {
-        self.anonymous_id()
-            .or_else(|| self.user_id())
-            .unwrap_or_else(|| self.message_id())
+        self.anonymous_id().or_else(|| self.user_id()).unwrap_or_else(|| self.message_id())
     }
 
     /// The kept request headers: name in lower case, value.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        self.table
-            .headers()
-            .into_iter()
-            .flatten()
-            .map(|header| (header.name(), header.value()))
+        self.table.headers().into_iter().flatten().map(|header| (header.name(), header.value()))
     }
 
     /// The value of one top-level field of `properties`, by its name after unescaping.
     #[must_use]
     pub fn property(&self, name: &str) -> Option<Property<'a>> {
         let text = self.properties()?;
-        let span = self
-            .property_index()
-            .find(|span| span.is_named(text, name))?;
+        let span = self.property_index().find(|span| span.is_named(text, name))?;
         span.value(text)
     }
 
@@ -108,20 +100,9 @@ impl<'a> EventView<'a> {
     /// was stored without the index is walked instead.
     pub fn property_index(&self) -> impl Iterator<Item = PropertySpan> + use<'a> {
         let index = self.table.property_index();
-        let unindexed = if index.is_none() {
-            self.properties()
-        } else {
-            None
-        };
-        let walked = unindexed
-            .into_iter()
-            .flat_map(Fields::of)
-            .map_while(Result::ok);
-        index
-            .into_iter()
-            .flatten()
-            .filter_map(PropertySpan::from_raw)
-            .chain(walked)
+        let unindexed = if index.is_none() { self.properties() } else { None };
+        let walked = unindexed.into_iter().flat_map(Fields::of).map_while(Result::ok);
+        index.into_iter().flatten().filter_map(PropertySpan::from_raw).chain(walked)
     }
 
     texts! {

@@ -59,10 +59,7 @@ mod tests {
 
     #[test]
     fn event_code_is_generated_from_the_schema() {
-        assert_generated_from(
-            include_str!("event.rs"),
-            include_str!("../../schema/event.fbs"),
-        );
+        assert_generated_from(include_str!("event.rs"), include_str!("../../schema/event.fbs"));
     }
 
     #[test]

@@ -19,19 +19,12 @@ fn read_all(record: Record<'_>) {
     let properties = event.properties().unwrap_or_default();
     for span in event.property_index() {
         if let Some(name) = span.name(properties) {
-            assert_eq!(
-                event.property(&name).is_some(),
-                span.value(properties).is_some()
-            );
+            assert_eq!(event.property(&name).is_some(), span.value(properties).is_some());
         }
     }
     let mut line = Vec::new();
-    let at = LinePlace {
-        topic: "raw",
-        partition: 0,
-        offset: Offset(0),
-        appended_at: TimeMicros(0),
-    };
+    let at =
+        LinePlace { topic: "raw", partition: 0, offset: Offset(0), appended_at: TimeMicros(0) };
     write_line(&mut line, at, record);
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
     serde_json::from_slice::<&serde_json::value::RawValue>(&line).expect("a line is JSON");
@@ -181,27 +174,17 @@ fn every_flipped_bit_is_refused_or_readable() {
             }
         }
     }
-    assert!(
-        refused > good.len(),
-        "only {refused} of {} flips were refused",
-        good.len() * 8
-    );
+    assert!(refused > good.len(), "only {refused} of {} flips were refused", good.len() * 8);
 }
 
 #[test]
 fn every_truncation_is_refused() {
     let mut builder = EventBuilder::new();
-    let bytes = builder
-        .build(&sample::full(&sample::index(PROPERTIES)))
-        .bytes();
+    let bytes = builder.build(&sample::full(&sample::index(PROPERTIES))).bytes();
     for length in 0..bytes.len() {
         // Padding at the end carries nothing.
         if bytes[length..].iter().any(|byte| *byte != 0) {
-            assert!(
-                verify(&bytes[..length]).is_err(),
-                "{length} of {} bytes",
-                bytes.len()
-            );
+            assert!(verify(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
         }
     }
 }
@@ -224,96 +207,33 @@ fn an_index_that_does_not_fit_the_text_is_refused() {
     };
     refuse(&index[1..], "a field is missing");
     refuse(&[&index[..], &[first]].concat(), "a field is listed twice");
-    refuse(
-        &changed(|span| span.value_at = u32::MAX),
-        "outside of the text",
-    );
-    refuse(
-        &changed(|span| (span.name_at, span.name_len) = (u32::MAX, u32::MAX)),
-        "overflow",
-    );
+    refuse(&changed(|span| span.value_at = u32::MAX), "outside of the text");
+    refuse(&changed(|span| (span.name_at, span.name_len) = (u32::MAX, u32::MAX)), "overflow");
     refuse(&changed(|span| span.value_len += 1), "a byte too long");
-    refuse(
-        &changed(|span| span.kind = ValueKind::Object),
-        "another kind",
-    );
-    refuse(
-        &changed(|span| span.name_escaped = true),
-        "an escape that is none",
-    );
+    refuse(&changed(|span| span.kind = ValueKind::Object), "another kind");
+    refuse(&changed(|span| span.name_escaped = true), "an escape that is none");
 }
 
 #[test]
 fn an_index_that_cuts_characters_finds_nothing() {
     let text = r#"{"straße":"ß"}"#;
-    let span = PropertySpan {
-        value_at: 12,
-        value_len: 1,
-        ..sample::index(text)[0]
-    };
+    let span = PropertySpan { value_at: 12, value_len: 1, ..sample::index(text)[0] };
     assert_eq!(span.value(text), None);
-    assert_eq!(
-        PropertySpan {
-            name_len: 5,
-            ..span
-        }
-        .name(text),
-        None
-    );
+    assert_eq!(PropertySpan { name_len: 5, ..span }.name(text), None);
 }
 
 #[test]
 fn texts_that_are_no_json_objects_are_refused() {
     let mut builder = EventBuilder::new();
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
-    for text in [
-        "",
-        "[]",
-        "7",
-        "{",
-        "{}{}",
-        "{},\"topic\":\"x\"",
-        "{\"a\":01}",
-        "{\"a\"}",
-        &deep,
-    ] {
+    for text in ["", "[]", "7", "{", "{}{}", "{},\"topic\":\"x\"", "{\"a\":01}", "{\"a\"}", &deep] {
         let text = Some(text);
         for (name, parts) in [
-            (
-                "properties",
-                EventParts {
-                    properties: text,
-                    ..EventParts::default()
-                },
-            ),
-            (
-                "traits",
-                EventParts {
-                    traits: text,
-                    ..EventParts::default()
-                },
-            ),
-            (
-                "context",
-                EventParts {
-                    context: text,
-                    ..EventParts::default()
-                },
-            ),
-            (
-                "integrations",
-                EventParts {
-                    integrations: text,
-                    ..EventParts::default()
-                },
-            ),
-            (
-                "extra",
-                EventParts {
-                    extra: text,
-                    ..EventParts::default()
-                },
-            ),
+            ("properties", EventParts { properties: text, ..EventParts::default() }),
+            ("traits", EventParts { traits: text, ..EventParts::default() }),
+            ("context", EventParts { context: text, ..EventParts::default() }),
+            ("integrations", EventParts { integrations: text, ..EventParts::default() }),
+            ("extra", EventParts { extra: text, ..EventParts::default() }),
         ] {
             let refused = verify(builder.build(&parts).bytes());
             assert_eq!(refused, Err(EventError::NotAnObject(name)), "{text:?}");
@@ -326,11 +246,7 @@ fn a_bare_time_must_be_a_json_value() {
     let mut builder = EventBuilder::new();
     let mut check = |text| {
         let flags = EventFlags::SENT_TIME_BARE;
-        let parts = EventParts {
-            sent_time_text: Some(text),
-            flags,
-            ..EventParts::default()
-        };
+        let parts = EventParts { sent_time_text: Some(text), flags, ..EventParts::default() };
         verify(builder.build(&parts).bytes()).map(read_all)
     };
     assert_eq!(check("1767323045678"), Ok(()));
@@ -352,10 +268,7 @@ fn a_view_is_of_events_alone() {
 #[test]
 fn a_kind_of_a_newer_program_is_refused() {
     let mut builder = EventBuilder::new();
-    let parts = EventParts {
-        kind: EventKind::Alias,
-        ..EventParts::default()
-    };
+    let parts = EventParts { kind: EventKind::Alias, ..EventParts::default() };
     let good = builder.build(&parts).bytes().to_vec();
     let unknown = (0..good.len()).filter(|at| good[*at] == 5).any(|at| {
         let mut bytes = good.clone();
@@ -369,16 +282,8 @@ fn a_kind_of_a_newer_program_is_refused() {
 fn the_partition_key_is_the_anonymous_id_else_the_user_else_the_message() {
     let mut builder = EventBuilder::new();
     let mut key = |anonymous_id, user_id| {
-        let parts = EventParts {
-            message_id: "m",
-            anonymous_id,
-            user_id,
-            ..EventParts::default()
-        };
-        EventView::of(builder.build(&parts))
-            .unwrap()
-            .partition_key()
-            .to_owned()
+        let parts = EventParts { message_id: "m", anonymous_id, user_id, ..EventParts::default() };
+        EventView::of(builder.build(&parts)).unwrap().partition_key().to_owned()
     };
     assert_eq!(key(Some("a"), Some("u")), "a");
     assert_eq!(key(None, Some("u")), "u");
@@ -390,10 +295,7 @@ fn a_builder_forgets_the_event_before() {
     let mut builder = EventBuilder::new();
     let fresh = builder.build(&EventParts::default()).bytes().to_vec();
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(2 << 20));
-    builder.build(&EventParts {
-        properties: Some(&large),
-        ..EventParts::default()
-    });
+    builder.build(&EventParts { properties: Some(&large), ..EventParts::default() });
     builder.build(&sample::full(&sample::index(PROPERTIES)));
     assert_eq!(builder.build(&EventParts::default()).bytes(), fresh);
 }
@@ -402,25 +304,16 @@ fn a_builder_forgets_the_event_before() {
 #[should_panic(expected = "the intake bounds the headers")]
 fn more_headers_than_the_verifier_passes_cannot_be_built() {
     let headers = vec![("a", "b"); HEADERS_MAX + 1];
-    EventBuilder::new().build(&EventParts {
-        headers: &headers,
-        ..EventParts::default()
-    });
+    EventBuilder::new().build(&EventParts { headers: &headers, ..EventParts::default() });
 }
 
 #[test]
 fn as_many_headers_as_may_be_pass_the_verifier() {
     let headers = vec![("", ""); HEADERS_MAX];
     let mut builder = EventBuilder::new();
-    let parts = EventParts {
-        headers: &headers,
-        ..EventParts::default()
-    };
+    let parts = EventParts { headers: &headers, ..EventParts::default() };
     let record = verify(builder.build(&parts).bytes()).unwrap();
-    assert_eq!(
-        EventView::of(record).unwrap().headers().count(),
-        HEADERS_MAX
-    );
+    assert_eq!(EventView::of(record).unwrap().headers().count(), HEADERS_MAX);
 }
 
 #[test]
@@ -431,23 +324,12 @@ fn an_event_is_little_larger_than_its_texts() {
     let record = builder.build(&parts);
     let event = EventView::of(record).unwrap();
     let texts = event.message_id().len()
-        + texts_of(&event)
-            .iter()
-            .flatten()
-            .map(|text| text.len())
-            .sum::<usize>()
-        + objects_of(&event)
-            .iter()
-            .flatten()
-            .map(|text| text.len())
-            .sum::<usize>();
+        + texts_of(&event).iter().flatten().map(|text| text.len()).sum::<usize>()
+        + objects_of(&event).iter().flatten().map(|text| text.len()).sum::<usize>();
     let index_bytes = index.len() * 20;
     let overhead = record.bytes().len() - texts - index_bytes;
     // Per text its offset, length, end and padding; the table and where its fields lie; times.
-    assert!(
-        overhead <= 280,
-        "{overhead} bytes beside {texts} of text and {index_bytes} of index"
-    );
+    assert!(overhead <= 280, "{overhead} bytes beside {texts} of text and {index_bytes} of index");
     assert_eq!(record.bytes().len() % 8, 0);
     assert_eq!(record.kind(), PayloadKind::Event);
 }

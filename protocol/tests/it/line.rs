@@ -20,11 +20,7 @@ fn line(record: Record<'_>) -> String {
     let mut out = b"before".to_vec();
     write_line(&mut out, PLACE, record);
     let line = String::from_utf8(out).unwrap();
-    let line = line
-        .strip_prefix("before")
-        .unwrap()
-        .strip_suffix('\n')
-        .unwrap();
+    let line = line.strip_prefix("before").unwrap().strip_suffix('\n').unwrap();
     assert!(!line.contains(['\n', '\r']));
     serde_json::from_str::<Value>(line).expect("a line is JSON");
     line.to_owned()
@@ -36,10 +32,7 @@ fn event_line(parts: &EventParts<'_>) -> String {
 
 #[test]
 fn a_full_event_has_every_field_in_order() {
-    assert_eq!(
-        event_line(&sample::full(&sample::index(PROPERTIES))),
-        FULL_LINE
-    );
+    assert_eq!(event_line(&sample::full(&sample::index(PROPERTIES))), FULL_LINE);
 }
 
 #[test]
@@ -78,11 +71,7 @@ const FULL_LINE: &str = concat!(
 
 #[test]
 fn absent_fields_are_left_out() {
-    let parts = EventParts {
-        message_id: "m",
-        kind: EventKind::Alias,
-        ..EventParts::default()
-    };
+    let parts = EventParts { message_id: "m", kind: EventKind::Alias, ..EventParts::default() };
     let expected = concat!(
         r#"{"topic":"raw","partition":3,"offset":1207,"messageId":"m","type":"alias","#,
         r#""timestamp":"1970-01-01T00:00:00.000000Z","receivedAt":"1970-01-01T00:00:00.000000Z","#,
@@ -94,21 +83,14 @@ fn absent_fields_are_left_out() {
 #[test]
 fn objects_with_some_texts_hold_only_those() {
     let page_path = Some("/");
-    let parts = EventParts {
-        page_path,
-        library_version: Some("1"),
-        ..EventParts::default()
-    };
+    let parts = EventParts { page_path, library_version: Some("1"), ..EventParts::default() };
     assert!(event_line(&parts).ends_with(r#""library":{"version":"1"},"page":{"path":"/"}}"#));
 }
 
 #[test]
 fn line_breaks_between_tokens_become_spaces_and_tokens_stay() {
     let properties = Some("{\r\n  \"a\\n\": 1.10,\n\t\"b\": 1e2\n}");
-    let line = event_line(&EventParts {
-        properties,
-        ..EventParts::default()
-    });
+    let line = event_line(&EventParts { properties, ..EventParts::default() });
     let expected = "\"properties\":{    \"a\\n\": 1.10, \t\"b\": 1e2 }}";
     assert!(line.ends_with(expected), "{line}");
 }
@@ -116,25 +98,16 @@ fn line_breaks_between_tokens_become_spaces_and_tokens_stay() {
 #[test]
 fn a_sent_time_that_was_no_string_stays_none() {
     let sent_time_text = Some("1767322800000");
-    let text = EventParts {
-        sent_time_text,
-        ..EventParts::default()
-    };
+    let text = EventParts { sent_time_text, ..EventParts::default() };
     assert!(event_line(&text).contains(r#""sentAt":"1767322800000","#));
-    let bare = EventParts {
-        flags: EventFlags::SENT_TIME_BARE,
-        ..text
-    };
+    let bare = EventParts { flags: EventFlags::SENT_TIME_BARE, ..text };
     assert!(event_line(&bare).contains(r#""sentAt":1767322800000,"#));
 }
 
 #[test]
 fn texts_are_escaped() {
     let name = Some("\"\\\n\r\t\u{0}\u{1f}\u{7f}/é\u{2028}");
-    let line = event_line(&EventParts {
-        name,
-        ..EventParts::default()
-    });
+    let line = event_line(&EventParts { name, ..EventParts::default() });
     let expected = "\"event\":\"\\\"\\\\\\n\\r\\t\\u0000\\u001f\\u007f/é\u{2028}\"";
     assert!(line.contains(expected), "{line}");
 }
@@ -171,15 +144,9 @@ fn a_rejected_event_says_why_and_shows_its_bytes() {
 
 #[test]
 fn a_body_that_is_no_text_is_base64() {
-    let parts = RejectedParts {
-        body: b"\xff\xfe",
-        ..RejectedParts::default()
-    };
+    let parts = RejectedParts { body: b"\xff\xfe", ..RejectedParts::default() };
     let line = line(RejectedBuilder::new().build(&parts));
-    assert!(
-        line.contains(r#""body_base64":"//4=","bodyLength":2,"#),
-        "{line}"
-    );
+    assert!(line.contains(r#""body_base64":"//4=","bodyLength":2,"#), "{line}");
     assert!(!line.contains("\"body\""));
 }
 
@@ -188,20 +155,13 @@ fn keys_and_values_are_texts_or_base64() {
     let mut buffer = Vec::new();
     let mut pair = |key: &[u8], value: Option<&[u8]>| {
         let line = line(KeyValue { key, value }.encode(&mut buffer));
-        let (_, after) = line
-            .split_once("\"appendedAt\":\"2026-01-02T03:04:07.000402Z\",")
-            .unwrap();
+        let (_, after) =
+            line.split_once("\"appendedAt\":\"2026-01-02T03:04:07.000402Z\",").unwrap();
         after.to_owned()
     };
     assert_eq!(pair(b"k", Some(b"v")), r#""key":"k","value":"v"}"#);
-    assert_eq!(
-        pair(b"\xff", Some(b"")),
-        r#""key_base64":"/w==","value":""}"#
-    );
-    assert_eq!(
-        pair(b"k", Some(b"\x80abc")),
-        r#""key":"k","value_base64":"gGFiYw=="}"#
-    );
+    assert_eq!(pair(b"\xff", Some(b"")), r#""key_base64":"/w==","value":""}"#);
+    assert_eq!(pair(b"k", Some(b"\x80abc")), r#""key":"k","value_base64":"gGFiYw=="}"#);
     assert_eq!(pair(b"k", None), r#""key":"k","deleted":true}"#);
 }
 
@@ -227,14 +187,8 @@ fn times_are_rfc_3339_with_six_digits() {
 #[test]
 fn years_of_more_than_four_digits_have_a_sign() {
     let at = |micros| format_time(TimeMicros(micros));
-    assert_eq!(
-        at(-62_167_219_200_000_001),
-        "-000001-12-31T23:59:59.999999Z"
-    );
-    assert_eq!(
-        at(253_402_300_800_000_000),
-        "+010000-01-01T00:00:00.000000Z"
-    );
+    assert_eq!(at(-62_167_219_200_000_001), "-000001-12-31T23:59:59.999999Z");
+    assert_eq!(at(253_402_300_800_000_000), "+010000-01-01T00:00:00.000000Z");
     assert_eq!(at(i64::MAX), "+294247-01-10T04:00:54.775807Z");
     assert_eq!(at(i64::MIN), "-290308-12-21T19:59:05.224192Z");
 }

@@ -18,11 +18,7 @@ fn with_property(properties: &str, name: &str, check: impl Fn(Option<Property<'_
     let mut builder = EventBuilder::new();
     for property_index in [&index[..], &[]] {
         let properties = Some(properties);
-        let parts = EventParts {
-            properties,
-            property_index,
-            ..EventParts::default()
-        };
+        let parts = EventParts { properties, property_index, ..EventParts::default() };
         let event = EventView::of(builder.build(&parts)).unwrap();
         check(event.property(name));
     }
@@ -40,32 +36,20 @@ fn values_are_typed_and_keep_their_tokens() {
     let text =
         r#"{ "a" : null, "b":true,"c":false ,"d":-12.500e0,"e":"x\ny","f":[1, {}],"g":{"h":1} }"#;
     with_property(text, "a", |value| assert_eq!(value, Some(Property::Null)));
-    with_property(text, "b", |value| {
-        assert_eq!(value, Some(Property::Bool(true)))
-    });
-    with_property(text, "c", |value| {
-        assert_eq!(value, Some(Property::Bool(false)))
-    });
+    with_property(text, "b", |value| assert_eq!(value, Some(Property::Bool(true))));
+    with_property(text, "c", |value| assert_eq!(value, Some(Property::Bool(false))));
     with_property(text, "d", |value| {
-        let Some(Property::Number(number)) = value else {
-            panic!("{value:?}")
-        };
+        let Some(Property::Number(number)) = value else { panic!("{value:?}") };
         assert_eq!(number.token(), "-12.500e0");
         assert_eq!(number.as_f64(), Some(-12.5));
     });
     with_property(text, "e", |value| {
-        let Some(Property::String(string)) = value else {
-            panic!("{value:?}")
-        };
+        let Some(Property::String(string)) = value else { panic!("{value:?}") };
         assert_eq!(string.token(), r#""x\ny""#);
         assert_eq!(string.text(), "x\ny");
     });
-    with_property(text, "f", |value| {
-        assert_eq!(value, Some(Property::Array("[1, {}]")))
-    });
-    with_property(text, "g", |value| {
-        assert_eq!(value, Some(Property::Object("{\"h\":1}")))
-    });
+    with_property(text, "f", |value| assert_eq!(value, Some(Property::Array("[1, {}]"))));
+    with_property(text, "g", |value| assert_eq!(value, Some(Property::Object("{\"h\":1}"))));
     with_property(text, "h", |value| assert_eq!(value, None));
 }
 
@@ -73,18 +57,13 @@ fn values_are_typed_and_keep_their_tokens() {
 fn integers_keep_64_bits() {
     let number = |token: &str| {
         let text = format!("{{\"n\":{token}}}");
-        let Some(Property::Number(number)) = sample::index(&text)[0].value(&text) else {
-            panic!()
-        };
+        let Some(Property::Number(number)) = sample::index(&text)[0].value(&text) else { panic!() };
         (number.as_i64(), number.as_u64(), number.as_f64())
     };
     assert_eq!(number("9007199254740993").0, Some(9_007_199_254_740_993));
     assert_eq!(number("18446744073709551615").1, Some(u64::MAX));
     assert_eq!(number("18446744073709551616").1, None);
-    assert_eq!(
-        number("-9223372036854775808"),
-        (Some(i64::MIN), None, Some(i64::MIN as f64))
-    );
+    assert_eq!(number("-9223372036854775808"), (Some(i64::MIN), None, Some(i64::MIN as f64)));
     assert_eq!(number("1.0"), (None, None, Some(1.0)));
     assert_eq!(number("1e3"), (None, None, Some(1000.0)));
     assert_eq!(number("1e400"), (None, None, None));
@@ -98,26 +77,18 @@ fn names_are_found_by_what_they_say() {
     assert_text(r#"{"\ud83d\uDE00":"1"}"#, "😀", "1");
     assert_text(r#"{"":"empty","a":"1"}"#, "", "empty");
     assert_text(r#"{"a.b":"dot","a":{"b":"nested"}}"#, "a.b", "dot");
-    assert_text(
-        r#"{"price_old":"1","price":"2","pricey":"3"}"#,
-        "price",
-        "2",
-    );
+    assert_text(r#"{"price_old":"1","price":"2","pricey":"3"}"#, "price", "2");
     assert_text(r#"{"größe":"ß"}"#, "größe", "ß");
     assert_text("{\"a\\u0000b\":\"nul\"}", "a\0b", "nul");
     // The escape's own letters are no name.
-    with_property(r#"{"\u0061":1}"#, "\\u0061", |value| {
-        assert_eq!(value, None)
-    });
+    with_property(r#"{"\u0061":1}"#, "\\u0061", |value| assert_eq!(value, None));
 }
 
 #[test]
 fn escapes_that_are_none_do_not_stop_a_reader() {
     let text = |token: &str| {
         let text = format!("{{\"a\":{token}}}");
-        let Some(Property::String(string)) = sample::index(&text)[0].value(&text) else {
-            panic!()
-        };
+        let Some(Property::String(string)) = sample::index(&text)[0].value(&text) else { panic!() };
         string.text().into_owned()
     };
     assert_eq!(text(r#""\ud83d""#), "\u{fffd}");
@@ -142,10 +113,7 @@ fn a_span_over_anything_reads_without_panic() {
                     name_escaped,
                     ..span
                 };
-                assert!(
-                    span.name(text)
-                        .is_none_or(|name| name.len() <= 2 * text.len())
-                );
+                assert!(span.name(text).is_none_or(|name| name.len() <= 2 * text.len()));
                 match span.value(text) {
                     Some(Property::String(string)) => drop(string.text()),
                     Some(Property::Number(number)) => {
@@ -163,9 +131,7 @@ fn a_span_over_anything_reads_without_panic() {
 #[test]
 fn an_unescaped_string_is_not_copied() {
     let text = r#"{"a":"plain"}"#;
-    let Some(Property::String(string)) = sample::index(text)[0].value(text) else {
-        panic!()
-    };
+    let Some(Property::String(string)) = sample::index(text)[0].value(text) else { panic!() };
     assert!(matches!(string.text(), Cow::Borrowed("plain")));
 }
 
@@ -180,11 +146,7 @@ fn depth_is_bounded_without_recursion() {
     };
     assert!(is_object(&nested("[", "]", JSON_DEPTH_MAX - 1)));
     assert!(!is_object(&nested("[", "]", JSON_DEPTH_MAX)));
-    assert!(is_object(&format!(
-        "{{\"a\":{}1{}}}",
-        "{\"b\":".repeat(127),
-        "}".repeat(127)
-    )));
+    assert!(is_object(&format!("{{\"a\":{}1{}}}", "{\"b\":".repeat(127), "}".repeat(127))));
     assert!(!is_object(&nested("[", "", 1_000_000)));
 }
 

@@ -12,12 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 fn read_all(record: Record<'_>) {
     let mut line = Vec::new();
-    let at = LinePlace {
-        topic: "r",
-        partition: 0,
-        offset: Offset(0),
-        appended_at: TimeMicros(0),
-    };
+    let at = LinePlace { topic: "r", partition: 0, offset: Offset(0), appended_at: TimeMicros(0) };
     write_line(&mut line, at, record);
     serde_json::from_slice::<&serde_json::value::RawValue>(&line).expect("a line is JSON");
 }
@@ -66,10 +61,7 @@ fn every_field_reads_back() {
 fn a_long_body_is_cut_and_its_length_and_hash_are_of_all_of_it() {
     let body = vec![b'x'; BODY_BYTES_MAX + 1];
     let mut builder = RejectedBuilder::new();
-    let record = builder.build(&RejectedParts {
-        body: &body,
-        ..sample()
-    });
+    let record = builder.build(&RejectedParts { body: &body, ..sample() });
     let view = RejectedView::of(record).unwrap();
     assert_eq!(view.body(), Some(&body[..BODY_BYTES_MAX]));
     assert_eq!(view.full_length(), body.len() as u64);
@@ -82,31 +74,19 @@ fn a_body_is_not_cut_inside_a_character() {
     let mut builder = RejectedBuilder::new();
     for shift in 0..4 {
         let body = "x".repeat(shift) + &"😀".repeat(BODY_BYTES_MAX / 4 + 1);
-        let parts = RejectedParts {
-            body: body.as_bytes(),
-            ..sample()
-        };
-        let kept = RejectedView::of(builder.build(&parts))
-            .unwrap()
-            .body()
-            .unwrap();
+        let parts = RejectedParts { body: body.as_bytes(), ..sample() };
+        let kept = RejectedView::of(builder.build(&parts)).unwrap().body().unwrap();
         assert!(std::str::from_utf8(kept).is_ok(), "shifted by {shift}");
         assert!(BODY_BYTES_MAX - kept.len() < 4);
     }
     let body = vec![0x80; BODY_BYTES_MAX + 10];
-    let kept = builder.build(&RejectedParts {
-        body: &body,
-        ..sample()
-    });
+    let kept = builder.build(&RejectedParts { body: &body, ..sample() });
     assert!(RejectedView::of(kept).unwrap().body().unwrap().len() > BODY_BYTES_MAX - 4);
 }
 
 #[test]
 fn a_withheld_body_leaves_its_length_and_hash() {
-    let parts = RejectedParts {
-        body_withheld: true,
-        ..sample()
-    };
+    let parts = RejectedParts { body_withheld: true, ..sample() };
     let mut builder = RejectedBuilder::new();
     let view = RejectedView::of(builder.build(&parts)).unwrap();
     assert_eq!(view.body(), None);
@@ -146,18 +126,9 @@ fn more_kept_than_there_was_is_refused() {
     let parts = sample();
     let mut bytes = builder.build(&parts).bytes().to_vec();
     let length = (parts.body.len() as u64).to_le_bytes();
-    let at = bytes
-        .windows(8)
-        .position(|window| window == length)
-        .unwrap();
+    let at = bytes.windows(8).position(|window| window == length).unwrap();
     bytes[at..at + 8].copy_from_slice(&1_u64.to_le_bytes());
-    assert_eq!(
-        verify(&bytes),
-        Err(RejectedError::Body {
-            kept: parts.body.len(),
-            full: 1
-        })
-    );
+    assert_eq!(verify(&bytes), Err(RejectedError::Body { kept: parts.body.len(), full: 1 }));
 }
 
 proptest! {

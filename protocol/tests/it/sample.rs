@@ -11,9 +11,7 @@ pub(crate) const RECEIVED_TIME: TimeMicros = TimeMicros(1_767_323_047_000_002);
 pub(crate) const PROPERTIES: &str = r#"{"product_id":"p-17","price":12.50,"quantity":2,"on\u0053ale":true,"coupon":null,"tags":["a","b"],"box":{"price":1}}"#;
 
 pub(crate) fn index(properties: &str) -> Vec<PropertySpan> {
-    Fields::of(properties)
-        .collect::<Result<_, _>>()
-        .expect("the properties are an object")
+    Fields::of(properties).collect::<Result<_, _>>().expect("the properties are an object")
 }
 
 /// An event with every field set.
