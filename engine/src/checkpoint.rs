@@ -346,7 +346,7 @@ mod tests {
             let at = file.len();
             section(&mut file, 900, |fields| fields.put_u64(1));
             file[at + 2..at + 4].copy_from_slice(&flags.to_le_bytes());
-            let crc = section_crc(&file[at..at + 8].to_vec(), &file[at + 12..].to_vec());
+            let crc = section_crc(&file[at..at + 8], &file[at + 12..]);
             file[at + 8..at + 12].copy_from_slice(&crc.to_le_bytes());
             section(&mut file, SECTION_END, |_| {});
             Checkpoint::decode(&file)

@@ -3,8 +3,8 @@
 //!
 //! Promises
 //! - The next segment's slot is ready, its header durable, before the journal needs it.
-//! - A ballast of zero-filled slots is kept, so that what was accepted can be written when the
-//!   disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
+//! - A ballast of slots is kept (the prepared one, and another once the log has rolled), so that
+//!   what was accepted can be written when the disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
 //! - A slot is used again only when both checkpoints no longer name it, and only if no reader
 //!   holds a map of it; else its file is unlinked and a new one made.
 //!
@@ -29,7 +29,7 @@ use crate::journal::commit::{Base, Run, Salt, SegmentNumber};
 use crate::journal::intake::{Door, Input};
 use crate::journal::segment::{ClusterId, SlotHeader};
 use crate::options::WhenFull;
-use crate::partition::places::SegmentId;
+use crate::partition::places::{SegmentId, SegmentIndex};
 use crate::read::Reader;
 
 /// What the keeper is asked to do.
@@ -38,6 +38,8 @@ pub(crate) enum Job {
     Prepare(SegmentNumber),
     /// A segment was sealed.
     Full(SegmentFull),
+    /// A segment of an ended run has no index file yet.
+    Index { id: SegmentId, index: Arc<SegmentIndex> },
     /// The oldest segment was given up; the checkpoint no longer names it.
     Dropped { id: SegmentId, checkpoint: Checkpoint },
 }
@@ -112,6 +114,7 @@ impl Keeper {
                 self.rolled = true;
                 self.segment_full(&full);
             }
+            Job::Index { id, index } => self.write_index(&id, &index),
             Job::Dropped { id, checkpoint } => self.dropped(id, checkpoint),
         }
         self.catch_up();
@@ -160,8 +163,9 @@ impl Keeper {
                 }
             }
         }
-        let ballast = if self.rolled { 2 } else { 1 };
-        while self.free.len() < ballast {
+        // The prepared slot is the ballast's first.
+        let more = usize::from(self.rolled);
+        while self.free.len() < more {
             let slot = self.create()?;
             self.free.push_back(slot);
         }
@@ -204,13 +208,16 @@ impl Keeper {
         Ok(Prepared { id, slot: handle })
     }
 
-    fn segment_full(&mut self, full: &SegmentFull) {
-        let index = index_file::encode(&full.id, &full.index);
-        let name = FileName::Index(full.id.number.0);
-        if let Err(error) = self.disk.write_file(&name, &index) {
+    fn write_index(&self, id: &SegmentId, index: &SegmentIndex) {
+        let name = FileName::Index(id.number.0);
+        if let Err(error) = self.disk.write_file(&name, &index_file::encode(id, index)) {
             // It is made again from the segment when it is missing.
             tracing::warn!("cannot write {}: {error}", name.path());
         }
+    }
+
+    fn segment_full(&self, full: &SegmentFull) {
+        self.write_index(&full.id, &full.index);
         if let Some(checkpoint) = &full.checkpoint {
             self.write_checkpoint(checkpoint);
         }

@@ -107,7 +107,7 @@ fn lock_folder(path: &Path, options: &Options) -> Result<Arc<dyn Disk>, OpenFold
 /// Opens the log on `disk` to write.
 pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opening, OpenError> {
     let began = disk.monotonic();
-    let held = lock_slots(&**disk)?;
+    let mut held = lock_slots(&**disk)?;
     let recovered = recover(&**disk, options.accept_loss)?;
     for slot in held.values() {
         slot.sync().map_err(OpenError::io("sync the journal"))?;
@@ -115,7 +115,7 @@ pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Openi
     let created = recovered.is_none();
     let recovered = match recovered {
         Some(recovered) => recovered,
-        None => new_log(&**disk, options, &held)?,
+        None => new_log(&**disk, options, &mut held)?,
     };
     let mut opening = begin_run(disk, options, recovered, held)?;
     opening.report.created = created;
@@ -146,7 +146,7 @@ fn lock_slot(disk: &dyn Disk, slot: SlotId) -> Result<Arc<dyn Slot>, OpenError> 
 fn new_log(
     disk: &dyn Disk,
     options: &Options,
-    held: &BTreeMap<SlotId, Arc<dyn Slot>>,
+    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Recovered, OpenError> {
     let bytes = options.slot_bytes.unwrap_or(SLOT_BYTES_DEFAULT);
     if !bytes.is_power_of_two() || !(SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&bytes) {
@@ -156,8 +156,8 @@ fn new_log(
     let none = Extent { start: Default::default(), end: Default::default() };
     let extents = catalog.partitions().map(|(_, partition)| (partition, none)).collect();
     // Slots of an interrupted making are made again.
-    for slot in held.keys() {
-        disk.remove_slot(*slot).map_err(OpenError::io(format!("remove {slot}")))?;
+    for slot in std::mem::take(held).into_keys() {
+        disk.remove_slot(slot).map_err(OpenError::io(format!("remove {slot}")))?;
     }
     Ok(Recovered {
         cluster: ClusterId(u128::from(disk.random()) << 64 | u128::from(disk.random())),
@@ -165,6 +165,7 @@ fn new_log(
         catalog,
         extents,
         segments: Vec::new(),
+        unindexed: Vec::new(),
         base: None,
         append_time: TimeMicros(0),
         ended: Vec::new(),
@@ -279,6 +280,9 @@ fn assemble(
         notes: recovered.notes,
         took: Duration::ZERO,
     };
+    let unindexed = recovered.segments.into_iter();
+    let unindexed = unindexed.filter(|(id, _)| recovered.unindexed.contains(&id.number));
+    asked.jobs.extend(unindexed.map(|(id, index)| Job::Index { id, index }));
     let (jobs, slot_bytes) = (asked.jobs, heading.slot_bytes);
     Ok(Opening { client, reader, counters, report, keeper, journal, jobs, slot_bytes })
 }
@@ -388,7 +392,7 @@ pub(crate) fn published_of(
     let mut places = Places::new(index_bytes);
     places.grow_to(recovered.catalog.row_count());
     for (id, index) in &recovered.segments {
-        places.add_full(*id, &Arc::new(index.clone()), &recovered.catalog);
+        places.add_full(*id, index, &recovered.catalog);
     }
     (topics, places, Tail::new(ring_bytes))
 }
@@ -519,8 +523,7 @@ impl Threads {
         first: Vec<Job>,
     ) -> Result<Self, OpenError> {
         let (jobs, taken) = mpsc::channel();
-        let effects =
-            Handed { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs: jobs.clone() };
+        let effects = Handed { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs };
         first.into_iter().for_each(|job| effects.hand(job));
         let intake = Arc::clone(intake);
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());

@@ -137,6 +137,8 @@ struct InFlight {
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
     records: u64,
+    /// Of a `sealed`: the segment that follows.
+    next: Option<SegmentId>,
     submitted: Duration,
     done: bool,
 }
@@ -195,6 +197,7 @@ pub(crate) struct Journal {
     groups: Vec<Group>,
     inputs: Vec<Input>,
     one_ended: bool,
+    busy: bool,
     silent_since: Duration,
     stopping: bool,
     failed: bool,
@@ -240,6 +243,7 @@ impl Journal {
             groups: Vec::new(),
             inputs: Vec::new(),
             one_ended: false,
+            busy: false,
             silent_since: effects.monotonic(),
             stopping: false,
             failed: false,
@@ -377,8 +381,8 @@ impl Journal {
             outcome.decide(decided);
         }
         drop(commit.permits);
-        if commit.header.kind == CommitKind::Sealed {
-            self.sealed(effects);
+        if let Some(next) = commit.next {
+            self.sealed(next, effects);
         }
     }
 
@@ -395,12 +399,12 @@ impl Journal {
     }
 
     /// A segment's `sealed` is durable: its index is complete.
-    fn sealed(&mut self, effects: &mut impl Effects) {
+    fn sealed(&mut self, next: SegmentId, effects: &mut impl Effects) {
         let (id, index) = {
             let topics = self.published.topics.read();
             let mut places = self.published.places.write();
             let full = places.seal(&topics.catalog);
-            places.begin(self.segment);
+            places.begin(next);
             full
         };
         let now = effects.monotonic();
@@ -451,6 +455,15 @@ impl Journal {
     /// Closes commits as far as the rules and the disk allow. Says whether one has to wait for a
     /// slot.
     fn close_commits(&mut self, effects: &mut impl Effects) -> bool {
+        let blocked = self.close_while_allowed(effects);
+        let busy = self.in_flight.len() >= IN_FLIGHT_MAX;
+        if std::mem::replace(&mut self.busy, busy) != busy {
+            self.intake.set_busy(busy);
+        }
+        blocked
+    }
+
+    fn close_while_allowed(&mut self, effects: &mut impl Effects) -> bool {
         while self.in_flight.len() < IN_FLIGHT_MAX {
             let Some(waiting) = self.intake.waiting() else { return false };
             let enough = waiting.bytes >= CLOSE_AT_BYTES;
@@ -470,7 +483,6 @@ impl Journal {
             self.taken += 1;
             self.commit(gather, effects);
         }
-        self.intake.set_busy(true);
         false
     }
 
@@ -484,7 +496,7 @@ impl Journal {
         let next = self.next_slot.take().expect("a segment is sealed when the next is ready");
         let sealed =
             Sealed { slot: next.id.slot, segment: next.id.number, salt: next.id.salt }.encode();
-        self.control(CommitKind::Sealed, &sealed, effects);
+        self.control(CommitKind::Sealed, &sealed, Some(next.id), effects);
         self.slot = next.slot;
         self.segment = next.id;
         self.position = FIRST_COMMIT_AT;
@@ -492,12 +504,18 @@ impl Journal {
     }
 
     /// Writes a commit without batches.
-    fn control(&mut self, kind: CommitKind, body: &[u8], effects: &mut impl Effects) {
+    fn control(
+        &mut self,
+        kind: CommitKind,
+        body: &[u8],
+        next: Option<SegmentId>,
+        effects: &mut impl Effects,
+    ) {
         let mut pages = self.pool.take(padded_bytes(body.len()));
         pages.fill(0);
         pages[HEADER_BYTES..HEADER_BYTES + body.len()].copy_from_slice(body);
         let header = self.header(kind, &pages, body.len(), effects);
-        self.submit(header, pages, InFlightParts::default(), effects);
+        self.submit(header, pages, InFlightParts { next, ..InFlightParts::default() }, effects);
     }
 
     /// The header of the next commit, whose directory is in `pages`.
@@ -556,6 +574,7 @@ impl Journal {
             permits: parts.permits,
             keyed: parts.keyed,
             records: parts.records,
+            next: parts.next,
             submitted: effects.monotonic(),
             done: false,
         });
@@ -754,7 +773,6 @@ impl Journal {
 
     /// Nothing is in flight and nothing waits.
     fn idle(&mut self, effects: &mut impl Effects) -> Next {
-        self.intake.set_busy(false);
         let marked = self.last.kind == CommitKind::Mark;
         if self.stopping && marked {
             self.published.close();
@@ -770,7 +788,7 @@ impl Journal {
             return Next::Wait { wake_at_bytes: 0, timeout: Some(left) };
         }
         if self.fits(PAGE_BYTES) {
-            self.control(CommitKind::Mark, &[], effects);
+            self.control(CommitKind::Mark, &[], None, effects);
         } else if self.next_slot.is_some() {
             self.seal(effects);
         } else if self.stopping {
@@ -849,6 +867,7 @@ struct InFlightParts {
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
     records: u64,
+    next: Option<SegmentId>,
 }
 
 impl Stamped {

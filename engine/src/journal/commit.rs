@@ -274,6 +274,7 @@ impl DirectoryEntry {
     fn fits(&self, header: &CommitHeader) -> bool {
         let end = u64::from(self.place) + u64::from(self.batch_bytes);
         self.count > 0
+            && self.place.is_multiple_of(8)
             && self.place as usize >= header.head_bytes()
             && end <= u64::from(header.commit_bytes)
             && self.base_offset.0.checked_add(u64::from(self.count)).is_some()

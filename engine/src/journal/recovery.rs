@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use tracklog_log::{Extent, Topic};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
@@ -53,7 +54,9 @@ pub(crate) struct Recovered {
     pub(crate) catalog: Catalog,
     pub(crate) extents: BTreeMap<PartitionId, Extent>,
     /// All segments in use, in order.
-    pub(crate) segments: Vec<(SegmentId, SegmentIndex)>,
+    pub(crate) segments: Vec<(SegmentId, Arc<SegmentIndex>)>,
+    /// Those of them that have no index file.
+    pub(crate) unindexed: Vec<SegmentNumber>,
     /// The last good data commit.
     pub(crate) base: Option<Base>,
     pub(crate) append_time: TimeMicros,
@@ -118,6 +121,11 @@ pub enum Note {
         /// Which slot.
         slot: SlotId,
     },
+    /// A slot that the checkpoint names is not there.
+    SlotGone {
+        /// Which slot.
+        slot: SlotId,
+    },
     /// A checkpoint is rotten; the other, or the journal, served.
     Checkpoint {
         /// Which file.
@@ -150,6 +158,7 @@ impl fmt::Display for Note {
                 write!(f, "given up by the operator: commits {first} to {last} of run {run}")
             }
             Self::SlotHeader { slot } => write!(f, "damage: the header of {slot} is rotten"),
+            Self::SlotGone { slot } => write!(f, "damage: {slot} is missing"),
             Self::Checkpoint { file } => write!(f, "{file} is rotten; the log opened without it"),
             Self::LostKey { partition, offset } => {
                 write!(f, "damage: keyed records at offset {offset} of {partition} are unreadable")
@@ -305,7 +314,8 @@ struct Recovery<'a> {
     cuts: Vec<Cut>,
     notes: Vec<Note>,
     base: Option<Base>,
-    indexes: Vec<(SegmentId, SegmentIndex)>,
+    indexes: Vec<(SegmentId, Arc<SegmentIndex>)>,
+    unindexed: Vec<SegmentNumber>,
     ended: Vec<Base>,
 }
 
@@ -353,6 +363,7 @@ impl<'a> Recovery<'a> {
             notes,
             base: None,
             indexes: Vec::new(),
+            unindexed: Vec::new(),
             ended: Vec::new(),
         };
         recovery.load_state();
@@ -413,7 +424,10 @@ impl<'a> Recovery<'a> {
                     self.segments.insert(id.number, *id);
                 }
                 _ => {
-                    self.notes.push(Note::SlotHeader { slot: id.slot });
+                    let (slot, there) = (id.slot, self.inventory.slots.contains(&id.slot));
+                    let note =
+                        if there { Note::SlotHeader { slot } } else { Note::SlotGone { slot } };
+                    self.notes.push(note);
                     self.segments.insert(id.number, *id);
                 }
             }
@@ -509,6 +523,9 @@ impl<'a> Recovery<'a> {
     }
 
     fn read_opened(&self, id: SegmentId) -> Result<Option<Opened>, OpenError> {
+        if !self.inventory.slots.contains(&id.slot) {
+            return Ok(None);
+        }
         let mut walker = self.walker(id)?;
         let first = walker.first().filter(|header| header.kind == CommitKind::Opened);
         let body = first.and_then(|header| walker.control_body(&header));
@@ -552,10 +569,10 @@ impl<'a> Recovery<'a> {
     fn walk_run(&mut self, run: Run, end: Option<CommitNumber>) -> Result<(), OpenError> {
         let behind = self.inventory.checkpoint.as_ref().map(|checkpoint| checkpoint.position);
         let mut segments = Vec::new();
-        for id in self.segments_of(run).collect::<Vec<_>>() {
+        for id in self.segments_of(run) {
             segments.push(Segment { id, content: self.read_segment(id, behind)? });
         }
-        self.read_names(&mut segments, behind)?;
+        self.read_names(&mut segments, end, behind)?;
         let first = first_expected(run, &segments, behind);
         let end = match end {
             Some(end) => end,
@@ -587,6 +604,9 @@ impl<'a> Recovery<'a> {
         {
             return Ok(Content::Indexed(index));
         }
+        if !self.inventory.slots.contains(&id.slot) {
+            return Ok(Content::Walked(Walked::default()));
+        }
         let walked = self.walker(id)?.walk();
         if walked.newer {
             return Err(OpenError::NewerFormat { file: id.slot.to_string() });
@@ -598,10 +618,11 @@ impl<'a> Recovery<'a> {
     fn read_names(
         &mut self,
         segments: &mut Vec<Segment>,
+        end: Option<CommitNumber>,
         behind: Option<Position>,
     ) -> Result<(), OpenError> {
         while let Some(last) = segments.last() {
-            let Some(sealed) = self.sealed_of(last)? else { return Ok(()) };
+            let Some(sealed) = self.sealed_of(last, end)? else { return Ok(()) };
             let id = SegmentId {
                 number: sealed.segment,
                 slot: sealed.slot,
@@ -621,10 +642,16 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    fn sealed_of(&self, segment: &Segment) -> Result<Option<Sealed>, OpenError> {
+    /// What the segment's `sealed` names, if it is there and not void.
+    fn sealed_of(
+        &self,
+        segment: &Segment,
+        end: Option<CommitNumber>,
+    ) -> Result<Option<Sealed>, OpenError> {
         let Content::Walked(walked) = &segment.content else { return Ok(None) };
         let Some(last) = walked.found.last() else { return Ok(None) };
-        if last.header.kind != CommitKind::Sealed {
+        let void = end.is_some_and(|end| last.header.number > end);
+        if void || last.header.kind != CommitKind::Sealed {
             return Ok(None);
         }
         let body = self.walker(segment.id)?.control_body(&last.header);
@@ -791,7 +818,7 @@ impl<'a> Recovery<'a> {
         let id = segment.id;
         let walked = match segment.content {
             Content::Indexed(index) => {
-                self.indexes.push((id, index));
+                self.indexes.push((id, Arc::new(index)));
                 return Ok(());
             }
             Content::Walked(walked) => walked,
@@ -804,7 +831,8 @@ impl<'a> Recovery<'a> {
             }
         }
         if needed {
-            self.indexes.push((id, builder.finish()));
+            self.indexes.push((id, Arc::new(builder.finish())));
+            self.unindexed.push(id.number);
         }
         Ok(())
     }
@@ -943,6 +971,7 @@ impl<'a> Recovery<'a> {
             catalog: self.catalog,
             extents: self.extents,
             segments: self.indexes,
+            unindexed: self.unindexed,
             base,
             append_time: self.append_time,
             ended,

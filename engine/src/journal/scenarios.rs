@@ -288,6 +288,10 @@ impl Model {
     /// Checks what a recovery found.
     fn check(&mut self, disk: &SimDisk, recovered: &Recovered) {
         let found = contents(disk, recovered);
+        // What the oldest segments held may be given up where the options say so.
+        let start = |partition: &PartitionId| recovered.extents.get(partition).map(|e| e.start);
+        self.acked.retain(|(partition, offset), _| Some(*offset) >= start(partition));
+        self.seen.retain(|(partition, offset), _| Some(*offset) >= start(partition));
         for (place, bytes) in &self.acked {
             let there = found.get(place);
             assert_eq!(there.map(|b| &b[..]), Some(&bytes[..]), "acked {place:?} is gone");
@@ -309,12 +313,12 @@ impl Model {
     }
 }
 
-/// A random program of appends, steps and crashes; `rot` at most one page besides.
-fn run_program(seed: u64) {
+/// A random program of appends, steps and crashes.
+fn run_program(seed: u64, options: &Options) {
     let mut numbers = Numbers(seed);
     let mut disk = SimDisk::new(seed);
     let mut model = Model::default();
-    let mut rig = Rig::open(&disk).expect("a new log opens");
+    let mut rig = Rig::open_with(&disk, options).expect("a new log opens");
     rig.make_topic();
     let mut payload = 0_u64;
     for _ in 0..numbers.below(6) + 2 {
@@ -352,16 +356,16 @@ fn run_program(seed: u64) {
             drop(rig);
             disk = disk.reboot();
         }
-        rig = reopen(&mut disk, &mut numbers, &mut model);
+        rig = reopen(&mut disk, &mut numbers, &mut model, options);
     }
 }
 
 /// Opens again, with up to three crashes on the way.
-fn reopen(disk: &mut SimDisk, numbers: &mut Numbers, model: &mut Model) -> Rig {
+fn reopen(disk: &mut SimDisk, numbers: &mut Numbers, model: &mut Model, options: &Options) -> Rig {
     for _ in 0..numbers.below(4) {
         let kind = if numbers.one_in(2) { Crash::Power } else { Crash::Kill };
         disk.crash_at_operation(numbers.below(40) + 1, kind);
-        let opened = Rig::open(disk);
+        let opened = Rig::open_with(disk, options);
         if opened.is_ok() {
             // The crash was planned for later than the opening took.
             disk.crash(kind);
@@ -370,7 +374,8 @@ fn reopen(disk: &mut SimDisk, numbers: &mut Numbers, model: &mut Model) -> Rig {
         *disk = disk.reboot();
         disk.heal();
     }
-    let rig = Rig::open(disk).unwrap_or_else(|error| panic!("{error}\n{:#?}", disk.trace()));
+    let rig = Rig::open_with(disk, options);
+    let rig = rig.unwrap_or_else(|error| panic!("{error}\n{:#?}", disk.trace()));
     model.check(disk, &recovered(disk));
     rig
 }
@@ -389,14 +394,48 @@ fn random_append(numbers: &mut Numbers, payload: &mut u64, rig: &Rig) -> Sent {
     Sent { records, ticket }
 }
 
-#[test]
-fn random_programs_with_crashes_keep_every_promise() {
+/// Runs a program for each seed; the environment may choose others.
+fn run_programs(count: u64, options: &Options) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let first = number("TRACKLOG_SEED").unwrap_or(0);
-    let count = number("TRACKLOG_SEEDS").unwrap_or(150);
-    for seed in first..first + count {
-        let outcome = std::panic::catch_unwind(|| run_program(seed));
-        assert!(outcome.is_ok(), "TRACKLOG_SEED={seed} repeats this");
+    for seed in first..first + number("TRACKLOG_SEEDS").unwrap_or(count) {
+        let outcome = std::panic::catch_unwind(|| run_program(seed, options));
+        assert!(outcome.is_ok(), "TRACKLOG_SEED={seed} TRACKLOG_SEEDS=1 repeats this");
+    }
+}
+
+#[test]
+fn random_programs_with_crashes_keep_every_promise() {
+    run_programs(150, &options());
+}
+
+#[test]
+fn random_programs_that_drop_the_oldest_segments_keep_every_promise_about_the_rest() {
+    let options = Options {
+        journal_bytes_max: Some(5 * SLOT_BYTES),
+        when_full: crate::options::WhenFull::DropOldest,
+        ..options()
+    };
+    run_programs(60, &options);
+}
+
+#[test]
+fn a_log_whose_making_was_interrupted_anywhere_is_made_again() {
+    for nth in 1..60 {
+        for kind in [Crash::Power, Crash::Kill] {
+            let disk = SimDisk::new(nth);
+            disk.crash_at_operation(nth, kind);
+            drop(Rig::open(&disk));
+            disk.heal();
+            disk.crash(kind);
+            let disk = disk.reboot();
+            let mut rig = Rig::open(&disk).unwrap_or_else(|error| panic!("{nth}: {error}"));
+            rig.make_topic();
+            acked(&mut rig, b"a");
+            let disk = power_cut(&disk, rig);
+            drop(Rig::open(&disk).unwrap_or_else(|error| panic!("{nth}: {error}")));
+            assert_eq!(readable(&disk).len(), 1, "operation {nth}");
+        }
     }
 }
 
@@ -486,7 +525,7 @@ fn a_cut_commit_never_comes_back() {
         let kept: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();
         assert!(kept == [b'f'] || kept == [b'f', 1, 2], "seed {seed}: {kept:?}");
         // A commit of the same size takes the number of the torn one.
-        acked(&mut rig, &[3; 70_000]);
+        acked(&mut rig, &vec![3; 70_000]);
         let disk = power_cut(&disk, rig);
         drop(Rig::open(&disk).unwrap());
         let found: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();

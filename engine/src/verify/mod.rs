@@ -1,0 +1,326 @@
+//! Verifying a log: every byte that means something is read from the disk and held against every
+//! other one that speaks of it.
+//!
+//! What is checked
+//! 1. Recovery in memory, as an opening would do it, and what it has to tell.
+//! 2. Of each segment in use: slot header, commit headers, chain, directories; of each batch both
+//!    checksums, that it is the one its directory names, and that each record is good for its kind.
+//! 3. In commit order, over all segments: numbers without a hole, append times that rise, offsets
+//!    without a jump but for skips that a run's `opened` names.
+//! 4. That index files, checkpoints and end offsets say what the commits add up to.
+//!
+//! Promises
+//! - Nothing is written; reads go around maps, and around the page cache where that can be.
+//! - What a crash leaves behind is no damage: a torn tail that was never acked, a torn index file or
+//!   checkpoint, the header of a slot that nothing names. Of these the report tells, and is clean.
+//! - Damage that earlier openings have listed is damage still. Commits that the operator gave up
+//!   are told, and are none.
+//!
+//! Where to look: `segment` reads one segment, `replay` puts them in order, `report` is the answer.
+//! Called by those who run a log, or look at one that nobody runs.
+
+mod replay;
+mod report;
+mod segment;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use tracklog_log::Extent;
+use tracklog_protocol::PartitionId;
+
+use crate::catalog::Catalog;
+use crate::checkpoint::{self, Checkpoint, Ending};
+use crate::disk::{
+    Access, BackendChoice, Disk, FileName, FolderAccess, PAGE_BYTES, PageBuffer, SlotId,
+    open_folder,
+};
+use crate::error::OpenError;
+use crate::journal::commit::{CommitNumber, Run, Stretch};
+use crate::journal::recovery::{Note, Recovered, recover};
+use crate::journal::segment::SlotPage;
+use crate::partition::places::SegmentId;
+use crate::published::Published;
+
+use self::replay::Replay;
+pub use self::report::{Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport};
+use self::segment::{Checked, Expected};
+
+/// So many segments are read at once.
+const SEGMENTS_AT_ONCE: usize = 2;
+
+/// Verifies the log in the folder `path`, which no running node should hold: what it writes
+/// meanwhile would look like damage. `progress` is called now and then, from this thread.
+///
+/// # Errors
+/// [`OpenError`] where the log could not even be opened: no log, of a newer format, or damaged
+/// beyond telling where it ends. Damage within a log that opens is in the report.
+pub fn verify(
+    path: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<VerifyReport, OpenError> {
+    let disk = open_folder(path, FolderAccess::ReadOnly, BackendChoice::Auto)?;
+    let report = verify_on(&disk, progress)?;
+    report.ok_or_else(|| OpenError::NotALog { path: path.to_owned() })
+}
+
+/// Verifies the log on `disk`; `None` when there is none.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_on(
+    disk: &Arc<dyn Disk>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<VerifyReport>, OpenError> {
+    let Some(recovered) = recover(&**disk, false)? else { return Ok(None) };
+    Verification::of_files(&**disk, recovered).run(progress).map(Some)
+}
+
+/// Verifies what a running log has published. `notes` are those of its opening.
+pub(crate) fn verify_published(
+    disk: &dyn Disk,
+    published: &Published,
+    slot_bytes: u64,
+    notes: &[Note],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<VerifyReport, OpenError> {
+    Verification::of_published(disk, published, slot_bytes, notes).run(progress)
+}
+
+/// What the log is said to be, to be held against what the disk has.
+struct Verification<'a> {
+    disk: &'a dyn Disk,
+    /// Present while the log runs: it may give segments up at any time.
+    published: Option<&'a Published>,
+    slot_bytes: u64,
+    catalog: Catalog,
+    extents: BTreeMap<PartitionId, Extent>,
+    segments: Vec<Expected>,
+    /// Missing commits that are known.
+    listed: Vec<Stretch>,
+    /// How far the ends skip ahead of the last run with data.
+    skip: Option<u64>,
+    report: VerifyReport,
+}
+
+impl<'a> Verification<'a> {
+    fn of_files(disk: &'a dyn Disk, recovered: Recovered) -> Self {
+        let segments = recovered.segments.iter().map(|(id, index)| Expected {
+            id: *id,
+            last: index.last(),
+            end: index
+                .commits
+                .last()
+                .map_or(0, |last| u64::from(last.position) + u64::from(last.commit_bytes)),
+            is_active: false,
+        });
+        let mut notes = recovered.notes;
+        for Stretch { run, first, last } in &recovered.given_up {
+            let note = Note::GivenUp { run: *run, first: *first, last: *last };
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        Self {
+            disk,
+            published: None,
+            slot_bytes: recovered.slot_bytes,
+            extents: recovered.extents,
+            segments: segments.collect(),
+            listed: recovered.damaged,
+            skip: Some(recovered.skip),
+            catalog: recovered.catalog,
+            report: VerifyReport { notes, ..VerifyReport::default() },
+        }
+    }
+
+    fn of_published(
+        disk: &'a dyn Disk,
+        published: &'a Published,
+        slot_bytes: u64,
+        notes: &[Note],
+    ) -> Self {
+        let topics = published.topics.read();
+        let listed = published.places.read().listed();
+        let segments = listed.into_iter().map(|it| Expected {
+            id: it.id,
+            last: it.last,
+            end: it.end.unwrap_or(slot_bytes),
+            is_active: it.is_active,
+        });
+        let partitions = topics.catalog.partitions();
+        let missing = notes.iter().filter_map(|note| match note {
+            Note::Missing { run, first, last, .. } => {
+                Some(Stretch { run: *run, first: *first, last: *last })
+            }
+            _ => None,
+        });
+        Self {
+            disk,
+            published: Some(published),
+            slot_bytes,
+            extents: partitions.map(|(row, it)| (it, topics.extent_of(row))).collect(),
+            segments: segments.filter(|it| it.last != CommitNumber::NONE).collect(),
+            listed: missing.collect(),
+            skip: None,
+            catalog: topics.catalog.clone(),
+            report: VerifyReport { notes: notes.to_vec(), ..VerifyReport::default() },
+        }
+    }
+
+    fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
+        // The slots' own headers are looked at below, with their places.
+        self.report.notes.retain(|note| !matches!(note, Note::SlotHeader { .. }));
+        self.report.notes.retain(|note| !matches!(note, Note::Checkpoint { .. }));
+        let checkpoints = self.load_checkpoints();
+        self.look_at_unused_slots()?;
+        let skips = self.skips_of_runs(&checkpoints);
+        let segments = std::mem::take(&mut self.segments);
+        let bytes_total = segments.iter().map(|expected| expected.end).sum();
+        let mut done = Progress { bytes_done: 0, bytes_total };
+        progress(done);
+        let mut replay = Replay::new(&self.extents, skips, checkpoints);
+        for together in segments.chunks(SEGMENTS_AT_ONCE) {
+            let checked = check_together(self.disk, self.slot_bytes, together, &mut |bytes| {
+                done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
+                progress(done);
+            });
+            for checked in checked {
+                if self.is_still_there(&checked) {
+                    self.report.segments += 1;
+                    replay.segment(checked, &mut self.report);
+                }
+            }
+        }
+        let skip = self.skip.unwrap_or_else(|| replay.pending_skip());
+        replay.finish(&self.listed, skip, self.published.is_some(), &mut self.report);
+        self.name_partitions();
+        self.report.judge();
+        progress(Progress { bytes_done: bytes_total, bytes_total });
+        Ok(self.report)
+    }
+
+    /// Whether the segment was not given up while it was read.
+    fn is_still_there(&self, checked: &Checked) -> bool {
+        let number = checked.expected.id.number;
+        self.published.is_none_or(|published| published.places.read().is_listed(number))
+    }
+
+    /// Reads both checkpoints. A torn one is what a crash may leave; a rotten one is not.
+    fn load_checkpoints(&mut self) -> Vec<(FileName, Checkpoint)> {
+        let mut checkpoints = Vec::new();
+        for name in [FileName::CheckpointA, FileName::CheckpointB] {
+            let file = match self.disk.read_file(&name) {
+                Ok(file) => file,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    self.report.remark(format!("{} is not there", name.path()));
+                    continue;
+                }
+                Err(error) => {
+                    let what = format!("it cannot be read: {error}");
+                    self.report.problem(name.path(), None, what);
+                    continue;
+                }
+            };
+            match (Checkpoint::decode(&file), checkpoint::look(&file).ending) {
+                (Ok(checkpoint), _) => checkpoints.push((name, checkpoint)),
+                (Err(_), Ending::Torn) => {
+                    let path = name.path();
+                    self.report.remark(format!("{path} is torn: it was being written at a crash"));
+                }
+                (Err(_), _) => {
+                    let what = "it is rotten; a log opens without it".to_owned();
+                    self.report.problem(name.path(), None, what);
+                }
+            }
+        }
+        checkpoints.sort_by_key(|(_, checkpoint)| checkpoint.sequence);
+        checkpoints
+    }
+
+    /// How far each run skips, as its slot headers and the checkpoints say.
+    fn skips_of_runs(&self, checkpoints: &[(FileName, Checkpoint)]) -> BTreeMap<Run, u64> {
+        let mut skips = BTreeMap::new();
+        for expected in &self.segments {
+            if let Some(SlotPage::Header(header)) = read_header(self.disk, expected.id.slot) {
+                skips.insert(header.run, header.skip);
+            }
+        }
+        for (_, checkpoint) in checkpoints {
+            skips.entry(checkpoint.position.run).or_insert(checkpoint.opened.skip);
+        }
+        skips
+    }
+
+    /// Slots that hold no segment in use: nothing in them can be damaged, but it is told.
+    fn look_at_unused_slots(&mut self) -> Result<(), OpenError> {
+        let folder = self.disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+        for (slot, bytes) in folder.slots {
+            if self.segments.iter().any(|expected| expected.id.slot == slot) {
+                continue;
+            }
+            self.report.slots_unused += 1;
+            // Between listing and looking a running log may have removed it.
+            if self.published.is_some() {
+                continue;
+            }
+            let bad = matches!(read_header(self.disk, slot), None | Some(SlotPage::Bad));
+            if bad || bytes != self.slot_bytes {
+                let what = "was being made or prepared at a crash: it counts as free";
+                self.report.remark(format!("{slot}, which is not in use, {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn name_partitions(&mut self) {
+        for partition in &mut self.report.partitions {
+            let name = self.catalog.name(partition.id.topic);
+            partition.topic = name.map_or_else(
+                || format!("(deleted topic {})", partition.id.topic),
+                |name| name.as_str().to_owned(),
+            );
+        }
+    }
+}
+
+/// The header of a slot; `None` when the disk does not give it.
+fn read_header(disk: &dyn Disk, slot: SlotId) -> Option<SlotPage> {
+    let handle = disk.open_slot(slot, Access::Read).ok()?;
+    let mut page = PageBuffer::zeroed(PAGE_BYTES);
+    handle.read(0, &mut page).ok()?;
+    Some(SlotPage::decode(&page, slot))
+}
+
+/// Reads some segments at once, each on a thread of its own; answers in their order.
+fn check_together(
+    disk: &dyn Disk,
+    slot_bytes: u64,
+    segments: &[Expected],
+    read: &mut dyn FnMut(u64),
+) -> Vec<Checked> {
+    let (told, heard) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let start = |expected: &Expected| {
+            let (told, expected) = (told.clone(), *expected);
+            scope.spawn(move || {
+                // Nobody listens any more only if the caller panics.
+                segment::check(disk, slot_bytes, expected, &mut |bytes| drop(told.send(bytes)))
+            })
+        };
+        let threads: Vec<_> = segments.iter().map(start).collect();
+        drop(told);
+        heard.iter().for_each(read);
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Checked>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+/// A segment as people read it.
+fn segment_name(id: &SegmentId) -> String {
+    format!("segment {} in {}", id.number, id.slot)
+}
