@@ -194,7 +194,7 @@ impl Slot {
     }
 
     fn of_field(field: &FieldText<'_>) -> Option<Self> {
-        Self::of(&key_text(field.key))
+        if field.field.key_escaped { Self::of(&key_text(field.key)) } else { Self::of(field.key) }
     }
 }
 
@@ -244,6 +244,11 @@ impl<'a> Fields<'a> {
             self.misplace(slot);
         }
         None
+    }
+
+    /// The text of a field that is a string; of another type it goes into `extra`.
+    fn text(&mut self, slot: Slot) -> Option<Cow<'a, str>> {
+        Value::of(&self.of_kind(slot, ValueKind::String)?).text()
     }
 
     fn misplace(&mut self, slot: Slot) {
@@ -444,84 +449,28 @@ impl<'r> Mapping<'r> {
             (Some(text), _) => ContextFacts::of(text),
             (None, _) => ContextFacts::default(),
         };
-        let own_integrations = fields.of_kind(Slot::Integrations, ValueKind::Object);
-        let own_integrations = own_integrations.map(|it| it.value);
-        let integrations = merged(own_integrations, self.root_integrations.as_ref(), &mut flags);
+        let own = fields.of_kind(Slot::Integrations, ValueKind::Object).map(|it| it.value);
+        let integrations = merged(own, self.root_integrations.as_ref(), &mut flags);
         let session_id = session_id(&mut fields, &facts)?;
+        let times = self.times(&mut fields)?;
+        let payload = Payload::of(&mut fields, &facts, kind);
 
-        let said = self.said_time(&mut fields)?;
-        let (sent, sent_text) = self.sent_time(&mut fields, &mut flags);
-        let (event_time, time_flags) = event_time::corrected(
-            said.as_ref().map(|said| said.time),
-            sent,
-            self.request.received,
-            self.door == Door::Import,
-        );
-        flags |= time_flags;
-        if said.as_ref().is_some_and(|said| said.is_bare) {
-            flags |= EventFlags::CLIENT_TIME_BARE;
-        }
-
-        let properties = fields.of_kind(Slot::Properties, ValueKind::Object);
-        let own_traits = fields.of_kind(Slot::Traits, ValueKind::Object).map(|it| it.value);
-        let context_traits =
-            facts.traits.filter(|it| it.is_object() && kind == EventKind::Identify);
-        let traits = own_traits.or_else(|| context_traits.map(|it| it.token));
-        let traits_pointer = if own_traits.is_some() { "/traits" } else { "/context/traits" };
-
-        self.check_required(&fields, session_id.is_some(), traits.is_some(), context.is_some())?;
-        let payload = if matches!(kind, EventKind::Identify | EventKind::Group) {
-            (traits_pointer, traits)
-        } else {
-            ("/properties", properties.map(|it| it.value))
-        };
-        let schema_version = self.check_schema(kind, name.as_deref(), payload, &facts)?;
+        let has_traits = payload.traits.is_some();
+        self.check_required(&fields, session_id.is_some(), has_traits, context.is_some())?;
+        let schema_version = self.check_schema(kind, name.as_deref(), &payload, &facts)?;
 
         let message_id = ids.message.clone().unwrap_or_else(|| {
             flags |= EventFlags::ID_MADE;
             Cow::Owned(made_id(random))
         });
-        let channel = fields.of_kind(Slot::Channel, ValueKind::String);
-        let channel = channel.and_then(|it| Value::of(&it).text());
-        let category = fields.of_kind(Slot::Category, ValueKind::String);
-        let category = category.and_then(|it| Value::of(&it).text());
-        let library = facts.library.filter(Value::is_object);
-        let library =
-            |key| Members::find(library?.token, key).and_then(|it| Value::of_member(&it).text());
-        let (library_name, library_version) = (library("name"), library("version"));
-        let page = page(&facts, kind, properties.as_ref());
-        let user_agent = facts.user_agent.and_then(|it| it.text());
-        let user_agent = user_agent.as_deref().or(self.request.user_agent);
-        let locale = facts.locale.and_then(|it| it.text());
-        let stated = facts.ip.and_then(|ip| client_ip::parse_stated(&ip.text()?));
-        let stated = privacy::address(self.source.ip, stated).map(|it| it.to_string());
-        let client = match (facts.ip.is_some() && stated.is_some(), &stated) {
-            (true, Some(stated)) => Some(stated.as_str()),
-            _ if is_device(
-                channel.as_deref(),
-                library_name.as_deref(),
-                self.request.user_agent,
-            ) =>
-            {
-                self.client.as_deref()
-            }
-            _ => None,
-        };
-
-        let extra = fields.extra(event).map(Cow::Owned);
-        let stored = self.stored_ids(&ids);
-        let plain = PlainIds { user: ids.user.as_deref(), previous: ids.previous.as_deref() };
-        let extra = extra.map(|text| self.without_ids(text, plain));
-        let traits = traits.map(|text| match own_traits {
-            Some(_) => Cow::Borrowed(text),
-            // It is a part of the context, and its rules hold.
-            None => self.without_ids(Cow::Borrowed(text), plain),
-        });
-        let stored_context = context.as_deref().map(|text| {
-            let text = self.without_ids(Cow::Borrowed(text), plain);
-            replaced(text, |text| privacy::rewrite_ip(self.source.ip, text))
-        });
-        index_properties(event, properties.as_ref(), &mut buffers.property_index);
+        let origin = Origin::of(&mut fields, &facts);
+        let category = fields.text(Slot::Category);
+        let page = page(&facts, kind, payload.properties.as_ref());
+        let client = self.client(&facts, &origin);
+        let extra = fields.extra(event);
+        let stored_ids = self.stored_ids(&ids);
+        let stored = self.stored_texts(&ids, context.as_deref(), &payload, extra);
+        index_properties(event, payload.properties.as_ref(), &mut buffers.property_index);
 
         accept(&EventParts {
             message_id: &message_id,
@@ -529,36 +478,36 @@ impl<'r> Mapping<'r> {
             name: name.as_deref(),
             source: Some(&self.source.name),
             anonymous_id: ids.anonymous.as_deref(),
-            user_id: stored.user.as_deref(),
-            previous_id: stored.previous.as_deref(),
+            user_id: stored_ids.user.as_deref(),
+            previous_id: stored_ids.previous.as_deref(),
             group_id: ids.group.as_deref(),
             session_id: session_id.as_deref(),
             category: category.as_deref(),
-            event_time,
+            event_time: times.event_time,
             received_time: self.request.received,
-            client_time: said.as_ref().map(|said| said.time),
-            client_time_text: said.as_ref().map(|said| &*said.text),
-            sent_time_text: sent_text.as_deref(),
-            flags,
+            client_time: times.said.as_ref().map(|said| said.time),
+            client_time_text: times.said.as_ref().map(|said| &*said.text),
+            sent_time_text: times.sent_text.as_deref(),
+            flags: flags | times.flags,
             schema_version,
             peer_address: self.peer.as_deref(),
-            client_address: client,
+            client_address: client.as_deref(),
             headers: self.request.headers,
-            user_agent,
-            locale: locale.as_deref(),
+            user_agent: origin.user_agent.as_deref().or(self.request.user_agent),
+            locale: origin.locale.as_deref(),
             page_url: page.url.as_deref(),
             page_path: page.path.as_deref(),
             page_referrer: page.referrer.as_deref(),
             page_title: page.title.as_deref(),
-            library_name: library_name.as_deref(),
-            library_version: library_version.as_deref(),
-            channel: channel.as_deref(),
-            properties: properties.map(|it| it.value),
+            library_name: origin.library_name.as_deref(),
+            library_version: origin.library_version.as_deref(),
+            channel: origin.channel.as_deref(),
+            properties: payload.properties.map(|it| it.value),
             property_index: &buffers.property_index,
-            traits: traits.as_deref(),
-            context: stored_context.as_deref(),
+            traits: stored.traits.as_deref(),
+            context: stored.context.as_deref(),
             integrations: integrations.as_deref(),
-            extra: extra.as_deref(),
+            extra: stored.extra.as_deref(),
         });
         Ok(())
     }
@@ -588,6 +537,79 @@ impl<'a> Ids<'a> {
         }
         Ok(ids)
     }
+}
+
+/// When an event happened, and what was said of it.
+struct Times<'a> {
+    event_time: TimeMicros,
+    said: Option<SaidTime<'a>>,
+    sent_text: Option<Cow<'a, str>>,
+    flags: EventFlags,
+}
+
+const CONTEXT_TRAITS: &str = "/context/traits";
+
+/// What a schema can ask about.
+struct Payload<'a> {
+    properties: Option<FieldText<'a>>,
+    traits: Option<&'a str>,
+    traits_pointer: &'static str,
+}
+
+impl<'a> Payload<'a> {
+    fn of<'e: 'a>(fields: &mut Fields<'e>, context: &ContextFacts<'a>, kind: EventKind) -> Self {
+        let properties = fields.of_kind(Slot::Properties, ValueKind::Object);
+        let own = fields.of_kind(Slot::Traits, ValueKind::Object).map(|it| it.value);
+        let in_context = context.traits.filter(|it| it.is_object() && kind == EventKind::Identify);
+        let (traits, traits_pointer) = match (own, in_context) {
+            (None, Some(traits)) => (Some(traits.token), CONTEXT_TRAITS),
+            (own, _) => (own, "/traits"),
+        };
+        Self { properties, traits, traits_pointer }
+    }
+
+    /// The object that the event's schema describes, and where it is. An absent one is empty.
+    fn under_schema(&self, kind: EventKind) -> (&'static str, &'a str) {
+        let (pointer, text) = match kind {
+            EventKind::Identify | EventKind::Group => (self.traits_pointer, self.traits),
+            _ => ("/properties", self.properties.map(|it| it.value)),
+        };
+        (pointer, text.unwrap_or("{}"))
+    }
+}
+
+/// What sent the event.
+struct Origin<'a> {
+    channel: Option<Cow<'a, str>>,
+    library_name: Option<Cow<'a, str>>,
+    library_version: Option<Cow<'a, str>>,
+    locale: Option<Cow<'a, str>>,
+    user_agent: Option<Cow<'a, str>>,
+}
+
+impl<'a> Origin<'a> {
+    fn of<'e: 'a>(fields: &mut Fields<'e>, context: &ContextFacts<'a>) -> Self {
+        let library = context.library.filter(Value::is_object);
+        let library = |key| Value::of_member(&Members::find(library?.token, key)?).text();
+        Self {
+            channel: fields.text(Slot::Channel),
+            library_name: library("name"),
+            library_version: library("version"),
+            locale: context.locale.and_then(|it| it.text()),
+            user_agent: context.user_agent.and_then(|it| it.text()),
+        }
+    }
+
+    fn is_device(&self, user_agent: Option<&str>) -> bool {
+        is_device(self.channel.as_deref(), self.library_name.as_deref(), user_agent)
+    }
+}
+
+/// JSON texts as they are stored, after the source's privacy rules.
+struct StoredTexts<'a> {
+    traits: Option<Cow<'a, str>>,
+    context: Option<Cow<'a, str>>,
+    extra: Option<Cow<'a, str>>,
 }
 
 /// The ids that name a user, as they are stored.
@@ -638,6 +660,24 @@ impl<'r> Mapping<'r> {
                 IpRule::Truncate => EventFlags::ADDRESS_TRUNCATED,
                 IpRule::Drop => EventFlags::ADDRESS_DROPPED,
             }
+    }
+
+    /// When the event happened, by what the client said and when we received it.
+    fn times<'a>(&self, fields: &mut Fields<'a>) -> Result<Times<'a>, Rejection>
+    where
+        'r: 'a,
+    {
+        let mut standing = EventFlags::NONE;
+        let said = self.said_time(fields)?;
+        if said.as_ref().is_some_and(|said| said.is_bare) {
+            standing |= EventFlags::CLIENT_TIME_BARE;
+        }
+        let (sent, sent_text) = self.sent_time(fields, &mut standing);
+        let said_time = said.as_ref().map(|said| said.time);
+        let is_declared = self.door == Door::Import;
+        let (event_time, flags) =
+            event_time::corrected(said_time, sent, self.request.received, is_declared);
+        Ok(Times { event_time, said, sent_text, flags: flags | standing })
     }
 
     /// The client's time of the event: `timestamp`, else `originalTimestamp`, else the batch's.
@@ -723,7 +763,7 @@ impl<'r> Mapping<'r> {
         &self,
         kind: EventKind,
         name: Option<&str>,
-        (pointer, payload): (&'static str, Option<&str>),
+        payload: &Payload<'_>,
         context: &ContextFacts<'_>,
     ) -> Result<Option<u32>, Rejection> {
         let schema = name.unwrap_or(match kind {
@@ -734,7 +774,8 @@ impl<'r> Mapping<'r> {
             EventKind::Group => "$group",
             EventKind::Alias => "$alias",
         });
-        match self.schemas.validate(schema, schema_version(context), payload.unwrap_or("{}")) {
+        let (pointer, text) = payload.under_schema(kind);
+        match self.schemas.validate(schema, schema_version(context), text) {
             Verdict::Valid { version } => Ok(Some(version)),
             Verdict::Invalid { violation, .. } => {
                 let place = format!("{pointer}{}", violation.pointer);
@@ -761,6 +802,40 @@ impl<'r> Mapping<'r> {
             UserIdRule::Hmac(key) => id.as_deref().map(|id| Cow::Owned(key.hex_of(id))),
         };
         StoredIds { user: stored(&ids.user), previous: stored(&ids.previous) }
+    }
+
+    /// The client's address as it may be stored: the one that the context states, else that of
+    /// the request if it is the user's.
+    fn client(&self, context: &ContextFacts<'_>, origin: &Origin<'_>) -> Option<Cow<'_, str>> {
+        let stated = context.ip.and_then(|ip| client_ip::parse_stated(&ip.text()?));
+        if stated.is_some() {
+            let stored = privacy::address(self.source.ip, stated);
+            return stored.map(|address| Cow::Owned(address.to_string()));
+        }
+        let client = self.client.as_deref().map(Cow::Borrowed);
+        client.filter(|_| origin.is_device(self.request.user_agent))
+    }
+
+    fn stored_texts<'a>(
+        &self,
+        ids: &Ids<'_>,
+        context: Option<&'a str>,
+        payload: &Payload<'a>,
+        extra: Option<String>,
+    ) -> StoredTexts<'a> {
+        let plain = PlainIds { user: ids.user.as_deref(), previous: ids.previous.as_deref() };
+        let without_ids = |text| self.without_ids(Cow::Borrowed(text), plain);
+        StoredTexts {
+            // Traits out of the context are a part of it, and its rules hold.
+            traits: payload.traits.map(|text| match payload.traits_pointer {
+                CONTEXT_TRAITS => without_ids(text),
+                _ => Cow::Borrowed(text),
+            }),
+            context: context.map(|text| {
+                replaced(without_ids(text), |text| privacy::rewrite_ip(self.source.ip, text))
+            }),
+            extra: extra.map(|text| self.without_ids(Cow::Owned(text), plain)),
+        }
     }
 
     /// The object's text without plain user ids, where the source wants none.

@@ -292,7 +292,7 @@ impl Judged {
         self.keys.clear();
         self.keys.shrink_to(KEPT_BYTES_MAX);
         self.key_ends.clear();
-        self.key_ends.shrink_to(KEPT_BYTES_MAX);
+        self.key_ends.shrink_to(KEPT_BYTES_MAX / 64);
         self.rejected_count = 0;
     }
 }

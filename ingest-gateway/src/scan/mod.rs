@@ -65,6 +65,9 @@ impl Default for ScanLimits {
 /// fields stays below.
 const FIELDS_MAX: usize = 1 << 20;
 
+/// Entries that each buffer keeps from body to body.
+const KEPT_MAX: usize = 1 << 14;
+
 /// Keys that the part of a body outside its events may hold.
 const ROOT_KEYS_MAX: usize = 1 << 14;
 
@@ -226,11 +229,14 @@ impl Scan {
         Ok(Scanned { scan: self, body, text })
     }
 
+    /// Empties the buffers, and lets go of what an unusual body made them grow to.
     fn clear(&mut self) {
         self.events.clear();
-        self.root.clear();
-        self.fields.clear();
-        self.inner.clear();
+        self.events.shrink_to(KEPT_MAX);
+        for fields in [&mut self.root, &mut self.fields, &mut self.inner] {
+            fields.clear();
+            fields.shrink_to(KEPT_MAX);
+        }
     }
 
     fn find_events(&mut self, body: &[u8], shape: Shape, limits: &ScanLimits) -> Result<(), Flaw> {
@@ -246,7 +252,9 @@ impl Scan {
             (Shape::Event, Some(b'{')) => Walk::new(self, body, limits).event(first),
             (Shape::Batch, Some(b'{')) => Walk::new(self, body, limits).batch(first),
             (Shape::Events, Some(b'[')) => Walk::new(self, body, limits).array(first),
-            (Shape::Events, Some(b'{')) => self.read_lines(body, first, limits),
+            (Shape::Events, _) if has_object_line(body, first) => {
+                self.read_lines(body, first, limits)
+            }
             (Shape::Events, _) => refuse("expected a JSON array, or one JSON object a line"),
             (Shape::Event | Shape::Batch, _) => refuse("expected a JSON object"),
         }
@@ -323,6 +331,15 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// Whether some line begins like an object: then the others are events with flaws. Else the body
+/// is something quite different.
+fn has_object_line(body: &[u8], first: usize) -> bool {
+    let lines = body.get(first..).unwrap_or_default();
+    lines
+        .split(|&byte| byte == b'\n')
+        .any(|line| line.get(string::skip_white(line, 0)) == Some(&b'{'))
 }
 
 /// A body after its scan: where everything lies.

@@ -16,7 +16,8 @@
 use super::number::{self, Number};
 use super::string::{self, Escape};
 use super::{
-    EventPlace, FIELDS_MAX, Field, Flaw, ROOT_KEYS_MAX, Scan, ScanLimits, Span, ValueKind, position,
+    EventPlace, FIELDS_MAX, Field, Flaw, KEPT_MAX, ROOT_KEYS_MAX, Scan, ScanLimits, Span,
+    ValueKind, position,
 };
 use crate::rejection::Code;
 
@@ -102,11 +103,7 @@ struct Mark {
 
 impl<'s> Walk<'s> {
     pub(super) fn new(scan: &'s mut Scan, body: &'s [u8], limits: &'s ScanLimits) -> Self {
-        let workings = &mut scan.workings;
-        workings.keys.clear();
-        workings.unescaped.clear();
-        workings.frames.clear();
-        workings.deep_kinds.clear();
+        scan.workings.clear();
         Self {
             body,
             limits,
@@ -605,6 +602,16 @@ impl<'s> Walk<'s> {
 }
 
 impl Workings {
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.keys.shrink_to(KEPT_MAX);
+        self.unescaped.clear();
+        self.unescaped.shrink_to(KEPT_MAX);
+        self.frames.clear();
+        self.deep_kinds.clear();
+        self.deep_kinds.shrink_to(KEPT_MAX);
+    }
+
     fn new_frame(&self) -> Frame {
         Frame { keys: self.keys.len(), unescaped: self.unescaped.len(), seen: 0 }
     }

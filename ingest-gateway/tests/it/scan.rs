@@ -308,6 +308,20 @@ fn a_bad_line_costs_itself_only() {
 }
 
 #[test]
+fn lines_of_which_none_is_an_object_are_no_events() {
+    let bad = Some(Code::InvalidJson);
+    assert_eq!(lines(b"nonsense\n{}\n"), [bad, None]);
+    assert_eq!(lines(b"\xef\xbb\xbf{}"), [None]);
+    let mut scan = Scan::new();
+    for body in ["nonsense", "event=x&userId=1", "null\n5", "\"{}\"", "<html>\n</html>"] {
+        assert!(
+            scan.read(body.as_bytes(), Shape::Events, &ScanLimits::default()).is_err(),
+            "{body}"
+        );
+    }
+}
+
+#[test]
 fn a_bad_line_keeps_all_its_bytes() {
     let mut scan = Scan::new();
     let body = b"{}\n {\"a\":1}{\"b\":2} \r\n";
