@@ -1,0 +1,312 @@
+//! What a running node tells its operators: topics, records, its own soundness, its metrics.
+//!
+//! | path | method | answer |
+//! |---|---|---|
+//! | `/metrics` | GET | for Prometheus; the only one without a token |
+//! | `/v1/topics` | GET | `{"topics":[…]}` |
+//! | | POST | `{"name":…,"partitions":…,"compact":…}` → the topic |
+//! | `/v1/topics/{topic}` | GET | the topic with its partitions |
+//! | | DELETE | → `{"success":true}` |
+//! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
+//! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
+//!
+//! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
+//! `follow`, `event`, `source`, `user`. It streams: a bounded piece is made when the one before
+//! was taken. It is resumed by `partition` and the offset after the last line. Between the lines
+//! of records stand, where needed, objects with one field: `notice` or `damage`, for what would
+//! else be missing in silence, and `error` as the last line of an answer that could not go on.
+//! Its head says in `Tracklog-Records` how many records it will pass.
+
+mod answer;
+mod query;
+mod stream;
+
+use std::sync::{Arc, OnceLock};
+
+use answer::{json, refusal, whole};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
+use query::{Parameters, reading};
+use stream::{Lines, LinesSender};
+use tokio::sync::watch;
+use tracklog_ingest_gateway::{Access, Content, Door};
+use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
+use tracklog_protocol::TimeMicros;
+
+use crate::replay::{Replay, ReplayError, Step};
+use crate::topics::{self, NewTopic, TopicError};
+use crate::verify::VerifyLine;
+
+/// What the head of a stream of records is called that says how many there are to pass.
+pub const RECORDS_HEADER: &str = "tracklog-records";
+
+/// Writes the text of `/metrics`.
+pub type MetricsText = Box<dyn Fn() -> String + Send + Sync>;
+/// Runs a verification and tells its lines as they come.
+pub type Verification = Box<dyn Fn(&mut dyn FnMut(VerifyLine)) + Send + Sync>;
+
+/// The operators' routes of a node. Clones are the same routes.
+#[derive(Clone)]
+pub struct Admin {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    log: Arc<dyn Log>,
+    now: fn() -> TimeMicros,
+    stopping: watch::Receiver<bool>,
+    metrics: OnceLock<MetricsText>,
+    verification: OnceLock<Verification>,
+}
+
+impl Admin {
+    /// Routes over `log`. Streams that follow end when `stopping` says so; `now` is the clock.
+    #[must_use]
+    pub fn new(
+        log: Arc<dyn Log>,
+        now: fn() -> TimeMicros,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let (metrics, verification) = (OnceLock::new(), OnceLock::new());
+        Self { shared: Arc::new(Shared { log, now, stopping, metrics, verification }) }
+    }
+
+    /// Where metrics come from: known only when the gateway runs, which has this door already.
+    pub fn set_metrics(&self, text: MetricsText) {
+        let first = self.shared.metrics.set(text).is_ok();
+        assert!(first, "metrics are set once");
+    }
+
+    /// How the log verifies itself.
+    pub fn set_verification(&self, verification: Verification) {
+        let first = self.shared.verification.set(verification).is_ok();
+        assert!(first, "the verification is set once");
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+/// What a path means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route {
+    Metrics,
+    Verify,
+    Topics,
+    Topic(String),
+    Events(String),
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        let path = path.trim_end_matches('/');
+        match path {
+            "/metrics" => return Some(Self::Metrics),
+            "/v1/verify" => return Some(Self::Verify),
+            "/v1/topics" => return Some(Self::Topics),
+            _ => {}
+        }
+        let rest = path.strip_prefix("/v1/topics/")?;
+        let (name, events) = match rest.strip_suffix("/events") {
+            Some(name) => (name, true),
+            None => (rest, false),
+        };
+        let name = percent_decode_str(name).decode_utf8().ok()?.into_owned();
+        Some(if events { Self::Events(name) } else { Self::Topic(name) })
+    }
+
+    const fn methods(&self) -> &'static str {
+        match self {
+            Self::Metrics | Self::Verify | Self::Events(_) => "GET",
+            Self::Topics => "GET, POST",
+            Self::Topic(_) => "GET, DELETE",
+        }
+    }
+}
+
+impl Door for Admin {
+    fn access(&self, _: &Method, path: &str) -> Option<Access> {
+        let route = Route::of(path)?;
+        Some(if route == Route::Metrics { Access::Open } else { Access::Admin })
+    }
+
+    fn handle(&self, request: Request<Bytes>) -> Pending<'static, Response<Content>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { shared.answer(request).await })
+    }
+}
+
+impl Shared {
+    async fn answer(self: Arc<Self>, request: Request<Bytes>) -> Response<Content> {
+        let Some(route) = Route::of(request.uri().path()) else {
+            return refusal(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path");
+        };
+        let methods = route.methods();
+        match (request.method(), route) {
+            (&Method::GET, Route::Metrics) => self.metrics(),
+            (&Method::GET, Route::Verify) => self.verify(request.uri().query()),
+            (&Method::GET, Route::Topics) => {
+                json(StatusCode::OK, &serde_json::json!({ "topics": topics::list(&*self.log) }))
+            }
+            (&Method::POST, Route::Topics) => self.create(request.body()).await,
+            (&Method::GET, Route::Topic(name)) => match self.log.topic(&name) {
+                Some(topic) => json(StatusCode::OK, &topics::describe(&*self.log, &topic)),
+                None => no_topic(&name),
+            },
+            (&Method::DELETE, Route::Topic(name)) => {
+                match topics::delete(&*self.log, &name).await {
+                    Ok(()) => json(StatusCode::OK, &serde_json::json!({ "success": true })),
+                    Err(error) => topic_refusal(&error),
+                }
+            }
+            (&Method::GET, Route::Events(name)) => match self.log.topic(&name) {
+                Some(topic) => self.events(topic, request.uri().query()).await,
+                None => no_topic(&name),
+            },
+            _ => refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "not_found",
+                &format!("this path takes {methods}"),
+            ),
+        }
+    }
+
+    fn metrics(&self) -> Response<Content> {
+        const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        match self.metrics.get() {
+            Some(text) => whole(StatusCode::OK, TYPE, text()),
+            None => refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the node is starting"),
+        }
+    }
+
+    async fn create(&self, body: &[u8]) -> Response<Content> {
+        let new: NewTopic = match serde_json::from_slice(body) {
+            Ok(new) => new,
+            Err(error) => {
+                return refusal(StatusCode::BAD_REQUEST, "invalid_request", &error.to_string());
+            }
+        };
+        match topics::create(&*self.log, &new).await {
+            Ok(topic) => json(StatusCode::OK, &topics::summary(&*self.log, &topic)),
+            Err(error) => topic_refusal(&error),
+        }
+    }
+
+    async fn events(self: Arc<Self>, topic: Topic, query: Option<&str>) -> Response<Content> {
+        let asked = Parameters::of(query.unwrap_or_default())
+            .and_then(|parameters| reading(parameters, (self.now)()));
+        let query = match asked {
+            Ok(query) => query,
+            Err(what) => return refusal(StatusCode::BAD_REQUEST, "invalid_request", &what),
+        };
+        let endless = query.follow;
+        let name = topic.name().to_owned();
+        let replay = match Replay::open(Arc::clone(&self.log), topic, query).await {
+            Ok(replay) => replay,
+            Err(error) => return replay_refusal(&error),
+        };
+        let records = replay.records();
+        let (lines, sender) = Lines::new();
+        tokio::spawn(send_records(name, replay, sender, self.stopping.clone()));
+        let mut response = lines.into_response(endless);
+        response.headers_mut().insert(RECORDS_HEADER, records.into());
+        response
+    }
+
+    /// The verification reads everything and waits for the disk: it has a thread of its own.
+    fn verify(self: Arc<Self>, query: Option<&str>) -> Response<Content> {
+        let asked = Parameters::of(query.unwrap_or_default()).and_then(Parameters::progress);
+        let progress = match asked {
+            Ok(progress) => progress,
+            Err(what) => return refusal(StatusCode::BAD_REQUEST, "invalid_request", &what),
+        };
+        let (lines, sender) = Lines::new();
+        tokio::task::spawn_blocking(move || {
+            let mut send = |line: VerifyLine| {
+                if progress || !matches!(line, VerifyLine::Progress { .. }) {
+                    sender.send_blocking(line.to_json().into());
+                }
+            };
+            match self.verification.get() {
+                Some(verification) => verification(&mut send),
+                None => send(VerifyLine::Error { message: "the node is starting".to_owned() }),
+            }
+        });
+        lines.into_response(false)
+    }
+}
+
+/// Sends a reading, line by line, until it or the client ends, or the node stops.
+async fn send_records(
+    topic: String,
+    mut replay: Replay,
+    sender: LinesSender,
+    mut stopping: watch::Receiver<bool>,
+) {
+    loop {
+        let mut lines = Vec::new();
+        let step = tokio::select! {
+            step = replay.next(&mut lines) => step,
+            () = sender.closed() => return,
+            // An error means that the node is gone altogether.
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        for note in replay.take_notes() {
+            lines.extend_from_slice(note.to_line(&topic).as_bytes());
+        }
+        let done = match step {
+            Ok(step) => step == Step::Done,
+            Err(error) => {
+                lines.extend_from_slice(error_line(&error.to_string()).as_bytes());
+                true
+            }
+        };
+        if !sender.send(lines.into()).await || done {
+            return;
+        }
+    }
+}
+
+fn error_line(message: &str) -> String {
+    format!("{}\n", serde_json::json!({ "error": { "message": message } }))
+}
+
+fn no_topic(name: &str) -> Response<Content> {
+    let shown: String = name.chars().take(128).collect();
+    refusal(StatusCode::NOT_FOUND, "not_found", &format!("there is no topic {shown}"))
+}
+
+fn replay_refusal(error: &ReplayError) -> Response<Content> {
+    let (status, code) = match error {
+        ReplayError::NoPartition { .. } | ReplayError::Deleted { .. } => {
+            (StatusCode::NOT_FOUND, "not_found")
+        }
+        ReplayError::OutOfRange { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "out_of_range"),
+        ReplayError::FollowHasNoEnd => (StatusCode::BAD_REQUEST, "invalid_request"),
+        ReplayError::Fetch(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    refusal(status, code, &error.to_string())
+}
+
+fn topic_refusal(error: &TopicError) -> Response<Content> {
+    let (status, code) = match error {
+        TopicError::Name(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+        TopicError::Own(_) => (StatusCode::CONFLICT, "protected"),
+        TopicError::Catalog(error) => match error {
+            CatalogError::Exists { .. } => (StatusCode::CONFLICT, "exists"),
+            CatalogError::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            CatalogError::Partitions { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
+            CatalogError::Protected { .. } => (StatusCode::CONFLICT, "protected"),
+            CatalogError::Busy(Busy { .. }) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        },
+    };
+    refusal(status, code, &error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

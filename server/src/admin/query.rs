@@ -1,0 +1,141 @@
+//! The parameters of `…/events`.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode_str;
+use tracklog_protocol::TimeMicros;
+
+use crate::bound::{Bound, parse_time};
+use crate::replay::{Filter, Query};
+
+/// A query's parameters, decoded. Each may be there once.
+#[derive(Debug)]
+pub(super) struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    pub(super) fn of(query: &str) -> Result<Self, String> {
+        let mut parameters = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decoded(name, value)?;
+            if parameters.insert(name.to_owned(), value).is_some() {
+                return Err(format!("the parameter {name} is there twice"));
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    /// Whether `progress` is asked for, and nothing else.
+    pub(super) fn progress(mut self) -> Result<bool, String> {
+        let progress = self.flag("progress")?;
+        self.end().map(|()| progress)
+    }
+
+    /// What was not taken is unknown.
+    fn end(self) -> Result<(), String> {
+        match self.0.into_keys().next() {
+            None => Ok(()),
+            Some(unknown) => Err(format!("there is no parameter {unknown:?} here")),
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    fn number<N: std::str::FromStr>(&mut self, name: &str) -> Result<Option<N>, String> {
+        let read = |text: String| {
+            text.parse().map_err(|_| format!("{name}: {text:?} is no number that fits"))
+        };
+        self.take(name).map(read).transpose()
+    }
+
+    fn bound(&mut self, name: &str, now: TimeMicros) -> Result<Option<Bound>, String> {
+        let read =
+            |text: String| Bound::parse(&text, now).map_err(|error| format!("{name}: {error}"));
+        self.take(name).map(read).transpose()
+    }
+
+    fn time(&mut self, name: &str, now: TimeMicros) -> Result<Option<TimeMicros>, String> {
+        let read =
+            |text: String| parse_time(&text, now).map_err(|error| format!("{name}: {error}"));
+        self.take(name).map(read).transpose()
+    }
+
+    fn flag(&mut self, name: &str) -> Result<bool, String> {
+        match self.take(name).as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(other) => Err(format!("{name}: {other:?} is neither true nor false")),
+        }
+    }
+}
+
+/// A `+` stays in places and times, where it begins a zone; elsewhere it is a space.
+fn decoded(name: &str, value: &str) -> Result<String, String> {
+    let is_place = name.starts_with("from") || name.starts_with("to");
+    let spaced = if is_place { value.to_owned() } else { value.replace('+', " ") };
+    match percent_decode_str(&spaced).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(format!("the parameter {name} is no UTF-8")),
+    }
+}
+
+/// What is asked for.
+pub(super) fn reading(mut parameters: Parameters, now: TimeMicros) -> Result<Query, String> {
+    let query = Query {
+        partition: parameters.number("partition")?,
+        from: parameters.bound("from", now)?,
+        to: parameters.bound("to", now)?,
+        from_event_time: parameters.time("from_event_time", now)?,
+        to_event_time: parameters.time("to_event_time", now)?,
+        filter: Filter {
+            event: parameters.take("event"),
+            source: parameters.take("source"),
+            user: parameters.take("user"),
+        },
+        limit: parameters.number("limit")?,
+        follow: parameters.flag("follow")?,
+    };
+    parameters.end().map(|()| query)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracklog_protocol::Offset;
+
+    use super::*;
+
+    fn read(query: &str) -> Result<Query, String> {
+        reading(Parameters::of(query)?, TimeMicros(0))
+    }
+
+    #[test]
+    fn all_parameters_are_read() {
+        let query = read(
+            "partition=3&from=17&to=2026-01-02T03:04:05+08:00&limit=9&event=Order+%28new%29&user=7",
+        );
+        let query = query.unwrap();
+        assert_eq!((query.partition, query.limit), (Some(3), Some(9)));
+        assert_eq!(query.from, Some(Bound::Offset(Offset(17))));
+        assert_eq!(query.to, Some(Bound::Time(TimeMicros(1_767_294_245_000_000))));
+        assert_eq!(query.filter.event.as_deref(), Some("Order (new)"));
+        assert!(!query.follow && read("follow").unwrap().follow);
+    }
+
+    #[test]
+    fn what_is_unknown_twice_or_wrong_is_refused() {
+        for query in [
+            "form=3",
+            "from=1&from=2",
+            "partition=-1",
+            "limit=many",
+            "follow=maybe",
+            "from=soon",
+            "from_event_time=5",
+            "user=%ff",
+        ] {
+            assert!(read(query).is_err(), "{query}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+
+use super::*;
+use crate::replay::tests::{Rig, block_on, named, places};
+
+struct Operator {
+    rig: Rig,
+    admin: Admin,
+    stop: watch::Sender<bool>,
+}
+
+impl Operator {
+    async fn new() -> Self {
+        let rig = Rig::new(2).await;
+        let (stop, stopping) = watch::channel(false);
+        let log = Arc::clone(&rig.log) as Arc<dyn Log>;
+        Self { rig, admin: Admin::new(log, || TimeMicros(1_000_000), stopping), stop }
+    }
+
+    async fn ask(&self, method: Method, target: &str, body: &str) -> Response<Content> {
+        let request = Request::builder().method(method).uri(target);
+        let request = request.body(Bytes::copy_from_slice(body.as_bytes())).unwrap();
+        self.admin.handle(request).await
+    }
+
+    /// Status and body; a streaming one must end by itself.
+    async fn get(&self, target: &str) -> (u16, String) {
+        read(self.ask(Method::GET, target, "").await).await
+    }
+}
+
+async fn read(response: Response<Content>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let bytes = match response.into_body() {
+        Content::Whole(bytes) => bytes,
+        Content::Streaming { body, .. } => body.collect().await.unwrap().to_bytes(),
+    };
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[test]
+fn only_metrics_are_open_and_other_paths_are_not_ours() {
+    block_on(async {
+        let admin = Operator::new().await.admin;
+        let access = |path| admin.access(&Method::GET, path);
+        assert_eq!(access("/metrics"), Some(Access::Open));
+        for path in ["/v1/topics", "/v1/topics/", "/v1/topics/raw", "/v1/topics/raw/events"] {
+            assert_eq!(access(path), Some(Access::Admin), "{path}");
+        }
+        assert_eq!(access("/v1/verify"), Some(Access::Admin));
+        assert_eq!(access("/v1/topic"), None);
+    });
+}
+
+#[test]
+fn topics_are_made_listed_described_and_deleted() {
+    block_on(async {
+        let operator = Operator::new().await;
+        let new = r#"{"name":"orders","partitions":3}"#;
+        let made = operator.ask(Method::POST, "/v1/topics", new).await;
+        assert_eq!(made.status(), 200);
+        operator.rig.append(5, &[named(0, "a"), named(1, "b")]).await;
+        let (_, list) = operator.get("/v1/topics").await;
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(list["topics"][0]["topic"], "orders");
+        assert_eq!(
+            (&list["topics"][0]["partitions"], &list["topics"][1]["records"]),
+            (&3.into(), &2.into())
+        );
+        let (_, raw) = operator.get("/v1/topics/raw").await;
+        let raw: serde_json::Value = serde_json::from_str(&raw).unwrap();
+        assert_eq!(raw["partitions"][1], serde_json::json!({"partition":1,"start":0,"end":1}));
+        let deleted = operator.ask(Method::DELETE, "/v1/topics/orders", "").await;
+        assert_eq!(deleted.status(), 200);
+        assert_eq!(operator.get("/v1/topics/orders").await.0, 404);
+    });
+}
+
+#[test]
+fn what_cannot_be_done_is_told_with_code_and_message() {
+    block_on(async {
+        let operator = Operator::new().await;
+        let post = |body| operator.ask(Method::POST, "/v1/topics", body);
+        for (answer, status, code) in [
+            (post("{}").await, 400, "invalid_request"),
+            (post(r#"{"name":"A b","partitions":1}"#).await, 400, "invalid_request"),
+            (post(r#"{"name":"_mine","partitions":1}"#).await, 409, "protected"),
+            (post(r#"{"name":"raw","partitions":9}"#).await, 409, "exists"),
+            (post(r#"{"name":"x","partitions":0}"#).await, 400, "invalid_request"),
+            (operator.ask(Method::DELETE, "/v1/topics/raw", "").await, 409, "protected"),
+            (operator.ask(Method::DELETE, "/v1/topics/gone", "").await, 404, "not_found"),
+            (operator.ask(Method::PUT, "/v1/topics", "").await, 405, "not_found"),
+            (operator.ask(Method::GET, "/v1/topics/no/events", "").await, 404, "not_found"),
+            (
+                operator.ask(Method::GET, "/v1/topics/raw/events?from=9", "").await,
+                416,
+                "out_of_range",
+            ),
+            (
+                operator.ask(Method::GET, "/v1/topics/raw/events?partition=2", "").await,
+                404,
+                "not_found",
+            ),
+            (
+                operator.ask(Method::GET, "/v1/topics/raw/events?form=1", "").await,
+                400,
+                "invalid_request",
+            ),
+            (
+                operator.ask(Method::GET, "/v1/topics/raw/events?to=1&follow", "").await,
+                400,
+                "invalid_request",
+            ),
+            (operator.ask(Method::GET, "/metrics", "").await, 503, "unavailable"),
+        ] {
+            let (is, body) = read(answer).await;
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((is, body["code"].as_str()), (status, Some(code)), "{body}");
+            assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()));
+        }
+    });
+}
+
+#[test]
+fn records_are_streamed_in_order_and_resumed_by_offset() {
+    block_on(async {
+        let operator = Operator::new().await;
+        for time in 0..400 {
+            operator.rig.append(time, &[named(0, "a"), named(1, "b")]).await;
+        }
+        let response = operator.ask(Method::GET, "/v1/topics/raw/events", "").await;
+        assert_eq!(response.headers()[RECORDS_HEADER], "800");
+        let (_, all) = read(response).await;
+        let all = places(all.as_bytes());
+        assert_eq!((all.len(), &*all[0], &*all[799]), (800, "a@0:0", "b@1:399"));
+        let (_, rest) = operator.get("/v1/topics/raw/events?partition=1&from=398").await;
+        assert_eq!(places(rest.as_bytes()), ["b@1:398", "b@1:399"]);
+        let (_, few) = operator.get("/v1/topics/raw/events?limit=3&event=b").await;
+        assert_eq!(places(few.as_bytes()), ["b@1:0", "b@1:1", "b@1:2"]);
+    });
+}
+
+#[test]
+fn what_is_gone_is_told_between_the_lines() {
+    block_on(async {
+        let operator = Operator::new().await;
+        for time in [1, 2, 3] {
+            operator.rig.append(time, &[named(0, "a")]).await;
+        }
+        let topic = operator.rig.log.topic("raw").unwrap();
+        let before = tracklog_protocol::Offset(2);
+        operator.rig.log.trim(topic.partition(0), before).await.unwrap();
+        let (_, lines) = operator.get("/v1/topics/raw/events?from=0").await;
+        let told = lines.lines().find(|line| line.starts_with("{\"notice\":")).unwrap();
+        assert!(told.contains("raw/0 begins at offset 2"), "{told}");
+        assert_eq!(lines.lines().count(), 2);
+    });
+}
+
+#[test]
+fn a_stream_that_follows_ends_when_the_node_stops() {
+    block_on(async {
+        let operator = Operator::new().await;
+        operator.rig.append(1, &[named(0, "a")]).await;
+        let target = "/v1/topics/raw/events?follow=true";
+        let response = operator.ask(Method::GET, target, "").await;
+        let Content::Streaming { mut body, endless } = response.into_body() else {
+            panic!("records are streamed");
+        };
+        assert!(endless);
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(places(&first), ["a@0:0"]);
+        let waits = tokio::time::timeout(Duration::from_millis(20), body.frame()).await;
+        assert!(waits.is_err(), "it goes on");
+        operator.stop.send_replace(true);
+        assert!(body.frame().await.is_none(), "it ends cleanly");
+    });
+}

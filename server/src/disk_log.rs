@@ -1,0 +1,119 @@
+//! The log of a running node: the engine, behind the seam. The only file of a node that knows it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use tracklog_engine::OpenError;
+use tracklog_engine::disk::OpenFolderError;
+use tracklog_engine::{BackendChoice, Engine, Options, State, WhenFull};
+use tracklog_log::Log;
+
+use crate::admin::Verification;
+use crate::config::{BackendName, JournalSettings, WhenFullSetting};
+use crate::{metrics, verify};
+
+/// How often a folder in use is tried again, and after which pause: a reading verb looks at the
+/// lock for a moment, and such a moment must not keep a node from starting.
+const LOCK_TRIES: usize = 4;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+
+/// An open log.
+pub(crate) struct DiskLog {
+    engine: Arc<Engine>,
+    path: PathBuf,
+}
+
+impl DiskLog {
+    /// Opens the log in `path`, and makes one where there is none. Recovery blocks on the disk:
+    /// it has a thread of its own.
+    pub(crate) async fn open(path: &Path, settings: &JournalSettings) -> Result<Self, OpenError> {
+        let options = options(settings);
+        let mut tries = 1;
+        loop {
+            let (path, options) = (path.to_owned(), options.clone());
+            let opening = tokio::task::spawn_blocking(move || Self::open_blocking(path, &options));
+            match opening.await.expect("an opening does not panic") {
+                Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_blocking(path: PathBuf, options: &Options) -> Result<Self, OpenError> {
+        let engine = Arc::new(Engine::open(&path, options)?);
+        let report = engine.report();
+        let what = if report.created { "made" } else { "opened" };
+        tracing::info!("log {what} in {:.1?}, run {}", report.took, report.run);
+        Ok(Self { engine, path })
+    }
+
+    pub(crate) fn log(&self) -> Arc<dyn Log> {
+        Arc::clone(&self.engine) as Arc<dyn Log>
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How it verifies itself while it runs.
+    pub(crate) fn verification(&self) -> Verification {
+        let engine = Arc::clone(&self.engine);
+        Box::new(move |told| verify::running(&engine, told))
+    }
+
+    /// Why it takes nothing until it is opened again, if so.
+    pub(crate) fn closed(&self) -> Option<String> {
+        match self.engine.state() {
+            State::Closed(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Which disk backend runs, in one word, and why.
+    pub(crate) fn backend(&self) -> (&'static str, String) {
+        let backend = self.engine.status().backend;
+        let paging = if backend.direct { "O_DIRECT" } else { "buffered" };
+        (backend.kind.as_str(), format!("{} ({paging}): {}", backend.kind.as_str(), backend.why))
+    }
+
+    pub(crate) fn encode_metrics(&self, text: &mut String) {
+        metrics::encode(&self.engine.status(), text);
+    }
+
+    /// What was taken becomes durable, what comes is refused. Blocks until it is done.
+    pub(crate) fn close(&self) {
+        self.engine.close();
+    }
+}
+
+/// The engine's options.
+pub(crate) fn options(settings: &JournalSettings) -> Options {
+    let usual = Options::default();
+    Options {
+        slot_bytes: settings.slot_bytes,
+        backend: match settings.backend {
+            BackendName::Auto => BackendChoice::Auto,
+            BackendName::Uring => BackendChoice::Uring,
+            BackendName::Blocking => BackendChoice::Blocking,
+        },
+        budget_bytes: settings.budget_bytes.unwrap_or(usual.budget_bytes),
+        ring_bytes: settings.ring_bytes.unwrap_or(usual.ring_bytes),
+        journal_bytes_max: settings.bytes_max,
+        when_full: match settings.when_full {
+            WhenFullSetting::Refuse => WhenFull::Refuse,
+            WhenFullSetting::DropOldest => WhenFull::DropOldest,
+        },
+        accept_loss: settings.accept_loss,
+        commit_deadline: settings.commit_deadline.unwrap_or(usual.commit_deadline),
+        ..usual
+    }
+}
+
+/// Whether another process holds the folder or one of its files.
+pub(crate) const fn is_locked(error: &OpenError) -> bool {
+    matches!(error, OpenError::Locked { .. } | OpenError::Folder(OpenFolderError::Locked { .. }))
+}

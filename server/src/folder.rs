@@ -1,0 +1,287 @@
+//! The files of a data folder that are the node's own: its secrets, and where it can be reached.
+//!
+//! Promises
+//! - A secret is made once, whole or not at all, readable by its owner alone from its first byte.
+//! - `node.json` is there only while a node listens, or after one was killed: whoever holds the
+//!   folder's lock decides which.
+//!
+//! The log's own files (`lock`, `journal/`, checkpoints) belong to the engine. Making and writing
+//! are for the holder of the lock; reading is for everyone.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const NODE_FILE: &str = "node.json";
+/// Bytes that nobody can guess, in the admin token and in the privacy key.
+const SECRET_BYTES: usize = 32;
+/// Digits of a write key: 190 bits.
+const KEY_DIGITS: usize = 32;
+
+/// A data folder. See the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFolder {
+    path: PathBuf,
+}
+
+/// A file of the data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct FolderError {
+    /// Which file.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// What a running node says of itself in its folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// Its process.
+    pub pid: u32,
+    /// Where it speaks plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+    /// Where it speaks HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<SocketAddr>,
+    /// The format of its log.
+    pub format: u32,
+}
+
+/// A secret, and whether it was made just now.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The text in the file.
+    pub text: String,
+    /// Whether this call made it.
+    pub made: bool,
+}
+
+impl DataFolder {
+    /// The folder at `path`, whether it is there or not.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file `name` in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes the folder, for its owner alone, if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self) -> Result<(), FolderError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        made.map_err(|source| FolderError { path: self.path.clone(), source })
+    }
+
+    /// The write key of the source `default`: `tl_` and 32 letters and digits.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn default_key(&self) -> Result<Secret, FolderError> {
+        self.secret("default.key", || Ok(format!("tl_{}", base62(KEY_DIGITS)?)))
+    }
+
+    /// The token that registry and admin routes ask for.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn admin_token(&self) -> Result<Secret, FolderError> {
+        self.secret("admin.token", || random_hex(SECRET_BYTES))
+    }
+
+    /// The key of `user_id = "hmac"`, in hex.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn privacy_key(&self) -> Result<Secret, FolderError> {
+        self.secret("privacy.key", || random_hex(SECRET_BYTES))
+    }
+
+    /// The admin token, if there is one; makes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_admin_token(&self) -> Result<String, FolderError> {
+        self.read("admin.token")
+    }
+
+    /// What the node that holds, or held, the folder says of itself; `None` when it says nothing.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or understood.
+    pub fn node(&self) -> Result<Option<NodeFile>, FolderError> {
+        let text = match self.read(NODE_FILE) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let node = serde_json::from_str(&text).map_err(io::Error::other);
+        node.map(Some).map_err(|source| FolderError { path: self.file(NODE_FILE), source })
+    }
+
+    /// Says where the node is.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_node(&self, node: &NodeFile) -> Result<(), FolderError> {
+        let text = serde_json::to_string(node).expect("numbers and addresses can be written");
+        self.write_whole(NODE_FILE, &format!("{text}\n"), 0o644)
+    }
+
+    /// Takes back what [`write_node`](Self::write_node) said.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_node(&self) -> Result<(), FolderError> {
+        match fs::remove_file(self.file(NODE_FILE)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FolderError { path: self.file(NODE_FILE), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn secret(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> io::Result<String>,
+    ) -> Result<Secret, FolderError> {
+        match self.read(name) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            text => return Ok(Secret { text: text?, made: false }),
+        }
+        let text = make().map_err(|source| FolderError { path: self.file(name), source })?;
+        self.write_whole(name, &format!("{text}\n"), 0o600)?;
+        Ok(Secret { text, made: true })
+    }
+
+    fn read(&self, name: &str) -> Result<String, FolderError> {
+        let path = self.file(name);
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim().is_empty() => {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
+                Err(FolderError { path, source })
+            }
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(source) => Err(FolderError { path, source }),
+        }
+    }
+
+    /// Replaces a file as a whole, durably: written beside it, synced, renamed.
+    fn write_whole(&self, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
+        let path = self.file(name);
+        let beside = self.file(&format!("{name}.new"));
+        let written = write_beside(&beside, text, mode)
+            .and_then(|()| fs::rename(&beside, &path))
+            .and_then(|()| File::open(&self.path)?.sync_all());
+        written.map_err(|source| FolderError { path, source })
+    }
+}
+
+/// A leftover of an earlier try may have another mode: it goes first.
+fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("made", &self.made).finish_non_exhaustive()
+    }
+}
+
+fn random_hex(bytes: usize) -> io::Result<String> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Letters and digits, each as likely: a byte that would favour some is thrown again.
+fn base62(digits: usize) -> io::Result<String> {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    const FAIR: u8 = 62 * 4;
+    let mut text = String::with_capacity(digits);
+    while text.len() < digits {
+        let mut byte = [0];
+        getrandom::fill(&mut byte).map_err(io::Error::other)?;
+        if byte[0] < FAIR {
+            text.push(char::from(ALPHABET[usize::from(byte[0] % 62)]));
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn secrets_are_made_once_and_are_their_owner_s_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataFolder::at(parent.path().join("data"));
+        folder.create().unwrap();
+        assert_eq!(mode(folder.path()), 0o700);
+        let key = folder.default_key().unwrap();
+        assert!(key.made && key.text.len() == 35 && key.text.starts_with("tl_"));
+        assert!(key.text[3..].bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        assert_eq!(folder.default_key().unwrap(), Secret { made: false, ..key });
+        let token = folder.admin_token().unwrap();
+        assert_eq!((token.text.len(), folder.read_admin_token().unwrap()), (64, token.text));
+        assert_eq!(folder.privacy_key().unwrap().text.len(), 64);
+        for name in ["default.key", "admin.token", "privacy.key"] {
+            assert_eq!(mode(&folder.file(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_empty_secret_is_an_error_that_names_the_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataFolder::at(parent.path());
+        fs::write(folder.file("admin.token"), "\n").unwrap();
+        let error = folder.admin_token().unwrap_err().to_string();
+        assert!(error.ends_with("admin.token: the file is empty"), "{error}");
+    }
+
+    #[test]
+    fn a_node_says_where_it_is_and_takes_it_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataFolder::at(parent.path());
+        assert_eq!(folder.node().unwrap(), None);
+        let http = Some("127.0.0.1:8080".parse().unwrap());
+        let node = NodeFile { pid: 7, http, https: None, format: 1 };
+        folder.write_node(&node).unwrap();
+        assert_eq!(folder.node().unwrap(), Some(node));
+        let text = fs::read_to_string(folder.file("node.json")).unwrap();
+        assert_eq!(text, "{\"pid\":7,\"http\":\"127.0.0.1:8080\",\"format\":1}\n");
+        folder.remove_node().unwrap();
+        folder.remove_node().unwrap();
+        assert_eq!(folder.node().unwrap(), None);
+    }
+}

@@ -1,0 +1,36 @@
+//! A Tracklog node: the one room that knows who stands behind the log.
+//!
+//! Wires the engine, the registry and the gateway together, reads the configuration, answers
+//! operators, and opens a stopped node's folder read-only. It decides nothing about events (the
+//! gateway does) and nothing about bytes on disk (the engine does). If you want a log without a
+//! server, that is `tracklog-engine`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`config`] | flags over environment over file |
+//! | [`node`] | start, serve, stop |
+//! | [`admin`] | the operators' routes |
+//! | [`replay`] | a range of a topic as lines of JSON, in one order |
+//! | [`offline`] | the read-only opening of a data folder |
+//! | [`folder`] | secrets and `node.json` |
+//! | `disk_log`, `metrics` | the engine behind the log, and its counters |
+//!
+//! Start reading at [`node::Node`] and [`replay::Replay`].
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod bound;
+pub mod clock;
+pub mod config;
+mod disk_log;
+pub mod doctor;
+pub mod folder;
+mod metrics;
+pub mod node;
+pub mod offline;
+pub mod replay;
+pub mod schemas;
+pub mod topics;
+pub mod verify;
+
+pub use disk_log::OpenError;

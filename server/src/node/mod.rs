@@ -1,0 +1,332 @@
+//! A node: a log on a disk, a registry, a gateway, and the operators' routes, wired together.
+//!
+//! Promises
+//! - Whoever starts a node holds its folder alone, from before anything is written there.
+//! - `node.json` names the addresses only while they are listened on.
+//! - [`Node::stop`] answers every request in hand, ends readers cleanly, and marks the log's end;
+//!   a killed node loses nothing that was acked.
+//!
+//! The first start makes the topics, the secrets and, without certificate files, a self-signed
+//! pair. [`sources`] turns settings into the gateway's; `disk_log` is the only file that knows the
+//! engine.
+
+mod sources;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracklog_ingest_gateway::client_ip::TrustedProxies;
+use tracklog_ingest_gateway::{
+    AdminToken, Backing, Door, Gateway, GatewayConfig, Listen, Running, TlsFiles, Topics,
+};
+use tracklog_log::meta::{MetaError, MetaTopic};
+use tracklog_log::{
+    AppendError, CatalogError, Domain, Epoch, Log, Meta, Retention, Topic, TopicName, TopicSpec,
+};
+use tracklog_registry::{Limits, Registry};
+
+use crate::admin::Admin;
+use crate::clock;
+use crate::config::{ConfigError, Settings};
+use crate::disk_log::{DiskLog, OpenError};
+use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
+use crate::topics::OWN_TOPICS;
+
+/// How long requests in hand may take after a node was told to stop.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the log is asked whether it still takes appends.
+const HEALTH_CHECKED_EVERY: Duration = Duration::from_millis(200);
+/// Where schemas are kept.
+const SCHEMAS_TOPIC: &str = "_schemas";
+/// The version of the log's format, as `node.json` tells it.
+const FORMAT: u32 = 1;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A file of the data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The gateway cannot serve.
+    #[error(transparent)]
+    Gateway(#[from] tracklog_ingest_gateway::StartError),
+    /// A topic of the node cannot be made.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Nobody becomes the log's writer.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The registry's topic cannot be read.
+    #[error("the registry cannot be read: {0}")]
+    Meta(#[from] MetaError),
+    /// The registry cannot be opened.
+    #[error(transparent)]
+    Registry(#[from] tracklog_registry::OpenError),
+    /// A schema of the folder that was named is refused.
+    #[error("schemas: {0}")]
+    Schemas(String),
+}
+
+/// A running node.
+pub struct Node {
+    folder: DataFolder,
+    log: Arc<DiskLog>,
+    gateway: Arc<Mutex<Option<Running>>>,
+    registry: Arc<Registry>,
+    stopping: watch::Sender<bool>,
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    default_key: Secret,
+}
+
+impl Node {
+    /// Opens the log and serves, on the Tokio runtime of the caller.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing listens and the folder is free again.
+    pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        let folder = DataFolder::at(&settings.data);
+        folder.create()?;
+        let log = Arc::new(DiskLog::open(folder.path(), &settings.journal).await?);
+        folder.remove_node()?;
+        Self::serve(settings, folder, log).await
+    }
+
+    async fn serve(
+        settings: &Settings,
+        folder: DataFolder,
+        disk_log: Arc<DiskLog>,
+    ) -> Result<Self, StartError> {
+        let log = disk_log.log();
+        let (default_key, config) = gateway_config(settings, &folder)?;
+        let epoch = log.open(Domain::WHOLE).await?;
+        let topics = own_topics(&*log).await?;
+        let registry = Arc::new(open_registry(settings, &log, epoch).await?);
+        let (stopping, stopped) = watch::channel(false);
+        let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
+        admin.set_verification(disk_log.verification());
+        let backing = Backing { log, epoch, topics, registry: Arc::clone(&registry) };
+        let listeners = listeners(settings);
+        let door: Arc<dyn Door> = Arc::new(admin.clone());
+        let running = Gateway::start(config, &listeners, backing, door).await?;
+        let mut addresses = running.addresses().iter().copied();
+        let http = settings.http.and_then(|_| addresses.next());
+        let https = settings.https.and_then(|_| addresses.next());
+        let node = Self {
+            folder,
+            log: disk_log,
+            gateway: Arc::new(Mutex::new(Some(running))),
+            registry,
+            stopping,
+            http,
+            https,
+            default_key,
+        };
+        admin.set_metrics(node.metrics_text());
+        let file = NodeFile { pid: std::process::id(), http, https, format: FORMAT };
+        node.folder.write_node(&file)?;
+        Ok(node)
+    }
+
+    /// Where it speaks plain HTTP.
+    #[must_use]
+    pub const fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Where it speaks HTTPS.
+    #[must_use]
+    pub const fn https(&self) -> Option<SocketAddr> {
+        self.https
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub const fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// The write key of the source `default`, and whether it is new.
+    #[must_use]
+    pub const fn default_key(&self) -> &Secret {
+        &self.default_key
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> Arc<dyn Log> {
+        self.log.log()
+    }
+
+    /// Its registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Which disk backend runs and why.
+    #[must_use]
+    pub fn backend(&self) -> String {
+        self.log.backend().1
+    }
+
+    /// What `serve` prints when the node takes events: `ready` and where.
+    #[must_use]
+    pub fn ready_line(&self) -> String {
+        let mut line = "ready".to_owned();
+        if let Some(address) = self.http {
+            line.push_str(&format!(" http://{address}"));
+        }
+        if let Some(address) = self.https {
+            line.push_str(&format!(" https://{address}"));
+        }
+        let folder = self.folder.path().display();
+        line.push_str(&format!(" data={folder} backend={}", self.log.backend().0));
+        line
+    }
+
+    /// Resolves, with the reason, when the log takes no more appends until it is opened again.
+    /// Asked at a fixed beat: the log's failure is told at once to whoever appends, and here to
+    /// whoever can end the process.
+    pub async fn failed(&self) -> String {
+        let mut beat = tokio::time::interval(HEALTH_CHECKED_EVERY);
+        loop {
+            beat.tick().await;
+            if let Some(why) = self.log.closed() {
+                return why;
+            }
+        }
+    }
+
+    /// Refuses new events, finishes requests in hand, ends readers, closes the log.
+    pub async fn stop(self) {
+        self.stopping.send_replace(true);
+        let running = self.gateway.lock().expect("no holder of this lock panics").take();
+        if let Some(running) = running {
+            running.drain(DRAIN_PATIENCE).await;
+        }
+        if let Err(error) = self.folder.remove_node() {
+            tracing::warn!(%error, "node.json stays behind");
+        }
+        let log = self.log;
+        let closing = tokio::task::spawn_blocking(move || log.close());
+        if closing.await.is_err() {
+            tracing::error!("the log was not closed; the next opening recovers it");
+        }
+    }
+
+    fn metrics_text(&self) -> crate::admin::MetricsText {
+        let (gateway, log) = (Arc::clone(&self.gateway), Arc::clone(&self.log));
+        Box::new(move || {
+            let mut text = String::new();
+            let gateway = gateway.lock().expect("no holder of this lock panics");
+            if let Some(running) = &*gateway {
+                running.metrics().encode(&mut text).expect("a string takes all text");
+            }
+            drop(gateway);
+            log.encode_metrics(&mut text);
+            text.push_str("# EOF\n");
+            text
+        })
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+fn listeners(settings: &Settings) -> Vec<Listen> {
+    let http = settings.http.map(|address| Listen { address, tls: false });
+    let https = settings.https.map(|address| Listen { address, tls: true });
+    http.into_iter().chain(https).collect()
+}
+
+fn gateway_config(
+    settings: &Settings,
+    folder: &DataFolder,
+) -> Result<(Secret, GatewayConfig), StartError> {
+    let token = folder.admin_token()?;
+    let token = AdminToken::new(&token.text).expect("an empty file is no secret");
+    let default_key = folder.default_key()?;
+    let sources = sources::sources(settings, folder, &default_key.text)?;
+    let mut config = GatewayConfig::new(sources, token);
+    config.trusted_proxies = TrustedProxies::new(settings.trusted_proxies.clone());
+    config.public_host.clone_from(&settings.public_host);
+    config.connections = settings.connections;
+    config.requests = settings.requests;
+    config.tls = Some(tls_files(settings, folder));
+    Ok((default_key, config))
+}
+
+fn tls_files(settings: &Settings, folder: &DataFolder) -> TlsFiles {
+    match settings.certificate.clone() {
+        Some((certificate, key)) => TlsFiles { certificate, key, self_signed: None },
+        None => {
+            let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+            names.extend(settings.public_host.as_deref().map(host_of));
+            let certificate = folder.file("cert.pem");
+            TlsFiles { certificate, key: folder.file("key.pem"), self_signed: Some(names) }
+        }
+    }
+}
+
+/// A public host without its port.
+fn host_of(public: &str) -> String {
+    let host = public.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    host.map_or(public, |(host, _)| host).to_owned()
+}
+
+async fn own_topics(log: &dyn Log) -> Result<Topics, CatalogError> {
+    for (name, partitions) in OWN_TOPICS {
+        if log.topic(name).is_none() {
+            let name = TopicName::new(name).expect("our own names are good");
+            let spec = TopicSpec { name, partitions, retention: Retention::Keep };
+            log.create_topic(spec).await?;
+        }
+    }
+    let own = |name: &str| -> Topic { log.topic(name).expect("it is there, or was just made") };
+    Ok(Topics { raw: own("raw"), rejected: own("rejected") })
+}
+
+async fn open_registry(
+    settings: &Settings,
+    log: &Arc<dyn Log>,
+    epoch: Epoch,
+) -> Result<Registry, StartError> {
+    let name = TopicName::new(SCHEMAS_TOPIC).expect("our own names are good");
+    let meta: Arc<dyn Meta> = Arc::new(MetaTopic::open(Arc::clone(log), epoch, name).await?);
+    let registry = Registry::open(meta, Limits::default()).await?;
+    let Some(folder) = &settings.schemas else { return Ok(registry) };
+    let entries = registry.load_folder(folder).await;
+    let place = folder.display();
+    let entries = entries.map_err(|error| StartError::Schemas(format!("{place}: {error}")))?;
+    for entry in entries {
+        match entry.outcome {
+            Ok((name, registered)) => {
+                tracing::info!(schema = name.as_str(), version = registered.version, "loaded");
+            }
+            Err(error) => return Err(StartError::Schemas(error.to_string())),
+        }
+    }
+    Ok(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_public_host_s_certificate_names_no_port() {
+        assert_eq!(super::host_of("events.example.com:8443"), "events.example.com");
+        assert_eq!(super::host_of("events.example.com"), "events.example.com");
+    }
+}

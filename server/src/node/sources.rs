@@ -1,0 +1,69 @@
+//! The gateway's sources, from the settings.
+
+use tracklog_ingest_gateway::Source;
+use tracklog_ingest_gateway::source::{HmacKey, IpRule, SourceRules, UnknownEvents, UserIdRule};
+
+use super::StartError;
+use crate::config::{
+    ConfigError, IpSetting, Settings, SourceSettings, UnknownEventsSetting, UserIdSetting,
+    read_key_file,
+};
+use crate::folder::DataFolder;
+
+/// All sources. `default_key` is the key of the source `default` where the settings name none.
+pub(super) fn sources(
+    settings: &Settings,
+    folder: &DataFolder,
+    default_key: &str,
+) -> Result<Vec<Source>, StartError> {
+    let one = |(name, source): (&String, &SourceSettings)| -> Result<Source, StartError> {
+        let key = match (&source.write_key, &source.write_key_file) {
+            (Some(key), _) => key.clone(),
+            (None, Some(file)) => read_key_file(file)?,
+            (None, None) => default_key.to_owned(),
+        };
+        build(name, source, key, folder)
+    };
+    settings.sources.iter().map(one).collect()
+}
+
+fn build(
+    name: &str,
+    source: &SourceSettings,
+    key: String,
+    folder: &DataFolder,
+) -> Result<Source, StartError> {
+    let require = source.required().map_err(|error| ConfigError {
+        place: format!("[sources.{name}]"),
+        what: error.to_string(),
+    })?;
+    let rules = SourceRules {
+        name: name.to_owned(),
+        unknown_events: match source.unknown_events {
+            UnknownEventsSetting::Accept => UnknownEvents::Accept,
+            UnknownEventsSetting::Reject => UnknownEvents::Reject,
+        },
+        user_id: match source.user_id {
+            UserIdSetting::Plain => UserIdRule::Plain,
+            UserIdSetting::Hmac => {
+                UserIdRule::Hmac(HmacKey::new(folder.privacy_key()?.text.as_bytes()))
+            }
+        },
+        ip: match source.ip {
+            IpSetting::Keep => IpRule::Keep,
+            IpSetting::Truncate => IpRule::Truncate,
+            IpSetting::Drop => IpRule::Drop,
+        },
+        require,
+        keep_rejected_bytes: source.keep_rejected_bytes,
+        limits: source.scan_limits(),
+    };
+    let usual = Source::new(key, rules);
+    Ok(Source {
+        origins: source.origins.clone(),
+        body_bytes_max: source.body_bytes_max(),
+        decoded_bytes_max: source.decoded_bytes_max(),
+        headers: source.headers.clone().unwrap_or_else(|| usual.headers.clone()),
+        ..usual
+    })
+}

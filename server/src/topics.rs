@@ -1,0 +1,147 @@
+//! Topics as they are told to operators: over HTTP, by a running node, or from a folder.
+
+use serde::{Deserialize, Serialize};
+use tracklog_log::{CatalogError, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+use tracklog_protocol::line::format_time;
+
+/// A topic in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicSummary {
+    /// Its name.
+    pub topic: String,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// `keep` or `compact`.
+    pub retention: String,
+    /// When it was made.
+    pub created_at: String,
+    /// Offsets that are there, of all partitions.
+    pub records: u64,
+}
+
+/// A topic with its partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicDetails {
+    /// Its name.
+    pub topic: String,
+    /// `keep` or `compact`.
+    pub retention: String,
+    /// When it was made.
+    pub created_at: String,
+    /// All of them, in order.
+    pub partitions: Vec<PartitionRange>,
+}
+
+/// The readable range of a partition: `start <= offset < end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRange {
+    /// Its index.
+    pub partition: u32,
+    /// The first offset that is there.
+    pub start: u64,
+    /// The first that is not there yet.
+    pub end: u64,
+}
+
+/// A topic that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it gets.
+    pub partitions: u32,
+    /// Whether only the last record of each key must stay.
+    #[serde(default)]
+    pub compact: bool,
+}
+
+/// Why there is no such topic now.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] TopicNameError),
+    /// Names that begin with `_`, and the topics that the gateway writes to, are the node's own.
+    #[error("topic {0} belongs to the node itself")]
+    Own(TopicName),
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// The topics that a node makes on its first start.
+pub const OWN_TOPICS: [(&str, u32); 4] =
+    [("raw", 16), ("rejected", 4), ("enriched", 16), ("undelivered", 4)];
+
+/// All topics, by name.
+#[must_use]
+pub fn list(log: &dyn Log) -> Vec<TopicSummary> {
+    log.topics().iter().map(|topic| summary(log, topic)).collect()
+}
+
+/// One topic.
+#[must_use]
+pub fn summary(log: &dyn Log, topic: &Topic) -> TopicSummary {
+    TopicSummary {
+        topic: topic.name().to_owned(),
+        partitions: topic.spec.partitions,
+        retention: retention(topic).to_owned(),
+        created_at: format_time(topic.created),
+        records: ranges(log, topic).map(|range| range.end - range.start).sum(),
+    }
+}
+
+/// One topic with its partitions.
+#[must_use]
+pub fn describe(log: &dyn Log, topic: &Topic) -> TopicDetails {
+    TopicDetails {
+        topic: topic.name().to_owned(),
+        retention: retention(topic).to_owned(),
+        created_at: format_time(topic.created),
+        partitions: ranges(log, topic).collect(),
+    }
+}
+
+/// Makes a topic; one that is there already, as asked for, is fine.
+///
+/// # Errors
+/// [`TopicError`] when the name is none or taken, or the log does not store the change.
+pub async fn create(log: &dyn Log, new: &NewTopic) -> Result<Topic, TopicError> {
+    let name = TopicName::new(&new.name)?;
+    if name.is_internal() {
+        return Err(TopicError::Own(name));
+    }
+    let retention = if new.compact { Retention::Compact } else { Retention::Keep };
+    Ok(log.create_topic(TopicSpec { name, partitions: new.partitions, retention }).await?)
+}
+
+/// Deletes a topic with all its records.
+///
+/// # Errors
+/// [`TopicError`] when there is none, it is the node's own, or the log does not store the change.
+pub async fn delete(log: &dyn Log, name: &str) -> Result<(), TopicError> {
+    let name = TopicName::new(name)?;
+    if name.is_internal() || OWN_TOPICS.iter().any(|(own, _)| *own == name.as_str()) {
+        return Err(TopicError::Own(name));
+    }
+    Ok(log.delete_topic(&name).await?)
+}
+
+fn ranges<'a>(log: &'a dyn Log, topic: &'a Topic) -> impl Iterator<Item = PartitionRange> + 'a {
+    topic.partitions().map(|id| {
+        let extent = log.extent(id);
+        let (start, end) = extent.map_or((0, 0), |extent| (extent.start.0, extent.end.0));
+        PartitionRange { partition: id.partition, start, end }
+    })
+}
+
+const fn retention(topic: &Topic) -> &'static str {
+    match topic.spec.retention {
+        Retention::Keep => "keep",
+        Retention::Compact => "compact",
+    }
+}

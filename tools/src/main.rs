@@ -1,0 +1,117 @@
+//! The `tracklog` command: runs a node, and reads, checks and measures logs.
+//!
+//! Each verb is a file below `verbs`, with its flags, its help and its work. What they share:
+//! - [`reading`]: where a verb reads, a running node or a folder opened offline;
+//! - [`node_client`], [`http_client`]: talking to a node;
+//! - [`output`]: standard output, which carries data and nothing else;
+//! - [`failure`]: one line on standard error, and the exit status: 0 done, 1 the answer is no, 2
+//!   could not run.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "this is the room whose business is standard output")]
+
+mod failure;
+mod http_client;
+mod node_client;
+mod output;
+mod pretty;
+mod reading;
+mod tls;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+
+/// Event tracking in one program: SDK calls in, a durable log, and back out.
+#[derive(Parser)]
+#[command(
+    name = "tracklog",
+    version,
+    max_term_width = 100,
+    propagate_version = true,
+    after_help = "\
+First steps:
+  tracklog demo                       see it run, with traffic, for as long as you like
+  tracklog serve                      a node on 127.0.0.1:8080 and :8443, in ./tracklog-data
+  tracklog tail raw                   watch accepted events come in
+  tracklog replay raw --from -15m     the last 15 minutes again
+  tracklog verify                     check every byte of ./tracklog-data
+
+Exit status: 0 done, 1 the answer is no (damage found, some rows rejected), 2 could not run."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a node
+    Serve(verbs::serve::Serve),
+    /// Run a node of its own with realistic traffic, and watch it
+    Demo(verbs::demo::Demo),
+    /// Watch a topic live
+    Tail(verbs::tail::Tail),
+    /// Print a topic, or a range of it, again
+    Replay(verbs::replay::Replay),
+    /// Check a log: checksums, chain, offsets, indexes
+    Verify(verbs::verify::Verify),
+    /// Explain a file of a data folder
+    /// Create, list, describe or delete topics
+    Topic(verbs::topic::TopicCommand),
+    /// Register, list or try out schemas of events
+    Schema(verbs::schema::SchemaCommand),
+    /// Say what this machine can do, and what will run on it
+    Doctor(verbs::doctor::Doctor),
+    /// Measure this machine, beside raw figures of the same run
+    Bench(verbs::bench::BenchCommand),
+    /// Print a completion script for a shell
+    Completions(verbs::completions::Completions),
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().verb {
+        Verb::Serve(serve) => serve.run(),
+        Verb::Demo(demo) => demo.run(),
+        Verb::Tail(tail) => tail.run(),
+        Verb::Replay(replay) => replay.run(),
+        Verb::Verify(verify) => verify.run(),
+        Verb::Topic(topic) => topic.run(),
+        Verb::Schema(schema) => schema.run(),
+        Verb::Doctor(doctor) => doctor.run(),
+        Verb::Bench(bench) => bench.run(),
+        Verb::Completions(completions) => completions.run::<Cli>(),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+/// Runs a verb that waits for the network: one thread is enough for a client.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::could_not_run)?;
+    let ended = runtime.block_on(work);
+    // A thread that still waits for a disk or a name must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The wall clock.
+fn now() -> tracklog_protocol::TimeMicros {
+    tracklog_server::clock::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,99 @@
+//! Asking a running node what only its operators may know.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use hyper::{Method, Request, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::Failure;
+use crate::http_client::{Endpoint, HttpError};
+
+/// A node, and the token that opens it.
+pub(crate) struct NodeClient {
+    endpoint: Endpoint,
+    token: String,
+}
+
+/// What an answer that is no success says.
+#[derive(Deserialize)]
+struct Refused {
+    message: String,
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        Self::could_not_run(error)
+    }
+}
+
+impl NodeClient {
+    pub(crate) const fn new(endpoint: Endpoint, token: String) -> Self {
+        Self { endpoint, token }
+    }
+
+    /// Asks; an answer other than success is a failure with the node's own words.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut connection = self.endpoint.connect().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+            .body(Full::new(body))
+            .map_err(Failure::could_not_run)?;
+        let response = connection.send(request).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.whole(response).await?;
+        let words = serde_json::from_slice::<Refused>(&body).map(|refused| refused.message);
+        Err(Failure::could_not_run(
+            words.unwrap_or_else(|_| format!("{} answered {status}", self.endpoint)),
+        ))
+    }
+
+    /// The JSON of an answer.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, Failure> {
+        let response = self.ask(method, path, body).await?;
+        let body = self.whole(response).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::of(&self.endpoint, error))
+    }
+
+    /// The next piece of an answer that comes piece by piece.
+    pub(crate) async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                Failure::of(&self.endpoint, format!("the connection broke: {error}"))
+            })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| Failure::of(&self.endpoint, error))?;
+        Ok(body.to_bytes())
+    }
+}
+
+/// A name as a part of a path.
+pub(crate) fn segment(name: &str) -> String {
+    utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
+}

@@ -1,0 +1,214 @@
+//! `tracklog bench`: what this machine does, beside raw figures of the same run.
+//!
+//! A figure alone says more about the disk than about the program. So each stands beside what the
+//! plainest program does with the same bytes in the same minute, and the ratio of both.
+
+mod append;
+mod gateway;
+mod raw;
+mod replay;
+mod wire;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use tempfile::TempDir;
+use tracklog_server::config::{BackendName, JournalSettings, WhenFullSetting};
+
+use crate::failure::Failure;
+use crate::output::{Output, notice, table};
+
+/// Measure this machine, beside raw figures of the same run.
+#[derive(Args)]
+#[command(after_help = "\
+Build with --release first. Scratch files of up to some GiB lie in a folder of their own below
+--scratch, on whose disk it is measured, and are removed at the end.
+
+Examples:
+  tracklog bench append
+  tracklog bench append --backend uring --seconds 10
+  tracklog bench replay
+  tracklog bench gateway --json")]
+pub(crate) struct BenchCommand {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Durable appends, in process; raw: serial pwrite + fdatasync of the same size
+    Append,
+    /// Reading back with checksums; raw: CRC over the same bytes
+    Replay,
+    /// Events over HTTPS and HTTP; raw: a bare hyper answer to the same request
+    Gateway,
+}
+
+/// How it is measured.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Run {
+    /// How long each case is measured
+    #[arg(long, value_name = "N", default_value_t = 3, global = true, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How commits reach the disk
+    #[arg(long, value_name = "NAME", default_value = "auto", global = true)]
+    backend: Backend,
+    /// Where scratch files go
+    #[arg(long, value_name = "DIR", default_value = ".", global = true)]
+    scratch: PathBuf,
+    /// One object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Backend {
+    Auto,
+    Uring,
+    Blocking,
+}
+
+impl Run {
+    const fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    fn scratch(&self) -> Result<TempDir, Failure> {
+        let made = tempfile::Builder::new().prefix(".tracklog-bench-").tempdir_in(&self.scratch);
+        made.map_err(|error| Failure::of(self.scratch.display(), error))
+    }
+
+    /// A journal that goes round in the space it has: slots are recycled, as in a log of some age.
+    fn journal(&self) -> JournalSettings {
+        JournalSettings {
+            backend: match self.backend {
+                Backend::Auto => BackendName::Auto,
+                Backend::Uring => BackendName::Uring,
+                Backend::Blocking => BackendName::Blocking,
+            },
+            bytes_max: Some(2 << 30),
+            when_full: WhenFullSetting::DropOldest,
+            ..JournalSettings::default()
+        }
+    }
+}
+
+/// One measured case.
+#[derive(Clone, Debug, Serialize)]
+struct Figure {
+    /// What was done.
+    case: String,
+    unit: &'static str,
+    /// What Tracklog did.
+    value: f64,
+    /// What the plainest program did.
+    raw: f64,
+    raw_is: &'static str,
+    ratio: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_micros: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_micros: Option<u64>,
+}
+
+impl Figure {
+    fn new(case: impl Into<String>, unit: &'static str, value: f64) -> Self {
+        let case = case.into();
+        Self {
+            case,
+            unit,
+            value,
+            raw: 0.0,
+            raw_is: "",
+            ratio: 0.0,
+            p50_micros: None,
+            p99_micros: None,
+        }
+    }
+
+    fn beside(mut self, raw: f64, raw_is: &'static str) -> Self {
+        (self.raw, self.raw_is, self.ratio) = (raw, raw_is, self.value / raw);
+        self
+    }
+
+    fn latencies(mut self, latencies: &hdrhistogram::Histogram<u64>) -> Self {
+        self.p50_micros = Some(latencies.value_at_quantile(0.5));
+        self.p99_micros = Some(latencies.value_at_quantile(0.99));
+        self
+    }
+}
+
+impl BenchCommand {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        if cfg!(debug_assertions) {
+            notice("this is a debug build: its figures mean nothing; use cargo run --release");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::could_not_run)?;
+        let figures = runtime.block_on(async {
+            match self.what {
+                What::Append => append::measure(&self.run).await,
+                What::Replay => replay::measure(&self.run).await,
+                What::Gateway => gateway::measure(&self.run).await,
+            }
+        })?;
+        show(&figures, self.run.json)
+    }
+}
+
+fn show(figures: &[Figure], json: bool) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        figures.iter().try_for_each(|figure| output.json(figure))?;
+        return output.flush();
+    }
+    let head = ["case", "here", "", "p50", "p99", "raw", "ratio", "raw is"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let micros = |micros: Option<u64>| micros.map_or_else(String::new, |it| format!("{it} µs"));
+    rows.extend(figures.iter().map(|figure| {
+        vec![
+            figure.case.clone(),
+            rounded(figure.value),
+            figure.unit.to_owned(),
+            micros(figure.p50_micros),
+            micros(figure.p99_micros),
+            rounded(figure.raw),
+            format!("{:.2}", figure.ratio),
+            figure.raw_is.to_owned(),
+        ]
+    }));
+    output.write(table(&rows).as_bytes())?;
+    output.flush()
+}
+
+/// With thousands apart; small numbers with two digits.
+fn rounded(number: f64) -> String {
+    if number < 100.0 {
+        return format!("{number:.2}");
+    }
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(super::rounded(1_234_567.4), "1,234,567");
+        assert_eq!(super::rounded(123.0), "123");
+        assert_eq!(super::rounded(0.5), "0.50");
+    }
+}

@@ -1,0 +1,158 @@
+//! A client that costs little: one request as bytes, sent over and over; answers are only framed.
+//!
+//! On two cores the client takes its share of the machine from the server that is measured. This
+//! one takes less than any library would, and the raw server gets the same one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use super::append::latencies;
+use crate::failure::Failure;
+
+/// The longest answer that is expected.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// A load: the same request from many connections, each waiting for its answer.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub(super) port: u16,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) connections: usize,
+    /// Head and body of each request, in turn.
+    pub(super) requests: Arc<Vec<Vec<u8>>>,
+}
+
+/// A POST as bytes.
+pub(super) fn post(path: &str, authorization: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+impl Load {
+    /// Requests a second, and how long each took.
+    pub(super) async fn run(&self, time: Duration) -> Result<(f64, Histogram<u64>), Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let mut clients = JoinSet::new();
+        for number in 0..self.connections {
+            let (load, stop, answered) = (self.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            clients.spawn(async move { load.client(number, &stop, &answered).await });
+        }
+        tokio::time::sleep(time / 5).await;
+        let (before, began) = (answered.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(time).await;
+        let answers = answered.load(Ordering::Relaxed) - before;
+        let seconds = began.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        let mut all = latencies();
+        while let Some(taken) = clients.join_next().await {
+            let taken = taken.map_err(Failure::could_not_run)?;
+            all.add(taken.map_err(Failure::could_not_run)?).map_err(Failure::could_not_run)?;
+        }
+        Ok((answers as f64 / seconds, all))
+    }
+
+    async fn client(
+        &self,
+        number: usize,
+        stop: &AtomicBool,
+        answered: &AtomicU64,
+    ) -> io::Result<Histogram<u64>> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.drive(stream, number, stop, answered).await,
+            Some(config) => {
+                let name = ServerName::try_from("127.0.0.1").map_err(io::Error::other)?;
+                let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
+                self.drive(stream, number, stop, answered).await
+            }
+        }
+    }
+
+    async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut stream: S,
+        number: usize,
+        stop: &AtomicBool,
+        answered: &AtomicU64,
+    ) -> io::Result<Histogram<u64>> {
+        let mut taken = latencies();
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let mut turn = number;
+        while !stop.load(Ordering::Relaxed) {
+            let request = &self.requests[turn % self.requests.len()];
+            turn += self.connections;
+            let began = Instant::now();
+            stream.write_all(request).await?;
+            stream.flush().await?;
+            read_answer(&mut stream, &mut buffer).await?;
+            taken.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+}
+
+/// Reads one answer, which must be a 200 of stated length.
+async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut buffer[filled..]).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += read;
+        if let Some(length) = answer_bytes(&buffer[..filled])?
+            && filled >= length
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// How long the answer that begins here is; `None` while its head is not whole.
+fn answer_bytes(begun: &[u8]) -> io::Result<Option<usize>> {
+    let Some(head) = begun.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&begun[..head]);
+    if !text.starts_with("HTTP/1.1 200") {
+        let line = text.lines().next().unwrap_or_default();
+        return Err(io::Error::other(format!("the server answered {line}")));
+    }
+    let length = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_length = name.eq_ignore_ascii_case("content-length");
+        is_length.then(|| value.trim().parse::<usize>().ok()).flatten()
+    });
+    let length = length.ok_or_else(|| io::Error::other("an answer without a length"))?;
+    Ok(Some(head + 4 + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_framed_by_their_stated_length() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(answer_bytes(answer).unwrap(), Some(answer.len()));
+        assert_eq!(answer_bytes(b"HTTP/1.1 200 OK\r\n").unwrap(), None);
+        assert!(answer_bytes(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! The verbs of the command line, one file each.
+
+pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod replay;
+pub(crate) mod schema;
+pub(crate) mod serve;
+pub(crate) mod tail;
+pub(crate) mod topic;
+pub(crate) mod verify;

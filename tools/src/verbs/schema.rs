@@ -1,0 +1,322 @@
+//! `tracklog schema`: register, list, try out.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+use tracklog_server::schemas::DryRun;
+
+use crate::failure::Failure;
+use crate::node_client::{NodeClient, segment};
+use crate::output::{Output, table};
+use crate::reading::Place;
+
+/// Register, list or try out schemas: JSON Schemas of an event's `properties` (of its `traits` for
+/// identify and group), by event name.
+#[derive(Args)]
+#[command(after_help = "\
+A file's name is the event's name, percent-encoded: `Order%20Completed.json`; `NAME@2.json` is
+version 2. Calls without a name are $identify, $group, $page, $screen and $alias.
+
+Examples:
+  tracklog schema push schemas/*.json
+  tracklog schema push order.json --event 'Order Completed'
+  tracklog schema list
+  tracklog schema check order.json --payload example.json     (no node is needed)
+  tracklog schema check --event 'Order Completed' --payload example.json")]
+pub(crate) struct SchemaCommand {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Register schemas with a running node
+    Push {
+        /// Files; each is named after its event
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The event's name, for a single file
+        #[arg(long, value_name = "NAME")]
+        event: Option<String>,
+        /// One object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the names and versions that a running node knows
+    List {
+        /// One object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say whether schemas compile, and whether payloads are valid
+    Check {
+        /// Schema files
+        #[arg(value_name = "FILE", required_unless_present = "event", conflicts_with = "event")]
+        files: Vec<PathBuf>,
+        /// A schema that a running node knows, instead of files
+        #[arg(long, value_name = "NAME", requires = "payload")]
+        event: Option<String>,
+        /// Payloads, each one JSON object; all are held against each schema
+        #[arg(long, value_name = "FILE")]
+        payload: Vec<PathBuf>,
+        /// One object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl SchemaCommand {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let place = &self.place;
+        match self.action {
+            Action::Push { files, event, json } => {
+                crate::block_on(push(&running(place)?, &files, event.as_deref(), json))
+            }
+            Action::List { json } => show(&crate::block_on(list(&running(place)?))?, json),
+            Action::Check { files, event: None, payload, json } => {
+                crate::block_on(check_files(&files, &payload, json))
+            }
+            Action::Check { event: Some(event), payload, json, .. } => {
+                crate::block_on(check_registered(&running(place)?, &event, &payload, json))
+            }
+        }
+    }
+}
+
+fn running(place: &Place) -> Result<NodeClient, Failure> {
+    place.running()?.ok_or_else(|| {
+        let what = "no node runs there: start one with `tracklog serve`";
+        Failure::of(place.folder().path().display(), what)
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pushed {
+    name: String,
+    version: u32,
+    created: bool,
+}
+
+async fn push(
+    node: &NodeClient,
+    files: &[PathBuf],
+    event: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
+    if event.is_some() && files.len() > 1 {
+        return Err(Failure::could_not_run("--event names one event: give one file"));
+    }
+    let mut output = Output::new();
+    for file in files {
+        let (name, version) = match event {
+            Some(event) => (event.to_owned(), None),
+            None => named(file)?,
+        };
+        let mut path = format!("/v1/schemas/{}", segment(&name));
+        if let Some(version) = version {
+            path.push_str(&format!("/versions/{version}"));
+        }
+        let pushed: Pushed = node
+            .json(Method::PUT, &path, read(file)?)
+            .await
+            .map_err(|failure| in_file(file, failure))?;
+        if json {
+            output.json(&pushed)?;
+        } else {
+            let word = if pushed.created { "registered" } else { "unchanged" };
+            output.line(&format!("{} version {}: {word}", pushed.name, pushed.version))?;
+        }
+    }
+    output.flush()
+}
+
+/// The event and the version that a file's name says.
+fn named(file: &Path) -> Result<(String, Option<u32>), Failure> {
+    let no_name = || Failure::of(file.display(), "its name is not NAME.json: use --event NAME");
+    let stem =
+        file.file_name().and_then(|name| name.to_str()).and_then(|n| n.strip_suffix(".json"));
+    let stem = stem.filter(|stem| !stem.is_empty()).ok_or_else(no_name)?;
+    let (name, version) = match stem.rsplit_once('@').map(|(name, n)| (name, n.parse())) {
+        Some((name, Ok(version))) => (name, Some(version)),
+        _ => (stem, None),
+    };
+    let name = percent_decode_str(name).decode_utf8().map_err(|_| no_name())?;
+    Ok((name.into_owned(), version))
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    schemas: Vec<Schema>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Schema {
+    name: String,
+    versions: Vec<u32>,
+}
+
+async fn list(node: &NodeClient) -> Result<Vec<Schema>, Failure> {
+    let Listed { schemas } = node.json(Method::GET, "/v1/schemas", Bytes::new()).await?;
+    Ok(schemas)
+}
+
+fn show(schemas: &[Schema], json: bool) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        schemas.iter().try_for_each(|schema| output.json(schema))?;
+    } else {
+        let mut rows = vec![vec!["event".to_owned(), "versions".to_owned()]];
+        rows.extend(schemas.iter().map(|schema| {
+            let versions: Vec<_> = schema.versions.iter().map(u32::to_string).collect();
+            vec![schema.name.clone(), versions.join(", ")]
+        }));
+        output.write(table(&rows).as_bytes())?;
+    }
+    output.flush()
+}
+
+/// What became of one schema, or of one payload by it.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    schema: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    valid: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+/// Shows verdicts and remembers whether all were good.
+struct Verdicts {
+    output: Output,
+    json: bool,
+    all_valid: bool,
+}
+
+impl Verdicts {
+    fn new(json: bool) -> Self {
+        Self { output: Output::new(), json, all_valid: true }
+    }
+
+    fn show(&mut self, verdict: &Verdict<'_>) -> Result<(), Failure> {
+        self.all_valid &= verdict.valid;
+        if self.json {
+            return self.output.json(verdict);
+        }
+        let what = verdict.payload.unwrap_or(verdict.schema);
+        let word = match (verdict.valid, verdict.payload) {
+            (true, None) => "compiles",
+            (true, Some(_)) => "valid",
+            (false, _) => "invalid",
+        };
+        let why = [verdict.pointer, verdict.message].into_iter().flatten();
+        let why: String = why.map(|part| format!(": {part}")).collect();
+        self.output.line(&format!("{what}: {word}{why}"))
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        self.output.flush()?;
+        if self.all_valid { Ok(()) } else { Err(Failure::AnswerIsNo) }
+    }
+}
+
+async fn check_files(files: &[PathBuf], payloads: &[PathBuf], json: bool) -> Result<(), Failure> {
+    let dry_run = DryRun::new().await;
+    let mut verdicts = Verdicts::new(json);
+    for file in files {
+        let schema = read(file)?;
+        let shown = file.display().to_string();
+        let compiled = dry_run.check(&schema, b"{}").await.map(|_| ());
+        let message = compiled.as_ref().err().map(ToString::to_string);
+        verdicts.show(&Verdict {
+            schema: &shown,
+            payload: None,
+            valid: compiled.is_ok(),
+            pointer: None,
+            message: message.as_deref(),
+        })?;
+        if compiled.is_err() {
+            continue;
+        }
+        for payload in payloads {
+            let path = payload.display().to_string();
+            let checked = dry_run.check(&schema, &read(payload)?).await;
+            let checked = checked.map_err(|error| Failure::of(&path, error))?;
+            verdicts.show(&Verdict {
+                schema: &shown,
+                payload: Some(&path),
+                valid: checked.is_none(),
+                pointer: checked.as_ref().map(|violation| &*violation.pointer),
+                message: checked.as_ref().map(|violation| &*violation.message),
+            })?;
+        }
+    }
+    verdicts.end()
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    valid: bool,
+    pointer: Option<String>,
+    message: Option<String>,
+}
+
+async fn check_registered(
+    node: &NodeClient,
+    event: &str,
+    payloads: &[PathBuf],
+    json: bool,
+) -> Result<(), Failure> {
+    let mut verdicts = Verdicts::new(json);
+    let path = format!("/v1/schemas/{}/check", segment(event));
+    for payload in payloads {
+        let shown = payload.display().to_string();
+        let judged: Judged = node
+            .json(Method::POST, &path, read(payload)?)
+            .await
+            .map_err(|failure| in_file(payload, failure))?;
+        verdicts.show(&Verdict {
+            schema: event,
+            payload: Some(&shown),
+            valid: judged.valid,
+            pointer: judged.pointer.as_deref(),
+            message: judged.message.as_deref(),
+        })?;
+    }
+    verdicts.end()
+}
+
+fn read(file: &Path) -> Result<Bytes, Failure> {
+    let read = std::fs::read(file);
+    read.map(Bytes::from).map_err(|error| Failure::of(file.display(), error))
+}
+
+fn in_file(file: &Path, failure: Failure) -> Failure {
+    match failure {
+        Failure::CouldNotRun(line) => Failure::of(file.display(), line),
+        failure => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_s_name_says_event_and_version() {
+        let named = |file: &str| named(Path::new(file)).ok();
+        assert_eq!(named("a/Order%20Completed.json"), Some(("Order Completed".into(), None)));
+        assert_eq!(named("signup@3.json"), Some(("signup".into(), Some(3))));
+        assert_eq!(named("a@b.json"), Some(("a@b".into(), None)));
+        assert_eq!(named("$identify.json"), Some(("$identify".into(), None)));
+        assert!(named("schema.txt").is_none() && named(".json").is_none());
+    }
+}

@@ -1,0 +1,128 @@
+//! `tracklog serve`: a node, until it is told to stop.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracklog_server::config::{Flags, Settings};
+use tracklog_server::node::Node;
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Run a node: take events over HTTP and HTTPS, store them durably, until SIGTERM or Ctrl-C.
+#[derive(Args)]
+#[command(after_help = "\
+Without any configuration it serves http://127.0.0.1:8080 and https://127.0.0.1:8443 (with a
+certificate of its own) from ./tracklog-data. The first start prints the write key of the source
+`default`; it stays in DIR/default.key. When it serves, one line on standard output starts with
+`ready`. Logs go to standard error.
+
+Flags win over the environment (TRACKLOG_HTTP, TRACKLOG_SLOT_BYTES, TRACKLOG_LIMITS_EVENTS_MAX: a
+key of the file in capitals), and that over the file:
+
+  # tracklog.toml
+  http = \"0.0.0.0:8080\"
+  certificate = \"/etc/tracklog/cert.pem\"
+  private_key = \"/etc/tracklog/key.pem\"
+  trusted_proxies = [\"10.0.0.0/8\"]
+  schemas = \"./schemas\"
+
+  [sources.web]
+  write_key = \"tl_…\"
+  unknown_events = \"reject\"
+  user_id = \"hmac\"
+  ip = \"truncate\"
+  origins = [\"https://shop.example\"]
+
+Examples:
+  tracklog serve
+  tracklog serve --config tracklog.toml --data /var/lib/tracklog
+  tracklog serve --http 0.0.0.0:8080 --https off")]
+pub(crate) struct Serve {
+    /// A TOML file [default: $TRACKLOG_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder, made if it is not there [default: ./tracklog-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to speak plain HTTP, or `off` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Where to speak HTTPS, or `off` [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    https: Option<String>,
+    /// Open although commits that were acked are lost, and record that
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let flags = Flags {
+            config: self.config,
+            data: self.data,
+            http: self.http,
+            https: self.https,
+            accept_loss: self.accept_loss,
+        };
+        // Variables that are no text name nothing of ours.
+        let environment = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let settings = Settings::load(&flags, environment).map_err(Failure::could_not_run)?;
+        start_logging(&settings.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::could_not_run)?;
+        runtime.block_on(serve(&settings))
+    }
+}
+
+fn start_logging(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| Failure::of("log", error))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .try_init()
+        .map_err(Failure::could_not_run)
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
+    // Asked for before anything is opened: a signal that comes while starting must count.
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::could_not_run)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::could_not_run)?;
+    let starting = Node::start(settings);
+    let node = tokio::select! {
+        node = starting => node.map_err(Failure::could_not_run)?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tell(&node)?;
+    let failed = tokio::select! {
+        why = node.failed() => Some(why),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    tracing::info!("stopping");
+    node.stop().await;
+    match failed {
+        Some(why) => Err(Failure::of("the log is closed, start again to recover it", why)),
+        None => Ok(()),
+    }
+}
+
+fn tell(node: &Node) -> Result<(), Failure> {
+    tracing::info!("disk backend: {}", node.backend());
+    let key = node.default_key();
+    if key.made {
+        let file = node.folder().file("default.key");
+        eprintln!("write key of the source `default`: {} (kept in {})", key.text, file.display());
+    }
+    let mut output = Output::new();
+    output.line(&node.ready_line())?;
+    output.flush()
+}

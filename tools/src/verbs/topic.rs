@@ -1,0 +1,188 @@
+//! `tracklog topic`: create, list, describe, delete.
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use tracklog_server::offline;
+use tracklog_server::topics::{self, NewTopic, TopicDetails, TopicSummary};
+
+use crate::failure::Failure;
+use crate::node_client::{NodeClient, segment};
+use crate::output::{Output, table};
+use crate::reading::{Place, Source};
+
+/// Create, list, describe or delete topics.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tracklog topic list
+  tracklog topic describe raw
+  tracklog topic create orders.paid --partitions 8
+  tracklog topic delete orders.paid")]
+pub(crate) struct TopicCommand {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a topic; asking again for the same one is fine
+    Create {
+        /// 1 to 128 of a-z 0-9 . _ - ; not with _ at the start
+        name: String,
+        /// How many partitions; fixed for ever
+        #[arg(long, value_name = "N", default_value_t = 16)]
+        partitions: u32,
+        /// Keep only the last record of each key
+        #[arg(long)]
+        compact: bool,
+    },
+    /// Show all topics
+    List {
+        /// One object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a topic's partitions and their offsets
+    Describe {
+        /// The topic
+        name: String,
+        /// One object a line, a partition each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a topic with all its records
+    Delete {
+        /// The topic
+        name: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Topics {
+    topics: Vec<TopicSummary>,
+}
+
+#[derive(Deserialize)]
+struct Done {}
+
+impl TopicCommand {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let place = &self.place;
+        match self.action {
+            Action::Create { name, partitions, compact } => {
+                crate::block_on(create(place, NewTopic { name, partitions, compact }))
+            }
+            Action::List { json } => show_list(&crate::block_on(list(place))?, json),
+            Action::Describe { name, json } => {
+                show_details(&crate::block_on(details(place, &name))?, json)
+            }
+            Action::Delete { name } => crate::block_on(delete(place, &name)),
+        }
+    }
+}
+
+async fn create(place: &Place, new: NewTopic) -> Result<(), Failure> {
+    match place.running()? {
+        Some(node) => {
+            let body = serde_json::to_vec(&new).map_err(Failure::could_not_run)?;
+            let _: TopicSummary = node.json(Method::POST, "/v1/topics", body.into()).await?;
+        }
+        None => {
+            let log = offline::open_for_change(place.folder().path()).await?;
+            topics::create(&*log.log(), &new).await.map_err(Failure::could_not_run)?;
+            log.close().await;
+        }
+    }
+    Ok(())
+}
+
+async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
+    match place.running()? {
+        Some(node) => {
+            let path = format!("/v1/topics/{}", segment(name));
+            let Done {} = node.json(Method::DELETE, &path, Bytes::new()).await?;
+        }
+        None => {
+            let log = offline::open_for_change(place.folder().path()).await?;
+            topics::delete(&*log.log(), name).await.map_err(Failure::could_not_run)?;
+            log.close().await;
+        }
+    }
+    Ok(())
+}
+
+async fn list(place: &Place) -> Result<Vec<TopicSummary>, Failure> {
+    match place.open()? {
+        Source::Node(node) => {
+            let Topics { topics } = get(&node, "/v1/topics").await?;
+            Ok(topics)
+        }
+        Source::Folder(log) => Ok(topics::list(&*log)),
+    }
+}
+
+async fn details(place: &Place, name: &str) -> Result<TopicDetails, Failure> {
+    match place.open()? {
+        Source::Node(node) => get(&node, &format!("/v1/topics/{}", segment(name))).await,
+        Source::Folder(log) => {
+            let no_topic = || Failure::could_not_run(format!("there is no topic {name}"));
+            Ok(topics::describe(&*log, &log.topic(name).ok_or_else(no_topic)?))
+        }
+    }
+}
+
+async fn get<T: serde::de::DeserializeOwned>(node: &NodeClient, path: &str) -> Result<T, Failure> {
+    node.json(Method::GET, path, Bytes::new()).await
+}
+
+fn show_list(topics: &[TopicSummary], json: bool) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        topics.iter().try_for_each(|topic| output.json(topic))?;
+    } else {
+        let mut rows = vec![
+            ["topic", "partitions", "records", "retention", "created"].map(str::to_owned).to_vec(),
+        ];
+        rows.extend(topics.iter().map(|topic| {
+            let (partitions, records) = (topic.partitions.to_string(), topic.records.to_string());
+            let (retention, created) = (topic.retention.clone(), topic.created_at.clone());
+            vec![topic.topic.clone(), partitions, records, retention, created]
+        }));
+        output.write(table(&rows).as_bytes())?;
+    }
+    output.flush()
+}
+
+#[derive(Serialize)]
+struct PartitionLine<'a> {
+    topic: &'a str,
+    partition: u32,
+    start: u64,
+    end: u64,
+}
+
+fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        for range in &topic.partitions {
+            let (partition, start, end) = (range.partition, range.start, range.end);
+            output.json(&PartitionLine { topic: &topic.topic, partition, start, end })?;
+        }
+    } else {
+        let created = &topic.created_at;
+        output.line(&format!("{}: {}, made {created}", topic.topic, topic.retention))?;
+        let mut rows = vec![["partition", "start", "end", "records"].map(str::to_owned).to_vec()];
+        rows.extend(topic.partitions.iter().map(|range| {
+            let records = range.end - range.start;
+            [u64::from(range.partition), range.start, range.end, records]
+                .map(|n| n.to_string())
+                .to_vec()
+        }));
+        output.write(table(&rows).as_bytes())?;
+    }
+    output.flush()
+}

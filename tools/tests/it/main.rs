@@ -1,0 +1,13 @@
+//! The command `tracklog` from outside: real processes, real sockets, folders of their own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod demo;
+mod http;
+mod kill;
+mod reading;
+mod rig;
+mod schemas;
+mod sdk;
+mod serve;
+mod topics;
