@@ -162,9 +162,12 @@ impl Writer {
     }
 
     fn unwell(&self, error: &AppendError) {
-        tracing::warn!(%error, "the log refused an append");
-        let until = self.millis_now() + u64::try_from(UNWELL_FOR.as_millis()).unwrap_or(u64::MAX);
-        self.unwell_until.store(until, Ordering::Relaxed);
+        let now = self.millis_now();
+        let until = now + u64::try_from(UNWELL_FOR.as_millis()).unwrap_or(u64::MAX);
+        // One line for a bad stretch, not one for each of its requests.
+        if self.unwell_until.swap(until, Ordering::Relaxed) <= now {
+            tracing::warn!(%error, "the log refused an append");
+        }
     }
 
     fn millis_now(&self) -> u64 {

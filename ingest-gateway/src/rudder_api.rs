@@ -2,7 +2,9 @@
 //!
 //! Parameters become fields of the event; a dot in a name leads into an object, so that
 //! `properties.price=5` and `context.page.url=…` come out where an SDK would have put them. All
-//! values are strings: a query has no other. The event then goes the way of all others.
+//! values are strings: a query has no other. Whoever shows an image is a browser or a mail program,
+//! so that the channel is `web` unless the query says another. The event then goes the way of all
+//! others.
 //!
 //! RudderStack's other routes are Segment's with other paths: see `segment_api`, `settings`.
 
@@ -38,6 +40,7 @@ pub(crate) fn pixel_event(query: &str) -> Vec<u8> {
             root.insert(&name, value, 1);
         }
     }
+    root.insert("channel", Cow::Borrowed("web"), 1);
     let mut out = Vec::with_capacity(query.len() + 64);
     root.write(&mut out);
     out
@@ -107,14 +110,17 @@ mod tests {
             "anonymousId": "a", "event": "Seen it",
             "properties": {"price": "5", "q": "\""},
             "context": {"page": {"url": "https://x.example/?a"}},
+            "channel": "web",
         });
         assert_eq!(event(query), expected);
     }
 
     #[test]
     fn the_first_of_clashing_names_counts_and_depth_is_bounded() {
-        assert_eq!(event("a=1&a=2&a.b=3&c.d=4&c=5"), json!({"a": "1", "c": {"d": "4"}}));
-        assert_eq!(event("a..b=1&.=2"), json!({"a": {".b": "1"}, ".": "2"}));
+        let clashing = event("channel=m&a=1&a=2&a.b=3&c.d=4&c=5");
+        assert_eq!(clashing, json!({"channel": "m", "a": "1", "c": {"d": "4"}}));
+        let odd = event("channel=m&a..b=1&.=2");
+        assert_eq!(odd, json!({"channel": "m", "a": {".b": "1"}, ".": "2"}));
         let deep = event(&format!("{}=1", ["x"; 20].join(".")));
         assert!(deep.pointer(&"/x".repeat(7)).unwrap().is_object());
         assert!(deep.pointer(&"/x".repeat(9)).is_none());

@@ -48,13 +48,12 @@ pub(super) async fn read(
     room: &mut (impl Room + ?Sized),
 ) -> Result<Bytes, Refusal> {
     let began = Instant::now();
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut gathered = Gathered::default();
     loop {
-        let came = first.len() + all.len();
+        let came = gathered.len();
         let due = next_byte_due(began, came, limits);
         let frame = timeout_at(due, body.frame()).await.map_err(|_| too_slow(came))?;
-        let Some(frame) = frame else { break };
+        let Some(frame) = frame else { return Ok(gathered.finish()) };
         // The client went away or broke its framing: whoever reads this answer, nothing is stored.
         let frame = frame.map_err(|_| cut_short())?;
         let Ok(data) = frame.into_data() else { continue };
@@ -62,15 +61,40 @@ pub(super) async fn read(
             return Err(Refusal::too_large(bytes_max));
         }
         room.grow_to(came + data.len())?;
-        if first.is_empty() && all.is_empty() {
-            first = data;
-        } else {
-            all.reserve(first.len() + data.len());
-            all.extend_from_slice(&std::mem::take(&mut first));
-            all.extend_from_slice(&data);
-        }
+        gathered.push(data, body.size_hint().lower());
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Memory for what a client announces is taken up to here; beyond it must come first.
+const ANNOUNCED_BYTES_MAX: u64 = 256 << 10;
+
+/// The pieces of a body. One alone stays where it is.
+#[derive(Default)]
+struct Gathered {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    /// Adds a piece, after which `announced` bytes will come.
+    fn push(&mut self, piece: Bytes, announced: u64) {
+        if self.len() == 0 {
+            self.first = piece;
+            return;
+        }
+        let announced = usize::try_from(announced.min(ANNOUNCED_BYTES_MAX)).unwrap_or_default();
+        self.all.reserve(self.first.len() + piece.len() + announced);
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        self.all.extend_from_slice(&piece);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
 }
 
 fn next_byte_due(began: Instant, came: usize, limits: &RequestLimits) -> Instant {
@@ -161,6 +185,21 @@ impl Body for Answered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_are_put_together_and_one_alone_is_not_copied() {
+        let alone = Bytes::from_static(b"alone");
+        let mut gathered = Gathered::default();
+        gathered.push(Bytes::new(), 0);
+        gathered.push(alone.clone(), 0);
+        assert_eq!(gathered.finish().as_ptr(), alone.as_ptr());
+        let mut gathered = Gathered::default();
+        for piece in ["a", "bc", "", "def"] {
+            gathered.push(Bytes::from(piece), 1 << 40);
+        }
+        assert_eq!(gathered.len(), 6);
+        assert_eq!(gathered.finish(), "abcdef");
+    }
 
     #[test]
     fn the_next_byte_is_due_by_rate_and_in_all() {
