@@ -183,6 +183,57 @@ impl<'a> Sections<'a> {
     }
 }
 
+/// The sections of a file as they lie there, whatever they hold: for those who look at files.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Kind, flags and length of the body of each section whose checksum held.
+    pub(crate) sections: Vec<(u16, u16, usize)>,
+    pub(crate) ending: Ending,
+}
+
+/// How the sections of a file end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the last section.
+    Whole,
+    /// In the middle, or in zeros: the file was being written.
+    Torn,
+    /// With something else.
+    Rotten,
+}
+
+/// Looks at the sections of a file.
+pub(crate) fn look(file: &[u8]) -> Look {
+    let mut fields = Fields::new(file);
+    let mut look = Look { sections: Vec::new(), ending: Ending::Rotten };
+    if file.iter().all(|byte| *byte == 0) {
+        look.ending = Ending::Torn;
+        return look;
+    }
+    if fields.u64() != Some(MAGIC) || fields.u32() != Some(VERSION) {
+        return look;
+    }
+    loop {
+        let rest = fields.rest();
+        let Some((kind, flags, body)) = next_section(&mut fields) else {
+            let length = rest.get(4..8).and_then(|length| Fields::new(length).u32());
+            let is_short = length.is_none_or(|length| rest.len() < SECTION_HEAD_BYTES + length as usize);
+            if is_short || rest.iter().all(|byte| *byte == 0) {
+                look.ending = Ending::Torn;
+            }
+            return look;
+        };
+        look.sections.push((kind, flags, body.len()));
+        if kind == SECTION_END {
+            look.ending = if fields.is_empty() { Ending::Whole } else { Ending::Rotten };
+            return look;
+        }
+    }
+}
+
+/// Kind, flags, length and checksum.
+const SECTION_HEAD_BYTES: usize = 12;
+
 /// A section: u16 kind, u16 flags, u32 length, u32 CRC-32 of these three and the body, body.
 fn section(file: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
     let mut body = Vec::new();

@@ -24,6 +24,7 @@ use crate::journal::intake::{Door, Input};
 use crate::open::{OpeningReport, Threads, open_disk, open_path};
 use crate::options::Options;
 use crate::read::Reader;
+use crate::verify::{Progress, VerifyReport, verify_published};
 
 /// A log on a disk, open to write. Cheap to share behind an `Arc`.
 ///
@@ -169,6 +170,16 @@ impl Engine {
             Door::Open if self.counters.shedding.load(Ordering::Relaxed) => State::Shedding,
             Door::Open => State::Open,
         }
+    }
+
+    /// Verifies what is published, from the disk, while the log goes on. `progress` is called now
+    /// and then, from this thread, which reads and waits: none that serves others.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed. Damage is in the report.
+    pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
+        let notes = &self.report.notes;
+        verify_published(&*self.disk, &self.client.published, self.slot_bytes, notes, progress)
     }
 
     /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when

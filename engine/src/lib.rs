@@ -24,6 +24,7 @@ mod options;
 mod partition;
 mod published;
 mod read;
+mod verify;
 
 pub use engine::{Engine, State, Status};
 pub use error::OpenError;
@@ -32,3 +33,6 @@ pub use journal::recovery::Note;
 pub use offline::OfflineLog;
 pub use open::OpeningReport;
 pub use options::{BackendChoice, Options, WhenFull};
+pub use verify::{
+    Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport, verify, verify_on,
+};

@@ -143,10 +143,7 @@ pub struct Ticket(State);
 
 enum State {
     Decided(AppendError),
-    Waiting {
-        outcome: Arc<dyn Outcome>,
-        append: u32,
-    },
+    Waiting { outcome: Arc<dyn Outcome>, append: u32 },
 }
 
 impl std::fmt::Debug for State {
@@ -176,12 +173,9 @@ impl Future for Ticket {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &self.0 {
             State::Decided(error) => Poll::Ready(Err(error.clone())),
-            State::Waiting { outcome, append } => {
-                outcome.poll(*append, context).map_ok(|()| Stored {
-                    outcome: Arc::clone(outcome),
-                    append: *append,
-                })
-            }
+            State::Waiting { outcome, append } => outcome
+                .poll(*append, context)
+                .map_ok(|()| Stored { outcome: Arc::clone(outcome), append: *append }),
         }
     }
 }
@@ -206,8 +200,6 @@ impl Stored {
 
 impl std::fmt::Debug for Stored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stored")
-            .field("append", &self.append)
-            .finish_non_exhaustive()
+        f.debug_struct("Stored").field("append", &self.append).finish_non_exhaustive()
     }
 }

@@ -48,11 +48,7 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: usize) -> Arc<Self> {
         let lanes = std::array::from_fn(|_| AtomicUsize::new(0));
-        Arc::new(Self {
-            bytes,
-            reserved: AtomicUsize::new(0),
-            lanes,
-        })
+        Arc::new(Self { bytes, reserved: AtomicUsize::new(0), lanes })
     }
 
     /// Takes `bytes` for `lane`.
@@ -68,11 +64,7 @@ impl Budget {
             of_lane.fetch_sub(bytes, Ordering::Relaxed);
             return Err(self.busy());
         }
-        Ok(Permit {
-            budget: Arc::clone(self),
-            lane,
-            bytes,
-        })
+        Ok(Permit { budget: Arc::clone(self), lane, bytes })
     }
 
     /// What is reserved now, by all lanes.
@@ -95,9 +87,7 @@ impl Budget {
 /// Adds `bytes` unless that exceeds `bytes_max`. The count guards no other memory: relaxed.
 fn take(count: &AtomicUsize, bytes: usize, bytes_max: usize) -> bool {
     let fits = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= bytes_max);
-    count
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-        .is_ok()
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
 }
 
 /// Bytes of the budget, held until dropped.
@@ -154,9 +144,7 @@ mod tests {
         let budget = Budget::new(100);
         let first = budget.reserve(Lane(9), 50).expect("half is allowed");
         assert!(budget.reserve(Lane(9), 1).is_err());
-        let second = budget
-            .reserve(Lane(10), 50)
-            .expect("another lane has its own half");
+        let second = budget.reserve(Lane(10), 50).expect("another lane has its own half");
         assert!(budget.reserve(Lane(11), 1).is_err(), "the whole is used up");
         drop((first, second));
         assert_eq!(budget.reserved_bytes(), 0);

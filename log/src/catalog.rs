@@ -33,9 +33,7 @@ impl TopicName {
         if good {
             Ok(Self(name.into()))
         } else {
-            Err(TopicNameError {
-                name: name.chars().take(128).collect(),
-            })
+            Err(TopicNameError { name: name.chars().take(128).collect() })
         }
     }
 
@@ -102,10 +100,7 @@ impl Topic {
     /// When the topic has no such partition.
     #[must_use]
     pub fn partition(&self, partition: u32) -> PartitionId {
-        assert!(
-            partition < self.spec.partitions,
-            "a topic's partitions are numbered densely"
-        );
+        assert!(partition < self.spec.partitions, "a topic's partitions are numbered densely");
         PartitionId::new(self.id, partition)
     }
 

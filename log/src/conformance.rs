@@ -92,19 +92,11 @@ pub fn run_all(make: &mut dyn FnMut() -> Box<dyn Harness>) {
     }
     for seed in 1..=8 {
         let mut harness = make();
-        if catch_unwind(AssertUnwindSafe(|| {
-            random_program(&mut *harness, seed, 200)
-        }))
-        .is_err()
-        {
+        if catch_unwind(AssertUnwindSafe(|| random_program(&mut *harness, seed, 200))).is_err() {
             failed.push(format!("random program of seed {seed}"));
         }
     }
-    assert!(
-        failed.is_empty(),
-        "the log does not conform: {}",
-        failed.join("; ")
-    );
+    assert!(failed.is_empty(), "the log does not conform: {}", failed.join("; "));
 }
 
 /// Makes functions, whose names say what holds, the cases of a room.

@@ -155,19 +155,12 @@ impl State {
         };
         let outcome = Arc::new(AppendOutcome::new(stamped.offsets));
         let ticket = Ticket::new(Arc::clone(&outcome) as Arc<dyn Outcome>, 0);
-        self.held.push_back(Held {
-            outcome,
-            result,
-            ends: stamped.ends,
-            permit,
-        });
+        self.held.push_back(Held { outcome, result, ends: stamped.ends, permit });
         ticket
     }
 
     fn ack(&mut self) -> Result<(), AppendError> {
-        self.lost_acks
-            .pop_front()
-            .map_or(Ok(()), |why| Err(AppendError::Unknown { why }))
+        self.lost_acks.pop_front().map_or(Ok(()), |why| Err(AppendError::Unknown { why }))
     }
 
     /// Publishes what is in flight. The caller wakes whom it returns, after the lock.
@@ -189,9 +182,7 @@ impl State {
         self.holding = false;
         self.store.lose_unpublished(&why);
         let lost = std::mem::take(&mut self.held);
-        lost.into_iter()
-            .filter_map(|held| held.lose(&why))
-            .collect()
+        lost.into_iter().filter_map(|held| held.lose(&why)).collect()
     }
 
     fn waiters(&mut self) -> Vec<Waker> {
@@ -209,9 +200,7 @@ impl Held {
     /// Whoever was refused stays refused; all others will never know.
     fn lose(mut self, why: &Arc<str>) -> Option<Waker> {
         if self.result.is_ok() {
-            self.result = Err(AppendError::Unknown {
-                why: Arc::clone(why),
-            });
+            self.result = Err(AppendError::Unknown { why: Arc::clone(why) });
         }
         self.tell()
     }
@@ -268,11 +257,7 @@ impl Log for MemoryLog {
         let now = (self.clock)();
         let mut state = self.state();
         let ticket = state.take(permit, epoch, &append, now);
-        let wakers = if state.holding {
-            Vec::new()
-        } else {
-            state.publish()
-        };
+        let wakers = if state.holding { Vec::new() } else { state.publish() };
         drop(state);
         wake(wakers);
         ticket
@@ -286,11 +271,7 @@ impl Log for MemoryLog {
             });
             (!(fetch.wait && nothing)).then_some(fetched)
         };
-        Box::pin(Waiting {
-            log: self,
-            answer,
-            id: None,
-        })
+        Box::pin(Waiting { log: self, answer, id: None })
     }
 
     fn extent(&self, partition: PartitionId) -> Option<Extent> {
@@ -305,11 +286,7 @@ impl Log for MemoryLog {
             };
             past.iter().any(has_news).then_some(())
         };
-        Box::pin(Waiting {
-            log: self,
-            answer,
-            id: None,
-        })
+        Box::pin(Waiting { log: self, answer, id: None })
     }
 
     fn offset_at(
@@ -349,11 +326,7 @@ impl Log for MemoryLog {
     }
 
     fn topic(&self, name: &str) -> Option<Topic> {
-        self.state()
-            .store
-            .topics()
-            .find(|topic| topic.name() == name)
-            .cloned()
+        self.state().store.topics().find(|topic| topic.name() == name).cloned()
     }
 }
 
@@ -366,36 +339,21 @@ mod tests {
     #[test]
     fn dropped_waits_leave_nothing_behind() {
         let clock = Arc::new(|| TimeMicros(0));
-        let log = MemoryLog::new(MemoryOptions {
-            clock,
-            budget_bytes: 1 << 20,
-        });
+        let log = MemoryLog::new(MemoryOptions { clock, budget_bytes: 1 << 20 });
         let name = TopicName::new("waits").unwrap();
-        let spec = TopicSpec {
-            name,
-            partitions: 1,
-            retention: Retention::Keep,
-        };
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
         let topic = block_on(log.create_topic(spec)).unwrap();
         let from = vec![(topic.partition(0), Offset::ZERO)];
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..100 {
-            let fetch = Fetch {
-                from: from.clone(),
-                bytes_max: 1,
-                wait: true,
-                mode: FetchMode::Live,
-            };
+            let fetch =
+                Fetch { from: from.clone(), bytes_max: 1, wait: true, mode: FetchMode::Live };
             let mut fetching = log.fetch(fetch);
             assert!(fetching.as_mut().poll(&mut context).is_pending());
             assert!(fetching.as_mut().poll(&mut context).is_pending());
             let mut growing = log.grown(from.clone());
             assert!(growing.as_mut().poll(&mut context).is_pending());
-            assert_eq!(
-                log.state().waiters.len(),
-                2,
-                "one each, however often it is polled"
-            );
+            assert_eq!(log.state().waiters.len(), 2, "one each, however often it is polled");
         }
         assert!(log.state().waiters.is_empty());
     }

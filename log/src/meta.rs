@@ -113,18 +113,9 @@ impl<L: Log + ?Sized> MetaTopic<L> {
     /// [`MetaError::Catalog`] when the topic cannot be made or is of another make,
     /// [`MetaError::Fetch`] when it cannot be read.
     pub async fn open(log: Arc<L>, epoch: Epoch, name: TopicName) -> Result<Self, MetaError> {
-        let spec = TopicSpec {
-            name,
-            partitions: 1,
-            retention: Retention::Compact,
-        };
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Compact };
         let topic = log.create_topic(spec).await?;
-        let store = Self {
-            partition: topic.partition(0),
-            epoch,
-            replayed: Mutex::default(),
-            log,
-        };
+        let store = Self { partition: topic.partition(0), epoch, replayed: Mutex::default(), log };
         store.refresh().await?;
         Ok(store)
     }
@@ -135,10 +126,8 @@ impl<L: Log + ?Sized> MetaTopic<L> {
     /// [`MetaError::Fetch`] when the topic cannot be read.
     pub async fn refresh(&self) -> Result<(), MetaError> {
         let partition = self.partition;
-        let extent = self
-            .log
-            .extent(partition)
-            .ok_or(FetchError::UnknownPartition { partition })?;
+        let extent =
+            self.log.extent(partition).ok_or(FetchError::UnknownPartition { partition })?;
         self.read_until(extent.end).await
     }
 
@@ -157,12 +146,7 @@ impl<L: Log + ?Sized> MetaTopic<L> {
                 return Ok(());
             }
             let from = vec![(self.partition, next)];
-            let fetch = Fetch {
-                from,
-                bytes_max: FETCH_BYTES,
-                wait: true,
-                mode: FetchMode::Live,
-            };
+            let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: true, mode: FetchMode::Live };
             match self.log.fetch(fetch).await {
                 Ok(fetched) => self.replayed().apply(fetched),
                 Err(FetchError::OutOfRange { extent, .. }) if next < extent.start => {
@@ -183,15 +167,9 @@ impl<L: Log + ?Sized> MetaTopic<L> {
         let permit = self.log.reserve(Lane::INTERNAL, record_bytes)?;
         let mut buffer = Vec::with_capacity(record_bytes);
         let record = change.encode(&mut buffer);
-        let items = [Item::Record {
-            partition: self.partition,
-            record,
-        }];
+        let items = [Item::Record { partition: self.partition, record }];
         let condition = self.condition(change.key, expect);
-        let append = Append {
-            conditions: condition.as_slice(),
-            items: &items,
-        };
+        let append = Append { conditions: condition.as_slice(), items: &items };
         Ok(self.log.append(permit, self.epoch, append))
     }
 
@@ -201,11 +179,7 @@ impl<L: Log + ?Sized> MetaTopic<L> {
             Expect::Absent => None,
             Expect::Version(version) => Some(version),
         };
-        Some(Condition::LastOfKey {
-            partition: self.partition,
-            key: key.to_vec(),
-            last,
-        })
+        Some(Condition::LastOfKey { partition: self.partition, key: key.to_vec(), last })
     }
 
     async fn finish(&self, ticket: Ticket) -> Result<Offset, MetaError> {
@@ -251,9 +225,7 @@ impl<L: Log + ?Sized> Meta for MetaTopic<L> {
 
 impl<L: ?Sized> std::fmt::Debug for MetaTopic<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MetaTopic")
-            .field("partition", &self.partition)
-            .finish_non_exhaustive()
+        f.debug_struct("MetaTopic").field("partition", &self.partition).finish_non_exhaustive()
     }
 }
 
@@ -271,8 +243,7 @@ impl Replayed {
                     self.set(change, offset);
                 }
             }
-            self.damage
-                .extend(found.damage.into_iter().filter(|it| it.from >= known));
+            self.damage.extend(found.damage.into_iter().filter(|it| it.from >= known));
             self.next = found.next;
         }
     }
@@ -282,10 +253,8 @@ impl Replayed {
         match change.value {
             Some(value) => {
                 let value = Bytes::copy_from_slice(value);
-                self.values.insert(
-                    Bytes::copy_from_slice(change.key),
-                    Versioned { value, version },
-                );
+                self.values
+                    .insert(Bytes::copy_from_slice(change.key), Versioned { value, version });
             }
             None => {
                 self.values.remove(change.key);
@@ -296,10 +265,7 @@ impl Replayed {
     /// The records below `start` are gone, and with them whatever they set.
     fn begin_at(&mut self, start: Offset) {
         if start > self.next {
-            *self = Self {
-                next: start,
-                ..Self::default()
-            };
+            *self = Self { next: start, ..Self::default() };
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Promises
 //! - Whatever bytes come in, reading them never panics and never reads out of bounds.
-//! - A [`BatchView`] in hand means that both checksums held and that every record can be reached.
+//! - A [`BatchView`] in hand means that both checksums held, that every record can be reached, and
+//!   that the bytes were once a [`VerifiedBatch`]: whoever reads them back from a log says so.
 //! - A [`VerifiedBatch`] in hand means, besides, that each record is good for its kind: it comes
 //!   from a builder or went through the verifier. Only such a batch can be appended.
 //!
@@ -360,24 +361,22 @@ pub struct BatchView {
 }
 
 impl BatchView {
-    /// Checks and takes `bytes`, which are the batch and nothing else, from a place that this
-    /// log wrote itself. Checksums tell rot from good bytes, not friend from foe: bytes from
-    /// outside go through [`VerifiedBatch::verify`].
+    /// Checks `bytes`, which are a batch and nothing else, without looking into its records.
     ///
     /// # Errors
-    /// [`BatchError`], but never `Record`: what lies in a record is not looked at.
-    pub fn read(bytes: Bytes) -> Result<Self, BatchError> {
+    /// [`BatchError`], but never `Record`.
+    pub fn check(bytes: Bytes) -> Result<BatchHeader, BatchError> {
+        Self::checked(bytes).map(|batch| batch.header)
+    }
+
+    pub(crate) fn checked(bytes: Bytes) -> Result<Self, BatchError> {
         let view = Self::frame(bytes)?;
         view.check_body()?;
         Ok(view)
     }
 
-    /// Takes `bytes` that this process built or checked before and has held in memory since:
-    /// the body's checksum is not computed again.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), but for the body's checksum.
-    pub fn built(bytes: Bytes) -> Result<Self, BatchError> {
+    /// As [`checked`](Self::checked), but for the body's checksum.
+    pub(crate) fn framed(bytes: Bytes) -> Result<Self, BatchError> {
         let view = Self::frame(bytes)?;
         view.check_table()?;
         Ok(view)
@@ -546,7 +545,7 @@ impl VerifiedBatch {
     /// # Errors
     /// [`BatchError`], with `Record` naming the first record that is not good for its kind.
     pub fn verify(bytes: Bytes) -> Result<Self, BatchError> {
-        let batch = BatchView::read(bytes)?;
+        let batch = BatchView::checked(bytes)?;
         let mut event_times = None;
         for (index, (_, entry)) in batch.entries().enumerate() {
             // A producer has nothing to remove, and what it removes was never there.
@@ -569,6 +568,14 @@ impl VerifiedBatch {
     #[must_use]
     pub const fn view(&self) -> &BatchView {
         &self.0
+    }
+
+    /// The batch as it is once it has its place in a log: a stamped copy.
+    #[must_use]
+    pub fn stamped(&self, at: &Stamp) -> BatchView {
+        let mut bytes = BytesMut::from(&self.0.bytes[..]);
+        stamp(&mut bytes, at);
+        BatchView::frame(bytes.freeze()).expect("a stamp leaves a good header good")
     }
 }
 
@@ -904,7 +911,7 @@ mod tests {
             let kind = PayloadKind::Opaque;
             prop_assert_eq!(write_gathered(&mut gathered, kind, slices, None, &stamp_), crc);
             prop_assert!(gathered == stamped);
-            let view = BatchView::read(gathered.into()).unwrap();
+            let view = BatchView::checked(gathered.into()).unwrap();
             prop_assert_eq!(view.header().stamp(), stamp_);
             prop_assert_eq!(view.end_offset(), Offset(70 + records.len() as u64));
         }
@@ -923,7 +930,7 @@ mod tests {
             bytes[8..12].copy_from_slice(&length.to_le_bytes());
             bytes[12..16].copy_from_slice(&count.to_le_bytes());
             let bytes = resealed(bytes);
-            if let Ok(view) = BatchView::read(bytes.clone()) {
+            if let Ok(view) = BatchView::checked(bytes.clone()) {
                 prop_assert_eq!(view.entries().count(), count as usize);
             }
             drop(VerifiedBatch::verify(bytes));
@@ -937,7 +944,7 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(BatchView::read(bad.into()).is_err(), "bit {bit}");
+            assert!(BatchView::checked(bad.into()).is_err(), "bit {bit}");
         }
     }
 
@@ -945,7 +952,7 @@ mod tests {
     fn every_truncation_is_noticed() {
         let batch = batch_of(&[vec![1; 100], vec![2; 100]]);
         for length in 0..batch.view().bytes().len() {
-            assert!(BatchView::read(batch.view().bytes().slice(..length)).is_err());
+            assert!(BatchView::checked(batch.view().bytes().slice(..length)).is_err());
         }
     }
 
@@ -954,7 +961,7 @@ mod tests {
         for extra in [0, 1, 5, 8, BLOCK_BYTES - 9, BLOCK_BYTES, 3 * BLOCK_BYTES + 17] {
             let record = vec![0x5A; BLOCK_BYTES + extra];
             let batch = batch_of(std::slice::from_ref(&record));
-            let read = BatchView::read(batch.view().bytes().clone()).expect("it is whole");
+            let read = BatchView::checked(batch.view().bytes().clone()).expect("it is whole");
             assert_eq!(read.header.flags & FLAG_BLOCKS != 0, extra > 0);
             assert_eq!(contents(&read), [record]);
         }
@@ -965,7 +972,7 @@ mod tests {
         let batch = batch_of(&[vec![1; BLOCK_BYTES * 2]]);
         let mut bytes = batch.view().bytes().to_vec();
         bytes[HEADER_BYTES] ^= 1;
-        let error = BatchView::read(bytes.into()).expect_err("the table is bad");
+        let error = BatchView::checked(bytes.into()).expect_err("the table is bad");
         assert_eq!(error, BatchError::Checksum { part: "block table" });
     }
 
@@ -976,7 +983,7 @@ mod tests {
         builder.push(Record::opaque(b"x"));
         let mut bytes = builder.finish().view().bytes().to_vec();
         stamp(&mut bytes, &UNSTAMPED);
-        let view = BatchView::read(bytes.into()).expect("it is whole");
+        let view = BatchView::checked(bytes.into()).expect("it is whole");
         assert_eq!(view.header().producer(), Some(producer));
         assert_eq!(contents(&view), [b"x".to_vec()]);
     }
@@ -1009,7 +1016,7 @@ mod tests {
         bytes[8..12].copy_from_slice(&length.to_le_bytes());
         bytes[6] |= FLAG_TOMBSTONES as u8;
         let bytes = resealed(bytes);
-        let view = BatchView::read(bytes.clone()).expect("it is whole");
+        let view = BatchView::checked(bytes.clone()).expect("it is whole");
         let removed: Vec<bool> = view.entries().map(|(_, e)| e == Entry::Removed).collect();
         assert_eq!(removed, [false, true, false]);
         assert!(VerifiedBatch::verify(bytes).is_err(), "no producer removes records");
@@ -1020,7 +1027,7 @@ mod tests {
         let mut bytes = batch_of(&[vec![]]).view().bytes().to_vec();
         bytes[6] |= FLAG_GAP as u8;
         bytes[12..16].copy_from_slice(&1_000_u32.to_le_bytes());
-        let view = BatchView::read(resealed(bytes)).expect("it is whole");
+        let view = BatchView::checked(resealed(bytes)).expect("it is whole");
         assert_eq!((view.records().count(), view.end_offset()), (0, Offset(1_000)));
     }
 

@@ -7,11 +7,45 @@
 //! crate alone can call, in three places:
 //! 1. `event` and `rejected`, on what a `FlatBufferBuilder` has just finished;
 //! 2. their `verify`, after the FlatBuffers verifier and our own checks passed;
-//! 3. `batch`, on the records of a batch whose checksums held. A batch is written to a log only
-//!    as a `VerifiedBatch`, so the bytes under that checksum were of the first or second sort.
+//! 3. `batch`, on the records of a batch whose checksums held, and of which the reader has said
+//!    (by calling an `unsafe` function here) that it was written as a `VerifiedBatch`: the bytes
+//!    under that checksum were of the first or second sort.
+
+use bytes::Bytes;
 
 use crate::generated::{event::Event, rejected::Rejected};
-use crate::{PayloadKind, Record};
+use crate::{BatchError, BatchView, PayloadKind, Record};
+
+/// Reading back what a log has kept.
+///
+/// Checksums tell rot from good bytes, not friend from foe, and records are read without
+/// verifying them again. So these are `unsafe`: bytes from outside go through
+/// [`VerifiedBatch::verify`](crate::VerifiedBatch::verify).
+impl BatchView {
+    /// Checks and takes the bytes of one batch.
+    ///
+    /// # Safety
+    /// The bytes come from where the caller, or an earlier run of it, has written a
+    /// [`VerifiedBatch`](crate::VerifiedBatch) and nobody else writes; rot is allowed.
+    ///
+    /// # Errors
+    /// [`BatchError`], but never `Record`: what lies in a record is not looked at.
+    pub unsafe fn read(bytes: Bytes) -> Result<Self, BatchError> {
+        Self::checked(bytes)
+    }
+
+    /// Takes the bytes of a batch that this process built or checked before and has held in
+    /// memory since: the body's checksum is not computed again.
+    ///
+    /// # Safety
+    /// As [`read`](Self::read), and the memory was not written since.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub unsafe fn built(bytes: Bytes) -> Result<Self, BatchError> {
+        Self::framed(bytes)
+    }
+}
 
 /// The event in `record`, if it is one.
 #[inline]

@@ -22,6 +22,7 @@ mod queue;
 pub mod simulated;
 #[cfg(test)]
 mod tests;
+mod trusted;
 mod uring;
 
 use std::fmt;
@@ -35,6 +36,7 @@ use tracklog_protocol::TimeMicros;
 pub use buffer::{BufferPool, PageBuffer};
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
 pub use probe::{DurableWrites, Measured, measure};
+pub(crate) use trusted::{batch_of_ring, batch_of_slot};
 
 /// What writes are aligned to, in place and size.
 pub const PAGE_BYTES: usize = 4096;

@@ -228,7 +228,7 @@ fn contents(disk: &SimDisk, recovered: &Recovered) -> BTreeMap<(PartitionId, Off
             for place in &share.places {
                 let at = u32::try_from(place.at()).unwrap();
                 let bytes = walker.bytes(at, place.batch_bytes as usize).unwrap();
-                let Ok(batch) = tracklog_protocol::BatchView::read(bytes) else { continue };
+                let Ok(batch) = crate::disk::batch_of_slot(bytes) else { continue };
                 for (offset, record) in batch.records() {
                     let bytes = Bytes::copy_from_slice(record.bytes());
                     let before = all.insert((share.partition, offset), bytes);
@@ -636,6 +636,40 @@ fn headers_of_a_cut_commit_vouch_for_nothing_in_the_next_run() {
     let found: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();
     assert_eq!(found[0], b'a');
     assert_eq!(found[1..], (100..120).collect::<Vec<u8>>());
+}
+
+#[test]
+fn an_ended_run_is_not_judged_again() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    rig.settle_marked();
+    // Durable, and never vouched for; the next opening cannot read it.
+    acked(&mut rig, b"b");
+    let at = lies(&disk, Offset(1));
+    let disk = power_cut(&disk, rig);
+    disk.break_range(at.slot, at.commit..at.commit + 4096);
+    let mut rig = Rig::open(&disk).unwrap();
+    acked(&mut rig, b"c");
+    let disk = power_cut(&disk, rig);
+    disk.heal();
+    drop(Rig::open(&disk).unwrap());
+    assert_eq!(readable(&disk), [(0, b"a".to_vec()), (1, b"c".to_vec())]);
+}
+
+#[test]
+fn a_commit_whose_chain_does_not_fit_is_cut() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    rig.settle_marked();
+    acked(&mut rig, b"b");
+    let at = lies(&disk, Offset(1));
+    let disk = power_cut(&disk, rig);
+    let page = disk.peek(at.slot, at.commit, 4096);
+    let header = crate::journal::commit::CommitHeader::decode(&page).unwrap();
+    let other = crate::journal::commit::CommitHeader { chain: header.chain ^ 1, ..header };
+    disk.corrupt(at.slot, at.commit, &other.encode());
+    drop(Rig::open(&disk).unwrap());
+    assert_eq!(readable(&disk), [(0, b"a".to_vec())]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracklog_protocol::BatchView;
 
-use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot};
+use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
 use crate::journal::commit::{
     CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HeaderError, control_body, directory,
 };
@@ -63,11 +63,16 @@ impl Walker {
 
     /// All commits of the segment, from its first page to its last.
     pub(crate) fn walk(&mut self) -> Walked {
+        self.walk_to(self.slot.bytes())
+    }
+
+    /// All commits that begin below `end`.
+    pub(crate) fn walk_to(&mut self, end: u64) -> Walked {
         let mut walked = Walked::default();
         let mut at = FIRST_COMMIT_AT;
         let mut last: Option<(CommitNumber, u64)> = None;
         let mut read_bytes = WINDOW_BYTES;
-        while u64::from(at) < self.slot.bytes() {
+        while u64::from(at) < end {
             let header = match self.header_at(at, read_bytes) {
                 Ok(header) => Some(header),
                 Err(HeaderError::Newer) => {
@@ -155,6 +160,11 @@ impl Walker {
         named_batch(bytes, entry)
     }
 
+    /// How many bytes the slot has from `at` on.
+    pub(crate) fn bytes_left(&self, at: u32) -> usize {
+        usize::try_from(self.slot.bytes().saturating_sub(u64::from(at))).unwrap_or(usize::MAX)
+    }
+
     /// `length` bytes at `at`; `None` when the disk does not give them.
     pub(crate) fn bytes(&self, at: u32, length: usize) -> Option<Bytes> {
         let first = u64::from(at / PAGE * PAGE);
@@ -205,7 +215,7 @@ fn good(commit: &Bytes, entry: &DirectoryEntry) -> bool {
 
 /// The batch in `bytes`, if it is good and the one that `entry` names.
 pub(crate) fn named_batch(bytes: Bytes, entry: &DirectoryEntry) -> Option<BatchView> {
-    let batch = BatchView::read(bytes).ok()?;
+    let batch = batch_of_slot(bytes).ok()?;
     let fits = batch.header().header_crc() == entry.batch_crc
         && batch.partition() == entry.partition
         && batch.base_offset() == entry.base_offset

@@ -213,6 +213,17 @@ pub(crate) struct Places {
     clock: AtomicU64,
 }
 
+/// What is listed of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    pub(crate) id: SegmentId,
+    /// Its last commit; [`CommitNumber::NONE`] when there is none yet.
+    pub(crate) last: CommitNumber,
+    /// Where that ends, if it is known.
+    pub(crate) end: Option<u64>,
+    pub(crate) is_active: bool,
+}
+
 /// Indexes that one reader holds while it works, whatever the budget does meanwhile.
 pub(crate) type Held = BTreeMap<SegmentNumber, Arc<SegmentIndex>>;
 
@@ -392,6 +403,26 @@ impl Places {
     pub(crate) fn segment_ids(&self) -> Vec<SegmentId> {
         let active = self.active.as_ref().map(|active| active.id);
         self.full.values().map(|full| full.id).chain(active).collect()
+    }
+
+    /// All segments with what is listed of each, the one being written last.
+    pub(crate) fn listed(&self) -> Vec<Listed> {
+        let full = self.full.values().map(|full| Listed {
+            id: full.id,
+            last: full.last,
+            end: None,
+            is_active: false,
+        });
+        let active = self.active.as_ref().map(|active| Listed {
+            id: active.id,
+            last: active.commits.last().map_or(CommitNumber::NONE, |commit| commit.number),
+            end: active
+                .commits
+                .last()
+                .map(|last| u64::from(last.position) + u64::from(last.commit_bytes)),
+            is_active: true,
+        });
+        full.chain(active).collect()
     }
 
     /// The oldest full segment.

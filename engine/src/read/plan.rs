@@ -16,6 +16,7 @@ use parking_lot::RwLockReadGuard;
 use tracklog_log::{Extent, FetchError};
 use tracklog_protocol::{BatchView, Offset, PartitionId};
 
+use crate::disk::batch_of_ring;
 use crate::catalog::Row;
 use crate::partition::places::{Held, Place, Places, SegmentId, Share, UnreadSegment};
 use crate::partition::tail::Tail;
@@ -107,7 +108,7 @@ impl Planned {
     /// When it was to be read and was not.
     pub(super) fn batch(self) -> Result<BatchView, Bad> {
         match self.found {
-            Found::Kept(bytes) => BatchView::built(bytes)
+            Found::Kept(bytes) => batch_of_ring(bytes)
                 .map_err(|error| Bad::Damaged(format!("in the tail ring: {error}"))),
             Found::Read(result) => result,
             Found::Unread => unreachable!("what was planned is read before it is asked for"),

@@ -16,7 +16,7 @@ use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES};
 
 use super::plan::{Bad, Found, Planned};
 use super::slots::{OpenSlot, OpenSlots};
-use crate::disk::{BufferPool, PAGE_BYTES};
+use crate::disk::{BufferPool, PAGE_BYTES, batch_of_slot};
 
 /// Nothing larger is read at once, but for a single batch.
 const WINDOW_BYTES_MAX: u64 = 1 << 20;
@@ -171,7 +171,7 @@ fn passes_by(error: &io::Error) -> bool {
 
 /// A batch from a disk: its checksums, and whether it is the one that was asked for.
 fn check(planned: &Planned, bytes: Bytes) -> Result<BatchView, Wrong> {
-    let batch = BatchView::read(bytes)?;
+    let batch = batch_of_slot(bytes)?;
     if is_the_one(planned, batch.header()) { Ok(batch) } else { Err(Wrong::Other) }
 }
 

@@ -148,7 +148,7 @@ impl Rig {
             entry.encode(&mut directory);
             let row = self.published.topics.read().catalog.row(*partition).unwrap();
             entries.push((row, entry));
-            views.push(BatchView::read(bytes.into()).unwrap());
+            views.push(crate::disk::batch_of_slot(bytes.into()).unwrap());
         }
         let head = HEADER_BYTES + directory_bytes;
         let mut pages = PageBuffer::zeroed(head + body.len());

@@ -143,6 +143,9 @@ impl<'a> Verification<'a> {
         notes: &[Note],
     ) -> Self {
         let topics = published.topics.read();
+        let partitions = topics.catalog.partitions();
+        // The ends before the places: a commit is listed first, so none of its records is missed.
+        let extents = partitions.map(|(row, it)| (it, topics.extent_of(row))).collect();
         let listed = published.places.read().listed();
         let segments = listed.into_iter().map(|it| Expected {
             id: it.id,
@@ -150,7 +153,6 @@ impl<'a> Verification<'a> {
             end: it.end.unwrap_or(slot_bytes),
             is_active: it.is_active,
         });
-        let partitions = topics.catalog.partitions();
         let missing = notes.iter().filter_map(|note| match note {
             Note::Missing { run, first, last, .. } => {
                 Some(Stretch { run: *run, first: *first, last: *last })
@@ -161,7 +163,7 @@ impl<'a> Verification<'a> {
             disk,
             published: Some(published),
             slot_bytes,
-            extents: partitions.map(|(row, it)| (it, topics.extent_of(row))).collect(),
+            extents,
             segments: segments.filter(|it| it.last != CommitNumber::NONE).collect(),
             listed: missing.collect(),
             skip: None,
@@ -191,6 +193,8 @@ impl<'a> Verification<'a> {
                 if self.is_still_there(&checked) {
                     self.report.segments += 1;
                     replay.segment(checked, &mut self.report);
+                } else {
+                    replay.restart();
                 }
             }
         }

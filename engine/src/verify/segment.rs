@@ -292,10 +292,14 @@ fn check_batch(
         bad(entry.base_offset, entry.end_offset(), u64::from(entry.count), what.to_owned())
     };
     let bytes = bytes.ok_or_else(|| whole("the disk does not give it"))?;
-    let batch = BatchView::read(bytes).map_err(|error| whole(&error.to_string()))?;
-    if named_batch(batch.bytes().clone(), entry).is_none() {
-        return Err(whole("it is not the batch that its directory names"));
-    }
+    let Some(batch) = named_batch(bytes.clone(), entry) else {
+        let why = BatchView::check(bytes).err();
+        let why = why.map_or_else(
+            || "it is not the batch that its directory names".to_owned(),
+            |error| error.to_string(),
+        );
+        return Err(whole(&why));
+    };
     let event_time_max = batch.header().event_times().map(|times| times.max);
     if batch.append_time() != header.append_time
         || event_time_max.unwrap_or(TimeMicros(i64::MIN)) != entry.event_time_max

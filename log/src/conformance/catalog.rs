@@ -24,26 +24,13 @@ fn a_topic_is_found_by_name_and_listed(rig: &mut Rig<'_>) {
         assert_eq!(rig.log.topic(topic.name()).as_ref(), Some(topic));
         assert_eq!(topic.spec, spec(topic.name(), 2, Retention::Keep));
         for partition in topic.partitions() {
-            assert_eq!(
-                rig.extent(partition),
-                Extent {
-                    start: Offset(0),
-                    end: Offset(0)
-                }
-            );
+            assert_eq!(rig.extent(partition), Extent { start: Offset(0), end: Offset(0) });
         }
     }
     let listed = rig.log.topics();
-    assert!(
-        listed.is_sorted_by_key(|topic| topic.spec.name.clone()),
-        "listed by name"
-    );
+    assert!(listed.is_sorted_by_key(|topic| topic.spec.name.clone()), "listed by name");
     assert_eq!(listed.len(), others.len() + made.len());
-    assert!(
-        made.iter()
-            .chain(&others)
-            .all(|topic| listed.contains(topic))
-    );
+    assert!(made.iter().chain(&others).all(|topic| listed.contains(topic)));
     assert_eq!(rig.log.topic("c"), None);
     assert_eq!(rig.log.topic("No Name"), None);
 }
@@ -60,30 +47,18 @@ fn making_a_topic_again_returns_it(rig: &mut Rig<'_>) {
 
 fn a_topic_of_another_make_is_not_replaced(rig: &mut Rig<'_>) {
     let topic = rig.topic("taken", 3);
-    let others = [
-        spec("taken", 2, Retention::Keep),
-        spec("taken", 3, Retention::Compact),
-    ];
+    let others = [spec("taken", 2, Retention::Keep), spec("taken", 3, Retention::Compact)];
     for other in others {
         let error = block_on(rig.log.create_topic(other)).expect_err("it was made otherwise");
-        assert_eq!(
-            error,
-            CatalogError::Exists {
-                name: name("taken"),
-                partitions: 3
-            }
-        );
+        assert_eq!(error, CatalogError::Exists { name: name("taken"), partitions: 3 });
     }
     assert_eq!(rig.log.topic("taken"), Some(topic));
 }
 
 fn a_topic_has_1_to_100_000_partitions(rig: &mut Rig<'_>) {
     for partitions in [0, 100_001, u32::MAX] {
-        let error = block_on(
-            rig.log
-                .create_topic(spec("wide", partitions, Retention::Keep)),
-        )
-        .expect_err("that is out of range");
+        let error = block_on(rig.log.create_topic(spec("wide", partitions, Retention::Keep)))
+            .expect_err("that is out of range");
         assert_eq!(error, CatalogError::Partitions { partitions });
     }
     assert_eq!(rig.log.topic("wide"), None);
@@ -98,17 +73,7 @@ fn only_good_names_name_topics(rig: &mut Rig<'_>) {
         assert_eq!(rig.topic(good, 1).name(), good);
     }
     let too_long = "x".repeat(129);
-    for bad in [
-        "",
-        "A",
-        ".a",
-        "-a",
-        "a b",
-        "a/b",
-        "ä",
-        "a\n",
-        too_long.as_str(),
-    ] {
+    for bad in ["", "A", ".a", "-a", "a b", "a/b", "ä", "a\n", too_long.as_str()] {
         assert!(TopicName::new(bad).is_err(), "{bad:?}");
     }
 }
@@ -116,23 +81,15 @@ fn only_good_names_name_topics(rig: &mut Rig<'_>) {
 fn a_deleted_topic_is_gone_with_its_records(rig: &mut Rig<'_>) {
     let (doomed, kept) = (rig.topic("doomed", 2), rig.topic("kept", 1));
     let partition = doomed.partition(1);
-    rig.append(
-        &[],
-        &[text_item(partition, "x"), text_item(kept.partition(0), "y")],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[text_item(partition, "x"), text_item(kept.partition(0), "y")])
+        .expect("it is stored");
     block_on(rig.log.delete_topic(&doomed.spec.name)).expect("it is there");
     assert_eq!(rig.log.topic("doomed"), None);
     assert!(!rig.log.topics().contains(&doomed));
     assert_eq!(rig.log.extent(partition), None);
-    let error = rig
-        .fetch(&[(partition, Offset(0))], 1)
-        .expect_err("it is gone");
+    let error = rig.fetch(&[(partition, Offset(0))], 1).expect_err("it is gone");
     assert_eq!(error, FetchError::UnknownPartition { partition });
-    let items = [
-        text_item(kept.partition(0), "no"),
-        text_item(partition, "no"),
-    ];
+    let items = [text_item(kept.partition(0), "no"), text_item(partition, "no")];
     let error = rig.append(&[], &items).expect_err("it is gone");
     assert_eq!(error, AppendError::UnknownPartition { partition });
     assert_eq!(rig.texts(kept.partition(0)), ["y"]);
@@ -144,13 +101,7 @@ fn a_topic_made_anew_is_another_one(rig: &mut Rig<'_>) {
     block_on(rig.log.delete_topic(&first.spec.name)).expect("it is there");
     let second = rig.topic("phoenix", 1);
     assert_ne!(first.id, second.id, "an id is never used again");
-    assert_eq!(
-        rig.extent(second.partition(0)),
-        Extent {
-            start: Offset(0),
-            end: Offset(0)
-        }
-    );
+    assert_eq!(rig.extent(second.partition(0)), Extent { start: Offset(0), end: Offset(0) });
     assert_eq!(rig.append_text(second.partition(0), "c"), Offset(0));
     assert_eq!(rig.texts(second.partition(0)), ["c"]);
     assert_eq!(rig.log.extent(first.partition(0)), None);

@@ -102,10 +102,7 @@ struct Demand {
 impl<'h> Program<'h> {
     fn new(harness: &'h mut dyn Harness, seed: u64) -> Self {
         let clock = Arc::new(|| TimeMicros(0));
-        let log = Arc::new(MemoryLog::new(MemoryOptions {
-            clock,
-            budget_bytes: 64 << 20,
-        }));
+        let log = Arc::new(MemoryLog::new(MemoryOptions { clock, budget_bytes: 64 << 20 }));
         Self {
             rig: Rig::new(harness),
             twin: Opened::of(log),
@@ -140,28 +137,19 @@ impl<'h> Program<'h> {
         let Some(demands) = self.demands() else {
             return;
         };
-        let loads: Vec<Load> = (0..self.random.below(8))
-            .filter_map(|_| self.load())
-            .collect();
+        let loads: Vec<Load> = (0..self.random.below(8)).filter_map(|_| self.load()).collect();
         self.submit(&demands, &loads);
     }
 
     fn submit(&mut self, demands: &[Demand], loads: &[Load]) {
         let conditions = |of: fn(&Pair) -> PartitionId| -> Vec<Condition> {
-            demands
-                .iter()
-                .map(|demand| demand.condition(of(&demand.pair)))
-                .collect()
+            demands.iter().map(|demand| demand.condition(of(&demand.pair))).collect()
         };
         let items = |of: fn(&Pair) -> PartitionId| -> Vec<Item<'_>> {
             loads.iter().map(|load| load.item(of(&load.pair))).collect()
         };
-        let ticket = self
-            .rig
-            .submit(&conditions(|it| it.subject), &items(|it| it.subject));
-        let expected = self
-            .twin
-            .append(&conditions(|it| it.twin), &items(|it| it.twin));
+        let ticket = self.rig.submit(&conditions(|it| it.subject), &items(|it| it.subject));
+        let expected = self.twin.append(&conditions(|it| it.twin), &items(|it| it.twin));
         if let Ok(offsets) = &expected {
             self.note_keys(loads, offsets);
         }
@@ -204,11 +192,7 @@ impl<'h> Program<'h> {
                 }
             }
             (Err(error), Err(expected)) => {
-                assert!(
-                    same_kind(error, expected),
-                    "{error} and {expected}; {}",
-                    self.at
-                );
+                assert!(same_kind(error, expected), "{error} and {expected}; {}", self.at);
             }
             _ => panic!("{stored:?}, the twin {expected:?}; {}", self.at),
         }
@@ -231,19 +215,11 @@ impl<'h> Program<'h> {
     fn demand(&mut self) -> Option<Demand> {
         let pair = self.pair()?;
         if !pair.compact || self.random.below(2) == 0 {
-            return Some(Demand {
-                pair,
-                key: None,
-                offset: Some(self.twin.end(pair.twin)),
-            });
+            return Some(Demand { pair, key: None, offset: Some(self.twin.end(pair.twin)) });
         }
         let key = self.random.key();
         let offset = self.keys.get(&(pair.twin, key.clone())).copied();
-        Some(Demand {
-            pair,
-            key: Some(key),
-            offset,
-        })
+        Some(Demand { pair, key: Some(key), offset })
     }
 
     fn load(&mut self) -> Option<Load> {
@@ -271,14 +247,7 @@ impl<'h> Program<'h> {
         let mut earlier = self.rig.clone();
         earlier.epoch = Epoch(self.rig.epoch.0 - 1);
         let refused = earlier.append(&[], &[load.item(load.pair.subject)]);
-        assert_eq!(
-            refused,
-            Err(AppendError::Fenced {
-                current: self.rig.epoch
-            }),
-            "{}",
-            self.at
-        );
+        assert_eq!(refused, Err(AppendError::Fenced { current: self.rig.epoch }), "{}", self.at);
     }
 
     // The catalog, and openings.
@@ -286,11 +255,8 @@ impl<'h> Program<'h> {
     fn create_topic(&mut self) {
         let text = format!("topic-{}", self.random.below(TOPICS));
         let partitions = 1 + self.random.below(3) as u32;
-        let retention = if self.random.below(3) == 0 {
-            Retention::Compact
-        } else {
-            Retention::Keep
-        };
+        let retention =
+            if self.random.below(3) == 0 { Retention::Compact } else { Retention::Keep };
         let spec = spec(&text, partitions, retention);
         let subject = block_on(self.rig.log.create_topic(spec.clone()));
         let twin = block_on(self.twin.log.create_topic(spec));
@@ -332,12 +298,7 @@ impl<'h> Program<'h> {
         let before = self.random.below(self.twin.end(pair.twin).0 + 1);
         self.rig.trim(pair.subject, before);
         self.twin.trim(pair.twin, before);
-        assert_eq!(
-            self.rig.extent(pair.subject),
-            self.twin.extent(pair.twin),
-            "{}",
-            self.at
-        );
+        assert_eq!(self.rig.extent(pair.subject), self.twin.extent(pair.twin), "{}", self.at);
     }
 
     // Comparisons.
@@ -345,10 +306,7 @@ impl<'h> Program<'h> {
     fn compare_all(&mut self) {
         self.settle();
         for topic in self.live.values() {
-            assert_eq!(
-                self.rig.log.topic(topic.twin.name()).as_ref(),
-                Some(&topic.subject)
-            );
+            assert_eq!(self.rig.log.topic(topic.twin.name()).as_ref(), Some(&topic.subject));
             for index in 0..topic.twin.spec.partitions {
                 self.compare_partition(topic.pair(u64::from(index)));
             }
@@ -365,11 +323,7 @@ impl<'h> Program<'h> {
         assert_eq!(self.rig.extent(pair.subject), extent, "{}", self.at);
         let found = self.rig.read(pair.subject, extent.start);
         let expected = self.twin.read(pair.twin, extent.start);
-        assert!(
-            found.is_sorted_by_key(|record| record.append_time),
-            "{}",
-            self.at
-        );
+        assert!(found.is_sorted_by_key(|record| record.append_time), "{}", self.at);
         if pair.compact {
             assert_eq!(last_of_keys(&found), last_of_keys(&expected), "{}", self.at);
         } else {
@@ -381,10 +335,8 @@ impl<'h> Program<'h> {
     fn compare_fetch(&mut self) {
         self.settle();
         let count = 1 + self.random.below(4);
-        let pairs: Vec<_> = (0..count)
-            .filter_map(|_| self.pair())
-            .filter(|it| !it.compact)
-            .collect();
+        let pairs: Vec<_> =
+            (0..count).filter_map(|_| self.pair()).filter(|it| !it.compact).collect();
         let asked: Vec<_> = pairs
             .iter()
             .map(|pair| {
@@ -398,15 +350,9 @@ impl<'h> Program<'h> {
         assert_eq!(fetched.partitions.len(), asked.len(), "{}", self.at);
         let mut any = (false, false);
         for ((pair, (_, from)), found) in pairs.iter().zip(&asked).zip(&fetched.partitions) {
-            let read: Vec<_> = records(&found.batches)
-                .filter(|it| it.offset >= *from)
-                .collect();
+            let read: Vec<_> = records(&found.batches).filter(|it| it.offset >= *from).collect();
             let expected = self.twin.read(pair.twin, *from);
-            assert!(
-                contents(&expected).starts_with(&contents(&read)),
-                "{}",
-                self.at
-            );
+            assert!(contents(&expected).starts_with(&contents(&read)), "{}", self.at);
             assert_eq!(found.next, from.plus(read.len() as u64), "{}", self.at);
             assert_eq!(found.extent, self.twin.extent(pair.twin), "{}", self.at);
             any = (any.0 || !read.is_empty(), any.1 || !expected.is_empty());
@@ -446,28 +392,15 @@ impl<'h> Program<'h> {
         if let Some(gone) = self.random.index(self.deleted.len()) {
             let partition = self.deleted[gone].subject.partition(0);
             let refused = self.rig.fetch(&[(partition, Offset(0))], 1).err();
-            assert_eq!(
-                refused,
-                Some(FetchError::UnknownPartition { partition }),
-                "{}",
-                self.at
-            );
+            assert_eq!(refused, Some(FetchError::UnknownPartition { partition }), "{}", self.at);
         }
         let Some(pair) = self.pair() else { return };
         let (partition, extent) = (pair.subject, self.twin.extent(pair.twin));
-        let below = extent
-            .start
-            .0
-            .checked_sub(1 + self.random.below(3))
-            .map(Offset);
+        let below = extent.start.0.checked_sub(1 + self.random.below(3)).map(Offset);
         let beyond = extent.end.plus(1 + self.random.below(3));
         for asked in below.into_iter().chain([beyond]) {
             let refused = self.rig.fetch(&[(partition, asked)], 1).err();
-            let expected = FetchError::OutOfRange {
-                partition,
-                asked,
-                extent,
-            };
+            let expected = FetchError::OutOfRange { partition, asked, extent };
             assert_eq!(refused, Some(expected), "{}", self.at);
         }
     }
@@ -487,15 +420,9 @@ impl Twins {
 impl Load {
     fn item(&self, partition: PartitionId) -> Item<'_> {
         if self.whole {
-            Item::Batch {
-                partition,
-                batch: &self.batch,
-            }
+            Item::Batch { partition, batch: &self.batch }
         } else {
-            Item::Record {
-                partition,
-                record: only_record(&self.batch),
-            }
+            Item::Record { partition, record: only_record(&self.batch) }
         }
     }
 }
@@ -503,11 +430,7 @@ impl Load {
 impl Demand {
     fn condition(&self, partition: PartitionId) -> Condition {
         match &self.key {
-            Some(key) => Condition::LastOfKey {
-                partition,
-                key: key.clone(),
-                last: self.offset,
-            },
+            Some(key) => Condition::LastOfKey { partition, key: key.clone(), last: self.offset },
             None => {
                 let next = self.offset.expect("a next offset is always a number");
                 Condition::NextOffset { partition, next }
@@ -521,10 +444,7 @@ fn same_kind(one: &AppendError, other: &AppendError) -> bool {
 }
 
 fn contents(found: &[Found]) -> Vec<(Offset, &Content)> {
-    found
-        .iter()
-        .map(|record| (record.offset, &record.content))
-        .collect()
+    found.iter().map(|record| (record.offset, &record.content)).collect()
 }
 
 /// The last value of each key, and where it lies.
@@ -566,9 +486,7 @@ impl Random {
     }
 
     fn bytes(&mut self, length_max: u64) -> Vec<u8> {
-        (0..self.below(length_max))
-            .map(|_| self.next() as u8)
-            .collect()
+        (0..self.below(length_max)).map(|_| self.next() as u8).collect()
     }
 
     fn texts(&mut self, count: u64) -> VerifiedBatch {
@@ -591,9 +509,7 @@ impl Random {
     }
 
     fn events(&mut self, count: u64) -> VerifiedBatch {
-        let times: Vec<_> = (0..count)
-            .map(|_| self.below(EVENT_TIME_MAX) as i64)
-            .collect();
+        let times: Vec<_> = (0..count).map(|_| self.below(EVENT_TIME_MAX) as i64).collect();
         events_at(&times)
     }
 }

@@ -42,36 +42,17 @@ fn a_read_may_begin_at_every_offset(rig: &mut Rig<'_>) {
     let partition = rig.partition("begin");
     let all = ["a", "b", "c", "d", "e", "f", "g"];
     let (abc, fg) = (batch_of(&all[..3]), batch_of(&all[5..]));
-    rig.append(
-        &[],
-        &[Item::Batch {
-            partition,
-            batch: &abc,
-        }],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[Item::Batch { partition, batch: &abc }]).expect("it is stored");
     rig.append_texts(partition, &all[3..5]);
-    rig.append(
-        &[],
-        &[Item::Batch {
-            partition,
-            batch: &fg,
-        }],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[Item::Batch { partition, batch: &fg }]).expect("it is stored");
     for from in 0..all.len() {
-        let fetched = rig
-            .fetch(&[(partition, Offset(from as u64))], PLENTY)
-            .expect("it is there");
+        let fetched = rig.fetch(&[(partition, Offset(from as u64))], PLENTY).expect("it is there");
         let found = &fetched.partitions[0];
         assert_eq!(texts(found, from as u64), all[from..]);
         assert_eq!(found.next, Offset(7));
         assert!(found.damage.is_empty());
         let first = found.batches.first().expect("there is something");
-        assert!(
-            first.end_offset() > Offset(from as u64),
-            "no batch lies wholly before the offset"
-        );
+        assert!(first.end_offset() > Offset(from as u64), "no batch lies wholly before the offset");
     }
 }
 
@@ -87,28 +68,12 @@ fn many_partitions_are_answered_in_the_order_asked(rig: &mut Rig<'_>) {
     assert_eq!(partitions, [third, first, second]);
     let nexts: Vec<_> = fetched.partitions.iter().map(|it| it.next.0).collect();
     assert_eq!(nexts, [1, 2, 0]);
-    let [of_third, of_first, of_second] = &fetched.partitions[..] else {
-        unreachable!()
-    };
-    assert_eq!(
-        (texts(of_third, 0), texts(of_first, 1)),
-        (vec!["c".into()], vec!["b".into()])
-    );
+    let [of_third, of_first, of_second] = &fetched.partitions[..] else { unreachable!() };
+    assert_eq!((texts(of_third, 0), texts(of_first, 1)), (vec!["c".into()], vec!["b".into()]));
     assert!(of_second.batches.is_empty());
-    assert_eq!(
-        of_first.extent,
-        Extent {
-            start: Offset(0),
-            end: Offset(2)
-        }
-    );
+    assert_eq!(of_first.extent, Extent { start: Offset(0), end: Offset(2) });
     for found in &fetched.partitions {
-        assert!(
-            found
-                .batches
-                .iter()
-                .all(|batch| batch.partition() == found.partition)
-        );
+        assert!(found.batches.iter().all(|batch| batch.partition() == found.partition));
     }
 }
 
@@ -132,14 +97,7 @@ fn reading_on_at_next_gives_every_record_once(rig: &mut Rig<'_>) {
         let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
         if index % 2 == 0 {
             let batch = batch_of(&chunk);
-            rig.append(
-                &[],
-                &[Item::Batch {
-                    partition,
-                    batch: &batch,
-                }],
-            )
-            .expect("it is stored");
+            rig.append(&[], &[Item::Batch { partition, batch: &batch }]).expect("it is stored");
         } else {
             rig.append_texts(partition, &chunk);
         }
@@ -147,17 +105,11 @@ fn reading_on_at_next_gives_every_record_once(rig: &mut Rig<'_>) {
     for bytes_max in [1, 700, 5_000] {
         let (mut next, mut read) = (Offset(0), Vec::new());
         while next < Offset(60) {
-            let fetched = rig
-                .fetch(&[(partition, next)], bytes_max)
-                .expect("it is there");
+            let fetched = rig.fetch(&[(partition, next)], bytes_max).expect("it is there");
             let found = &fetched.partitions[0];
             assert!(found.next > next, "the reader comes forward");
             read.extend(texts(found, next.0));
-            assert_eq!(
-                read.len() as u64,
-                found.next.0,
-                "what lies before `next` was returned"
-            );
+            assert_eq!(read.len() as u64, found.next.0, "what lies before `next` was returned");
             next = found.next;
         }
         assert_eq!(read, all);
@@ -167,9 +119,7 @@ fn reading_on_at_next_gives_every_record_once(rig: &mut Rig<'_>) {
 fn a_read_at_the_end_is_empty(rig: &mut Rig<'_>) {
     let partition = rig.partition("end");
     for end in 0..2 {
-        let fetched = rig
-            .fetch(&[(partition, Offset(end))], PLENTY)
-            .expect("the end is in range");
+        let fetched = rig.fetch(&[(partition, Offset(end))], PLENTY).expect("the end is in range");
         let found = &fetched.partitions[0];
         assert!(found.batches.is_empty());
         assert_eq!((found.next, found.extent.end), (Offset(end), Offset(end)));
@@ -180,35 +130,20 @@ fn a_read_at_the_end_is_empty(rig: &mut Rig<'_>) {
 fn an_offset_beyond_the_end_is_out_of_range(rig: &mut Rig<'_>) {
     let partition = rig.partition("beyond");
     rig.append_texts(partition, &["a", "b"]);
-    let extent = Extent {
-        start: Offset(0),
-        end: Offset(2),
-    };
+    let extent = Extent { start: Offset(0), end: Offset(2) };
     for asked in [3, 4, u64::MAX].map(Offset) {
         for wait in [false, true] {
             let error = block_on(rig.log.fetch(fetch(&[(partition, asked)], PLENTY, wait)))
                 .expect_err("it is beyond the end");
-            assert_eq!(
-                error,
-                FetchError::OutOfRange {
-                    partition,
-                    asked,
-                    extent
-                }
-            );
+            assert_eq!(error, FetchError::OutOfRange { partition, asked, extent });
         }
     }
 }
 
 fn an_unknown_partition_is_not_read(rig: &mut Rig<'_>) {
     let topic = rig.topic("known", 1);
-    for partition in [
-        PartitionId::new(topic.id, 1),
-        PartitionId::new(TopicId(u32::MAX), 0),
-    ] {
-        let error = rig
-            .fetch(&[(partition, Offset(0))], PLENTY)
-            .expect_err("there is none");
+    for partition in [PartitionId::new(topic.id, 1), PartitionId::new(TopicId(u32::MAX), 0)] {
+        let error = rig.fetch(&[(partition, Offset(0))], PLENTY).expect_err("there is none");
         assert_eq!(error, FetchError::UnknownPartition { partition });
         assert_eq!(rig.log.extent(partition), None);
     }
@@ -229,10 +164,7 @@ fn a_waiting_read_is_woken_by_an_append(rig: &mut Rig<'_>) {
     rig.append_text(busy, "before");
     let asked = [(silent, Offset(0)), (busy, Offset(1))];
     let mut reading = Task::new(rig.log.fetch(fetch(&asked, PLENTY, true)));
-    assert!(
-        reading.poll().is_pending(),
-        "both offsets are at their ends"
-    );
+    assert!(reading.poll().is_pending(), "both offsets are at their ends");
     rig.append_text(busy, "after");
     let fetched = reading.finish_when_woken().expect("it is there");
     assert!(fetched.partitions[0].batches.is_empty());
@@ -241,36 +173,21 @@ fn a_waiting_read_is_woken_by_an_append(rig: &mut Rig<'_>) {
 
 fn every_waiting_reader_is_woken(rig: &mut Rig<'_>) {
     let topic = rig.topic("readers", 3);
-    let ends: Vec<_> = topic
-        .partitions()
-        .map(|partition| (partition, Offset(0)))
-        .collect();
+    let ends: Vec<_> = topic.partitions().map(|partition| (partition, Offset(0))).collect();
     let wait = |number| {
         // Each waits at one place or at all three.
-        let asked = if number < 3 {
-            &ends[number..=number]
-        } else {
-            &ends[..]
-        };
+        let asked = if number < 3 { &ends[number..=number] } else { &ends[..] };
         let mut reading = Task::new(rig.log.fetch(fetch(asked, PLENTY, true)));
         let mut growing = Task::new(rig.log.grown(asked.to_vec()));
         assert!(reading.poll().is_pending() && growing.poll().is_pending());
         (reading, growing)
     };
     let waiting: Vec<_> = (0..50).map(wait).collect();
-    let items: Vec<_> = topic
-        .partitions()
-        .map(|partition| text_item(partition, "x"))
-        .collect();
+    let items: Vec<_> = topic.partitions().map(|partition| text_item(partition, "x")).collect();
     rig.append(&[], &items).expect("it is stored");
     for (reading, growing) in waiting {
         let fetched = reading.finish_when_woken().expect("it is there");
-        assert!(
-            fetched
-                .partitions
-                .iter()
-                .any(|found| found.next == Offset(1))
-        );
+        assert!(fetched.partitions.iter().any(|found| found.next == Offset(1)));
         growing.finish_when_woken();
     }
 }
@@ -321,15 +238,9 @@ fn grown_resolves_when_an_end_passes_its_offset(rig: &mut Rig<'_>) {
     block_on(rig.log.grown(vec![(right, Offset(0)), (left, Offset(0))]));
     let past = vec![(left, Offset(1)), (right, Offset(1))];
     let mut growing = Task::new(rig.log.grown(past));
-    assert!(
-        growing.poll().is_pending(),
-        "no end is above the offset beside it"
-    );
+    assert!(growing.poll().is_pending(), "no end is above the offset beside it");
     rig.append_text(right, "one is not enough: 1 is not above 1");
-    assert!(
-        growing.poll().is_pending(),
-        "no end is above the offset beside it"
-    );
+    assert!(growing.poll().is_pending(), "no end is above the offset beside it");
     rig.append_text(right, "two are");
     growing.finish_when_woken();
 }
@@ -356,9 +267,7 @@ fn an_end_never_goes_back_and_nothing_beyond_it_is_read(rig: &mut Rig<'_>) {
     while !appending.is_finished() {
         let end = rig.end(partition);
         assert!(end >= last, "an end never goes back");
-        let fetched = rig
-            .fetch(&[(partition, end)], PLENTY)
-            .expect("an end is in range");
+        let fetched = rig.fetch(&[(partition, end)], PLENTY).expect("an end is in range");
         let found = &fetched.partitions[0];
         assert!(found.extent.end >= end && found.next <= found.extent.end);
         last = found.extent.end;

@@ -21,20 +21,11 @@ fn acked_records_outlive_a_reopening(rig: &mut Rig<'_>) {
     let batch = batch_of(&["c", "", "d"]);
     for (round, partition) in (0..3_usize).zip(topic.partitions()) {
         rig.append_texts(partition, &["a", "b"][..round.min(2)]);
-        let items = [
-            Item::Batch {
-                partition,
-                batch: &batch,
-            },
-            text_item(partition, "e"),
-        ];
+        let items = [Item::Batch { partition, batch: &batch }, text_item(partition, "e")];
         rig.append(&[], &items).expect("it is stored");
     }
     let read_all = |rig: &Rig<'_>| -> Vec<_> {
-        topic
-            .partitions()
-            .map(|partition| rig.read(partition, Offset(0)))
-            .collect()
+        topic.partitions().map(|partition| rig.read(partition, Offset(0))).collect()
     };
     let before = read_all(rig);
     assert_eq!(before.iter().map(Vec::len).sum::<usize>(), 15);
@@ -58,8 +49,7 @@ fn conditions_hold_after_a_reopening(rig: &mut Rig<'_>) {
     let (plain, keys) = (rig.partition("plain"), rig.compacted("keys"));
     rig.append_texts(plain, &["a", "b"]);
     rig.set(keys, "kept", Some("1"), &[]).expect("it is stored");
-    rig.set(keys, "deleted", Some("1"), &[])
-        .expect("it is stored");
+    rig.set(keys, "deleted", Some("1"), &[]).expect("it is stored");
     rig.set(keys, "kept", Some("2"), &[]).expect("it is stored");
     rig.set(keys, "deleted", None, &[]).expect("it is stored");
     rig.reopen();
@@ -80,10 +70,7 @@ fn conditions_hold_after_a_reopening(rig: &mut Rig<'_>) {
         last_of_key(keys, "deleted", None),
         last_of_key(keys, "never", None),
     ];
-    assert_eq!(
-        rig.append(&fresh, &[text_item(plain, "yes")]),
-        Ok(vec![Offset(2)])
-    );
+    assert_eq!(rig.append(&fresh, &[text_item(plain, "yes")]), Ok(vec![Offset(2)]));
 }
 
 fn topics_and_their_ids_outlive_a_reopening(rig: &mut Rig<'_>) {
@@ -104,13 +91,7 @@ fn trims_outlive_a_reopening(rig: &mut Rig<'_>) {
     rig.append_texts(partition, &["a", "b", "c"]);
     rig.trim(partition, 2);
     rig.reopen();
-    assert_eq!(
-        rig.extent(partition),
-        Extent {
-            start: Offset(2),
-            end: Offset(3)
-        }
-    );
+    assert_eq!(rig.extent(partition), Extent { start: Offset(2), end: Offset(3) });
     assert_eq!(rig.texts(partition), ["c"]);
 }
 
@@ -120,9 +101,7 @@ fn an_epoch_from_before_is_fenced(rig: &mut Rig<'_>) {
     rig.reopen();
     let mut late = rig.clone();
     late.epoch = before;
-    let error = late
-        .append(&[], &[text_item(partition, "late")])
-        .expect_err("it is fenced");
+    let error = late.append(&[], &[text_item(partition, "late")]).expect_err("it is fenced");
     assert_eq!(error, AppendError::Fenced { current: rig.epoch });
     assert_eq!(rig.end(partition), Offset(0));
 }

@@ -58,10 +58,7 @@ impl<'h> Rig<'h> {
         self.opened = None;
         self.harness.reopen();
         self.opened = Some(Opened::of(self.harness.log()));
-        assert!(
-            self.epoch() > before,
-            "a later opening fences all earlier ones"
-        );
+        assert!(self.epoch() > before, "a later opening fences all earlier ones");
     }
 
     /// Becomes the writer once more, of the log as it stands.
@@ -74,9 +71,7 @@ impl std::ops::Deref for Rig<'_> {
     type Target = Opened;
 
     fn deref(&self) -> &Opened {
-        self.opened
-            .as_ref()
-            .expect("the log is open but while it is reopened")
+        self.opened.as_ref().expect("the log is open but while it is reopened")
     }
 }
 
@@ -92,11 +87,8 @@ impl Opened {
 
     /// A topic whose records are kept.
     pub(super) fn topic(&self, name: &str, partitions: u32) -> Topic {
-        block_on(
-            self.log
-                .create_topic(spec(name, partitions, Retention::Keep)),
-        )
-        .expect("the topic is made")
+        block_on(self.log.create_topic(spec(name, partitions, Retention::Keep)))
+            .expect("the topic is made")
     }
 
     /// The one partition of a new topic.
@@ -114,15 +106,12 @@ impl Opened {
     /// Room for an append of these items.
     fn permit(&self, items: &[Item<'_>]) -> Permit {
         let bytes = items.iter().map(item_bytes).sum::<usize>() + 4096;
-        self.log
-            .reserve(Lane::FIRST_SOURCE, bytes)
-            .expect("the budget has room for a small case")
+        self.log.reserve(Lane::FIRST_SOURCE, bytes).expect("the budget has room for a small case")
     }
 
     /// Puts an append in line.
     pub(super) fn submit(&self, conditions: &[Condition], items: &[Item<'_>]) -> Ticket {
-        self.log
-            .append(self.permit(items), self.epoch, Append { conditions, items })
+        self.log.append(self.permit(items), self.epoch, Append { conditions, items })
     }
 
     /// Appends and waits; returns the offset of each item.
@@ -137,8 +126,7 @@ impl Opened {
 
     /// Appends one opaque record and waits.
     pub(super) fn append_text(&self, partition: PartitionId, text: &str) -> Offset {
-        self.append(&[], &[text_item(partition, text)])
-            .expect("it is stored")[0]
+        self.append(&[], &[text_item(partition, text)]).expect("it is stored")[0]
     }
 
     /// Puts `count` opaque records in line, each as an append of its own, and waits for all.
@@ -185,13 +173,8 @@ impl Opened {
         let end = self.end(partition);
         let (mut found, mut next) = (Vec::new(), from);
         while next < end {
-            let mut fetched = self
-                .fetch(&[(partition, next)], READ_BYTES)
-                .expect("it is readable");
-            let part = fetched
-                .partitions
-                .pop()
-                .expect("each partition asked is answered");
+            let mut fetched = self.fetch(&[(partition, next)], READ_BYTES).expect("it is readable");
+            let part = fetched.partitions.pop().expect("each partition asked is answered");
             assert!(part.next > next, "a read below the end comes forward");
             found.extend(records(&part.batches).filter(|record| record.offset >= next));
             next = part.next;
@@ -202,10 +185,7 @@ impl Opened {
     /// All records of `partition`, as texts.
     pub(super) fn texts(&self, partition: PartitionId) -> Vec<String> {
         let found = self.read(partition, self.extent(partition).start);
-        found
-            .into_iter()
-            .map(|it| text_of(&it.content.bytes))
-            .collect()
+        found.into_iter().map(|it| text_of(&it.content.bytes)).collect()
     }
 
     pub(super) fn offset_at(&self, partition: PartitionId, kind: TimeKind, time: i64) -> u64 {
@@ -224,34 +204,19 @@ pub(super) fn name(text: &str) -> TopicName {
 }
 
 pub(super) fn spec(text: &str, partitions: u32, retention: Retention) -> TopicSpec {
-    TopicSpec {
-        name: name(text),
-        partitions,
-        retention,
-    }
+    TopicSpec { name: name(text), partitions, retention }
 }
 
 pub(super) fn fetch(from: &[(PartitionId, Offset)], bytes_max: usize, wait: bool) -> Fetch {
-    Fetch {
-        from: from.to_vec(),
-        bytes_max,
-        wait,
-        mode: FetchMode::Live,
-    }
+    Fetch { from: from.to_vec(), bytes_max, wait, mode: FetchMode::Live }
 }
 
 pub(super) fn text_item(partition: PartitionId, text: &str) -> Item<'_> {
-    Item::Record {
-        partition,
-        record: Record::opaque(text.as_bytes()),
-    }
+    Item::Record { partition, record: Record::opaque(text.as_bytes()) }
 }
 
 pub(super) fn key_value<'a>(key: &'a str, value: Option<&'a str>) -> KeyValue<'a> {
-    KeyValue {
-        key: key.as_bytes(),
-        value: value.map(str::as_bytes),
-    }
+    KeyValue { key: key.as_bytes(), value: value.map(str::as_bytes) }
 }
 
 /// A batch of opaque records.
@@ -269,11 +234,7 @@ pub(super) fn events_at(times: &[i64]) -> VerifiedBatch {
     let mut event = EventBuilder::new();
     for (index, time) in times.iter().enumerate() {
         let (message_id, event_time) = (format!("event {index} at {time}"), TimeMicros(*time));
-        let parts = EventParts {
-            message_id: &message_id,
-            event_time,
-            ..EventParts::default()
-        };
+        let parts = EventParts { message_id: &message_id, event_time, ..EventParts::default() };
         builder.push(event.build(&parts));
     }
     builder.finish()
@@ -281,27 +242,17 @@ pub(super) fn events_at(times: &[i64]) -> VerifiedBatch {
 
 /// The only record of a batch of one.
 pub(super) fn only_record(batch: &VerifiedBatch) -> Record<'_> {
-    assert!(
-        batch.view().count() == 1,
-        "the batch was built of one record"
-    );
+    assert!(batch.view().count() == 1, "the batch was built of one record");
     let entry = batch.view().entry(0).expect("it has one");
     entry.record().expect("what was just built was not removed")
 }
 
 pub(super) fn next_offset(partition: PartitionId, next: u64) -> Condition {
-    Condition::NextOffset {
-        partition,
-        next: Offset(next),
-    }
+    Condition::NextOffset { partition, next: Offset(next) }
 }
 
 pub(super) fn last_of_key(partition: PartitionId, key: &str, last: Option<Offset>) -> Condition {
-    Condition::LastOfKey {
-        partition,
-        key: key.into(),
-        last,
-    }
+    Condition::LastOfKey { partition, key: key.into(), last }
 }
 
 /// All records of some batches of one partition, in order.
@@ -310,10 +261,7 @@ pub(super) fn records(batches: &[BatchView]) -> impl Iterator<Item = Found> + '_
         batch.records().map(|(offset, record)| Found {
             offset,
             append_time: batch.append_time(),
-            content: Content {
-                kind: record.kind(),
-                bytes: record.bytes().to_vec(),
-            },
+            content: Content { kind: record.kind(), bytes: record.bytes().to_vec() },
         })
     })
 }

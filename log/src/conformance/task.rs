@@ -39,14 +39,8 @@ impl Wake for Signal {
 
 impl<'a, T> Task<'a, T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        let signal = Signal {
-            woken: AtomicBool::new(false),
-            thread: thread::current(),
-        };
-        Self {
-            future: Box::pin(future),
-            signal: Arc::new(signal),
-        }
+        let signal = Signal { woken: AtomicBool::new(false), thread: thread::current() };
+        Self { future: Box::pin(future), signal: Arc::new(signal) }
     }
 
     pub(super) fn poll(&mut self) -> Poll<T> {
@@ -75,10 +69,7 @@ impl<'a, T> Task<'a, T> {
         let deadline = Instant::now() + SILENCE_MAX;
         while !self.signal.woken.swap(false, Ordering::Acquire) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "a future that was pending was not woken within a minute"
-            );
+            assert!(!left.is_zero(), "a future that was pending was not woken within a minute");
             thread::park_timeout(left);
         }
     }

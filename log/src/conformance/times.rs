@@ -40,35 +40,20 @@ const ANSWERS: [(i64, u64); 10] = [
 
 fn check_answers(rig: &Rig<'_>, partition: PartitionId) {
     for (time, offset) in ANSWERS {
-        assert_eq!(
-            rig.offset_at(partition, TimeKind::Event, time),
-            offset,
-            "asked for {time}"
-        );
+        assert_eq!(rig.offset_at(partition, TimeKind::Event, time), offset, "asked for {time}");
     }
 }
 
 fn append_events(rig: &Rig<'_>, partition: PartitionId, times: &[i64]) {
     let batch = events_at(times);
-    rig.append(
-        &[],
-        &[Item::Batch {
-            partition,
-            batch: &batch,
-        }],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[Item::Batch { partition, batch: &batch }]).expect("it is stored");
 }
 
 /// One append of single records.
 fn append_single_events(rig: &Rig<'_>, partition: PartitionId, times: &[i64]) {
     let batches: Vec<_> = times.iter().map(|time| events_at(&[*time])).collect();
-    let record = |batch| Item::Record {
-        partition,
-        record: only_record(batch),
-    };
-    rig.append(&[], &batches.iter().map(record).collect::<Vec<_>>())
-        .expect("it is stored");
+    let record = |batch| Item::Record { partition, record: only_record(batch) };
+    rig.append(&[], &batches.iter().map(record).collect::<Vec<_>>()).expect("it is stored");
 }
 
 fn unordered_event_times_of_one_batch(rig: &mut Rig<'_>) {
@@ -99,28 +84,15 @@ fn unordered_event_times_of_many_batches(rig: &mut Rig<'_>) {
         }
     }
     for asked in -25..90 {
-        let first = times
-            .iter()
-            .position(|time| *time >= asked)
-            .unwrap_or(times.len());
-        assert_eq!(
-            rig.offset_at(partition, TimeKind::Event, asked),
-            first as u64
-        );
+        let first = times.iter().position(|time| *time >= asked).unwrap_or(times.len());
+        assert_eq!(rig.offset_at(partition, TimeKind::Event, asked), first as u64);
     }
 }
 
 fn records_that_are_no_events_have_no_event_time(rig: &mut Rig<'_>) {
     let partition = rig.partition("no-events");
     let batch = batch_of(&["a", "b"]);
-    rig.append(
-        &[],
-        &[Item::Batch {
-            partition,
-            batch: &batch,
-        }],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[Item::Batch { partition, batch: &batch }]).expect("it is stored");
     assert_eq!(rig.offset_at(partition, TimeKind::Event, i64::MIN), 2);
     append_events(rig, partition, &[-7]);
     rig.append_text(partition, "c");
@@ -133,20 +105,12 @@ fn check_append_times(rig: &Rig<'_>, partition: PartitionId) {
     let found = rig.read(partition, start);
     let end = rig.end(partition);
     let first_at = |time: i64| {
-        let first = found
-            .iter()
-            .find(|record| record.append_time >= TimeMicros(time));
+        let first = found.iter().find(|record| record.append_time >= TimeMicros(time));
         first.map_or(end, |record| record.offset).0
     };
     let times = found.iter().map(|record: &Found| record.append_time.0);
-    for time in times
-        .flat_map(|time| [time - 1, time, time + 1])
-        .chain([i64::MIN, i64::MAX])
-    {
-        assert_eq!(
-            rig.offset_at(partition, TimeKind::Append, time),
-            first_at(time)
-        );
+    for time in times.flat_map(|time| [time - 1, time, time + 1]).chain([i64::MIN, i64::MAX]) {
+        assert_eq!(rig.offset_at(partition, TimeKind::Append, time), first_at(time));
     }
 }
 
@@ -155,14 +119,7 @@ fn append_times_are_found(rig: &mut Rig<'_>) {
     for _ in 0..5 {
         rig.append_texts(partition, &["a", "b"]);
         let batch = batch_of(&["c", "d", "e"]);
-        rig.append(
-            &[],
-            &[Item::Batch {
-                partition,
-                batch: &batch,
-            }],
-        )
-        .expect("it is stored");
+        rig.append(&[], &[Item::Batch { partition, batch: &batch }]).expect("it is stored");
     }
     check_append_times(rig, partition);
     rig.trim(partition, 8);
@@ -186,11 +143,7 @@ fn a_time_before_the_start_finds_the_start(rig: &mut Rig<'_>) {
     assert_eq!(rig.offset_at(partition, TimeKind::Append, i64::MIN), 2);
     let by_event =
         [i64::MIN, 20, 21, 30, 31, 50].map(|it| rig.offset_at(partition, TimeKind::Event, it));
-    assert_eq!(
-        by_event,
-        [2, 2, 3, 3, 6, 6],
-        "records that were given up are not found"
-    );
+    assert_eq!(by_event, [2, 2, 3, 3, 6, 6], "records that were given up are not found");
 }
 
 fn no_time_is_found_in_an_unknown_partition(rig: &mut Rig<'_>) {
@@ -208,11 +161,7 @@ fn times_are_found_after_reopening(rig: &mut Rig<'_>) {
     append_single_events(rig, partition, &TIMES[2..]);
     let before = rig.read(partition, Offset(0));
     rig.reopen();
-    assert_eq!(
-        rig.read(partition, Offset(0)),
-        before,
-        "append times are stored"
-    );
+    assert_eq!(rig.read(partition, Offset(0)), before, "append times are stored");
     check_answers(rig, partition);
     check_append_times(rig, partition);
 }

@@ -16,10 +16,7 @@ super::list_cases!(
 );
 
 fn extent(start: u64, end: u64) -> Extent {
-    Extent {
-        start: Offset(start),
-        end: Offset(end),
-    }
+    Extent { start: Offset(start), end: Offset(end) }
 }
 
 fn trimmed_records_are_out_of_range_and_the_rest_stays(rig: &mut Rig<'_>) {
@@ -32,14 +29,7 @@ fn trimmed_records_are_out_of_range_and_the_rest_stays(rig: &mut Rig<'_>) {
             let error = block_on(rig.log.fetch(fetch(&[(partition, asked)], 1 << 20, wait)))
                 .expect_err("it is gone");
             let extent = extent(2, 4);
-            assert_eq!(
-                error,
-                FetchError::OutOfRange {
-                    partition,
-                    asked,
-                    extent
-                }
-            );
+            assert_eq!(error, FetchError::OutOfRange { partition, asked, extent });
         }
     }
     assert_eq!(rig.texts(partition), ["c", "d"]);
@@ -49,14 +39,7 @@ fn trimmed_records_are_out_of_range_and_the_rest_stays(rig: &mut Rig<'_>) {
 fn a_trim_may_cut_through_a_batch(rig: &mut Rig<'_>) {
     let partition = rig.partition("through");
     let batch = batch_of(&["a", "b", "c", "d", "e"]);
-    rig.append(
-        &[],
-        &[Item::Batch {
-            partition,
-            batch: &batch,
-        }],
-    )
-    .expect("it is stored");
+    rig.append(&[], &[Item::Batch { partition, batch: &batch }]).expect("it is stored");
     rig.trim(partition, 3);
     assert_eq!(rig.extent(partition), extent(3, 5));
     assert_eq!(rig.texts(partition), ["d", "e"]);
@@ -76,9 +59,7 @@ fn offsets_go_on_after_all_was_trimmed(rig: &mut Rig<'_>) {
     rig.append_texts(partition, &["a", "b", "c"]);
     rig.trim(partition, 3);
     assert_eq!(rig.extent(partition), extent(3, 3));
-    let fetched = rig
-        .fetch(&[(partition, Offset(3))], 1 << 20)
-        .expect("the end is in range");
+    let fetched = rig.fetch(&[(partition, Offset(3))], 1 << 20).expect("the end is in range");
     assert!(fetched.partitions[0].batches.is_empty());
     rig.reopen();
     assert_eq!(rig.extent(partition), extent(3, 3));
@@ -88,10 +69,7 @@ fn offsets_go_on_after_all_was_trimmed(rig: &mut Rig<'_>) {
 
 fn a_trim_touches_one_partition_alone(rig: &mut Rig<'_>) {
     let topic = rig.topic("alone", 2);
-    let items: Vec<_> = topic
-        .partitions()
-        .map(|partition| text_item(partition, "x"))
-        .collect();
+    let items: Vec<_> = topic.partitions().map(|partition| text_item(partition, "x")).collect();
     rig.append(&[], &items).expect("it is stored");
     rig.trim(topic.partition(0), 1);
     assert_eq!(rig.extent(topic.partition(0)), extent(1, 1));

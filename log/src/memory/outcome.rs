@@ -20,10 +20,7 @@ struct Decision {
 
 impl AppendOutcome {
     pub(super) fn new(offsets: Vec<Offset>) -> Self {
-        Self {
-            offsets,
-            decision: Mutex::default(),
-        }
+        Self { offsets, decision: Mutex::default() }
     }
 
     /// Returns who waits for it.

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, BatchBuilder, Stamp};
+use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder, Stamp};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
 
 use crate::{
@@ -58,9 +57,7 @@ impl Default for Store {
 impl Store {
     pub(super) fn open(&mut self, domain: Domain) -> Result<Epoch, AppendError> {
         if domain != Domain::WHOLE {
-            return Err(AppendError::Closed {
-                why: "this log is one domain, 0".into(),
-            });
+            return Err(AppendError::Closed { why: "this log is one domain, 0".into() });
         }
         self.closed = None;
         self.epoch = Epoch(self.epoch.0 + 1);
@@ -85,17 +82,9 @@ impl Store {
 
     fn check_writer(&self, epoch: Epoch) -> Result<(), AppendError> {
         if let Some(why) = &self.closed {
-            return Err(AppendError::Closed {
-                why: Arc::clone(why),
-            });
+            return Err(AppendError::Closed { why: Arc::clone(why) });
         }
-        if epoch == self.epoch {
-            Ok(())
-        } else {
-            Err(AppendError::Fenced {
-                current: self.epoch,
-            })
-        }
+        if epoch == self.epoch { Ok(()) } else { Err(AppendError::Fenced { current: self.epoch }) }
     }
 
     fn check_partitions(&self, append: &Append<'_>) -> Result<(), AppendError> {
@@ -105,10 +94,7 @@ impl Store {
             }
         });
         let of_items = append.items.iter().map(Item::partition);
-        match of_items
-            .chain(of_conditions)
-            .find(|it| !self.partitions.contains_key(it))
-        {
+        match of_items.chain(of_conditions).find(|it| !self.partitions.contains_key(it)) {
             Some(partition) => Err(AppendError::UnknownPartition { partition }),
             None => Ok(()),
         }
@@ -117,11 +103,7 @@ impl Store {
     fn holds(&self, condition: &Condition) -> bool {
         match condition {
             Condition::NextOffset { partition, next } => self.partitions[partition].next() == *next,
-            Condition::LastOfKey {
-                partition,
-                key,
-                last,
-            } => {
+            Condition::LastOfKey { partition, key, last } => {
                 let partition = &self.partitions[partition];
                 partition.compact && partition.last_of_key(key) == *last
             }
@@ -134,17 +116,10 @@ impl Store {
         let mut bases = Vec::new();
         let mut ends = BTreeMap::new();
         for (id, batch) in cut.batches {
-            let partition = self
-                .partitions
-                .get_mut(&id)
-                .expect("partitions were checked");
+            let partition = self.partitions.get_mut(&id).expect("partitions were checked");
             let base_offset = partition.next();
-            let stamp = Stamp {
-                partition: id,
-                base_offset,
-                append_time,
-            };
-            partition.batches.push(stamped(&batch, &stamp));
+            let stamp = Stamp { partition: id, base_offset, append_time };
+            partition.batches.push(batch.stamped(&stamp));
             bases.push(base_offset);
             ends.insert(id, partition.next());
         }
@@ -167,33 +142,23 @@ impl Store {
 
     pub(super) fn lose_unpublished(&mut self, why: &Arc<str>) {
         for partition in self.partitions.values_mut() {
-            partition
-                .batches
-                .retain(|batch| batch.end_offset() <= partition.end);
+            partition.batches.retain(|batch| batch.end_offset() <= partition.end);
         }
         self.closed = Some(Arc::clone(why));
     }
 
     pub(super) fn fetch(&self, fetch: &Fetch) -> Result<Fetched, FetchError> {
-        let mut room = Room {
-            bytes: fetch.bytes_max,
-            empty: true,
-        };
+        let mut room = Room { bytes: fetch.bytes_max, empty: true };
         let partitions = fetch
             .from
             .iter()
             .map(|(id, from)| self.partition(*id)?.fetch(*id, *from, &mut room))
             .collect::<Result<_, _>>()?;
-        Ok(Fetched {
-            epoch: self.epoch,
-            partitions,
-        })
+        Ok(Fetched { epoch: self.epoch, partitions })
     }
 
     fn partition(&self, id: PartitionId) -> Result<&Partition, FetchError> {
-        self.partitions
-            .get(&id)
-            .ok_or(FetchError::UnknownPartition { partition: id })
+        self.partitions.get(&id).ok_or(FetchError::UnknownPartition { partition: id })
     }
 
     pub(super) fn extent(&self, id: PartitionId) -> Option<Extent> {
@@ -214,15 +179,11 @@ impl Store {
     }
 
     pub(super) fn trim(&mut self, id: PartitionId, before: Offset) -> Result<(), AppendError> {
-        let partition = self
-            .partitions
-            .get_mut(&id)
-            .ok_or(AppendError::UnknownPartition { partition: id })?;
+        let partition =
+            self.partitions.get_mut(&id).ok_or(AppendError::UnknownPartition { partition: id })?;
         // What is not there yet cannot be given up: it may still be acked.
         partition.start = before.min(partition.end).max(partition.start);
-        partition
-            .batches
-            .retain(|batch| batch.end_offset() > partition.start);
+        partition.batches.retain(|batch| batch.end_offset() > partition.start);
         Ok(())
     }
 
@@ -240,20 +201,12 @@ impl Store {
                 return Ok(topic.clone());
             }
             let partitions = topic.spec.partitions;
-            return Err(CatalogError::Exists {
-                name: spec.name,
-                partitions,
-            });
+            return Err(CatalogError::Exists { name: spec.name, partitions });
         }
         self.topics_made += 1;
-        let topic = Topic {
-            id: TopicId(self.topics_made),
-            spec,
-            created,
-        };
+        let topic = Topic { id: TopicId(self.topics_made), spec, created };
         let compact = topic.spec.retention == Retention::Compact;
-        self.partitions
-            .extend(topic.partitions().map(|id| (id, Partition::new(compact))));
+        self.partitions.extend(topic.partitions().map(|id| (id, Partition::new(compact))));
         self.topics.insert(topic.spec.name.clone(), topic.clone());
         Ok(topic)
     }
@@ -274,12 +227,7 @@ impl Store {
 
 impl Partition {
     const fn new(compact: bool) -> Self {
-        Self {
-            compact,
-            start: Offset::ZERO,
-            end: Offset::ZERO,
-            batches: Vec::new(),
-        }
+        Self { compact, start: Offset::ZERO, end: Offset::ZERO, batches: Vec::new() }
     }
 
     /// The offset that the next record gets, commits in flight included.
@@ -288,16 +236,11 @@ impl Partition {
     }
 
     const fn extent(&self) -> Extent {
-        Extent {
-            start: self.start,
-            end: self.end,
-        }
+        Extent { start: self.start, end: self.end }
     }
 
     fn readable(&self) -> impl Iterator<Item = &BatchView> {
-        self.batches
-            .iter()
-            .filter(|batch| batch.end_offset() <= self.end)
+        self.batches.iter().filter(|batch| batch.end_offset() <= self.end)
     }
 
     fn fetch(
@@ -308,37 +251,22 @@ impl Partition {
     ) -> Result<FetchedPartition, FetchError> {
         let extent = self.extent();
         if from < extent.start || from > extent.end {
-            return Err(FetchError::OutOfRange {
-                partition: id,
-                asked: from,
-                extent,
-            });
+            return Err(FetchError::OutOfRange { partition: id, asked: from, extent });
         }
         let rest = self.readable().filter(|batch| batch.end_offset() > from);
         let batches: Vec<_> = rest.take_while(|batch| room.take(batch)).cloned().collect();
         let next = batches.last().map_or(from, BatchView::end_offset);
-        Ok(FetchedPartition {
-            partition: id,
-            batches,
-            next,
-            extent,
-            damage: Vec::new(),
-        })
+        Ok(FetchedPartition { partition: id, batches, next, extent, damage: Vec::new() })
     }
 
     fn offset_at_append(&self, time: TimeMicros) -> Offset {
         let first = self.readable().find(|batch| batch.append_time() >= time);
-        first
-            .map_or(self.end, BatchView::base_offset)
-            .max(self.start)
+        first.map_or(self.end, BatchView::base_offset).max(self.start)
     }
 
     fn offset_at_event(&self, time: TimeMicros) -> Offset {
         let may_have = |batch: &&BatchView| {
-            batch
-                .header()
-                .event_times()
-                .is_some_and(|times| times.max >= time)
+            batch.header().event_times().is_some_and(|times| times.max >= time)
         };
         self.readable()
             .filter(may_have)
@@ -372,11 +300,7 @@ impl Room {
     fn take(&mut self, batch: &BatchView) -> bool {
         let bytes = batch.bytes().len();
         let fits = self.empty || bytes <= self.bytes;
-        self.bytes = if fits {
-            self.bytes.saturating_sub(bytes)
-        } else {
-            0
-        };
+        self.bytes = if fits { self.bytes.saturating_sub(bytes) } else { 0 };
         self.empty = false;
         fits
     }
@@ -392,10 +316,7 @@ struct Cut {
 impl Cut {
     fn of(items: &[Item<'_>]) -> Result<Self, AppendError> {
         let bytes = items.iter().map(item_bytes).sum();
-        let too_large = AppendError::TooLarge {
-            bytes,
-            bytes_max: BATCH_BYTES_MAX,
-        };
+        let too_large = AppendError::TooLarge { bytes, bytes_max: BATCH_BYTES_MAX };
         if bytes > BATCH_BYTES_MAX {
             return Err(too_large);
         }
@@ -423,14 +344,8 @@ fn item_bytes(item: &Item<'_>) -> usize {
 fn gather(one: &Item<'_>, other: &Item<'_>) -> bool {
     match (one, other) {
         (
-            Item::Record {
-                partition: left,
-                record: one,
-            },
-            Item::Record {
-                partition: right,
-                record: other,
-            },
+            Item::Record { partition: left, record: one },
+            Item::Record { partition: right, record: other },
         ) => left == right && one.kind() == other.kind(),
         _ => false,
     }
@@ -451,10 +366,4 @@ fn gathered(items: &[Item<'_>]) -> Option<VerifiedBatch> {
         builder.push(*record);
     }
     builder.map(BatchBuilder::finish)
-}
-
-fn stamped(batch: &VerifiedBatch, stamp: &Stamp) -> BatchView {
-    let mut bytes = batch.view().bytes().to_vec();
-    batch::stamp(&mut bytes, stamp);
-    BatchView::built(Bytes::from(bytes)).expect("a stamp leaves a good batch good")
 }

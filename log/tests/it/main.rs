@@ -1,10 +1,7 @@
 //! The seam as others see it: the twin passes the suite, the suite notices defects, and the
 //! key-value store stands whatever the log below it does.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that unwraps fails where it should"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod meta;
 mod suite;
@@ -23,10 +20,7 @@ use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros};
 /// A twin whose clock stands still.
 fn memory_log() -> MemoryLog {
     let clock = Arc::new(|| TimeMicros(1_000));
-    MemoryLog::new(MemoryOptions {
-        clock,
-        budget_bytes: 64 << 20,
-    })
+    MemoryLog::new(MemoryOptions { clock, budget_bytes: 64 << 20 })
 }
 
 /// A twin, opened, with a topic of two partitions.
@@ -44,17 +38,9 @@ impl Fixture {
     fn over(log: MemoryLog) -> Self {
         let epoch = block_on(log.open(Domain::WHOLE)).unwrap();
         let name = TopicName::new("events").unwrap();
-        let spec = TopicSpec {
-            name,
-            partitions: 2,
-            retention: Retention::Keep,
-        };
+        let spec = TopicSpec { name, partitions: 2, retention: Retention::Keep };
         let topic = block_on(log.create_topic(spec)).unwrap();
-        Self {
-            log: Arc::new(log),
-            epoch,
-            topic,
-        }
+        Self { log: Arc::new(log), epoch, topic }
     }
 
     fn partition(&self) -> PartitionId {
@@ -68,18 +54,8 @@ impl Fixture {
     fn submit(&self, conditions: &[Condition], text: &str) -> Ticket {
         let permit = self.log.reserve(Lane::STAGES, text.len()).unwrap();
         let record = Record::opaque(text.as_bytes());
-        let items = [Item::Record {
-            partition: self.partition(),
-            record,
-        }];
-        self.log.append(
-            permit,
-            self.epoch,
-            Append {
-                conditions,
-                items: &items,
-            },
-        )
+        let items = [Item::Record { partition: self.partition(), record }];
+        self.log.append(permit, self.epoch, Append { conditions, items: &items })
     }
 
     fn append(&self, text: &str) -> Result<Offset, AppendError> {

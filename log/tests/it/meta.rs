@@ -34,11 +34,7 @@ fn a_change_is_seen_when_it_is_durable_and_no_sooner() {
     let second = meta.put(b"key", Some(b"2"), Expect::Absent);
     assert_eq!(meta.get(b"key"), None);
     fixture.log.release();
-    assert_eq!(
-        block_on(second),
-        Err(MetaError::Conflict),
-        "the calls set the order"
-    );
+    assert_eq!(block_on(second), Err(MetaError::Conflict), "the calls set the order");
     assert_eq!(meta.get(b"key").unwrap().value, "1");
     assert_eq!(block_on(first), Ok(Offset(0)));
 }
@@ -48,27 +44,14 @@ fn a_change_of_unknown_outcome_is_seen_if_it_is_there() {
     let fixture = Fixture::new();
     let meta = open(&fixture.log, &fixture);
     fixture.log.lose_next_ack("the node died");
-    let unknown = MetaError::Append(AppendError::Unknown {
-        why: "the node died".into(),
-    });
-    assert_eq!(
-        block_on(meta.put(b"there", Some(b"1"), Expect::Absent)),
-        Err(unknown.clone())
-    );
-    fixture.log.fail_next(AppendError::Unknown {
-        why: "the node died".into(),
-    });
-    assert_eq!(
-        block_on(meta.put(b"gone", Some(b"1"), Expect::Absent)),
-        Err(unknown)
-    );
+    let unknown = MetaError::Append(AppendError::Unknown { why: "the node died".into() });
+    assert_eq!(block_on(meta.put(b"there", Some(b"1"), Expect::Absent)), Err(unknown.clone()));
+    fixture.log.fail_next(AppendError::Unknown { why: "the node died".into() });
+    assert_eq!(block_on(meta.put(b"gone", Some(b"1"), Expect::Absent)), Err(unknown));
     let again = block_on(meta.put(b"there", Some(b"1"), Expect::Absent));
     assert_eq!(again, Err(MetaError::Conflict));
     assert_eq!(meta.get(b"there").unwrap().version, Offset(0));
-    assert_eq!(
-        block_on(meta.put(b"gone", Some(b"1"), Expect::Absent)),
-        Ok(Offset(1))
-    );
+    assert_eq!(block_on(meta.put(b"gone", Some(b"1"), Expect::Absent)), Ok(Offset(1)));
 }
 
 #[test]

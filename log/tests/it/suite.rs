@@ -53,10 +53,7 @@ fn the_twin_agrees_with_itself_in_random_programs() {
 fn a_random_program_notices_each_defect() {
     for defect in DEFECTS {
         let notices = |seed| {
-            let mut harness = InMemory(Arc::new(Defective {
-                log: memory_log(),
-                defect,
-            }));
+            let mut harness = InMemory(Arc::new(Defective { log: memory_log(), defect }));
             let run = || random_program(&mut harness, seed, 300);
             catch_unwind(AssertUnwindSafe(run)).is_err()
         };
@@ -68,10 +65,7 @@ fn a_random_program_notices_each_defect() {
 fn some_case_notices_each_defect() {
     for defect in DEFECTS {
         let notices = |case: &conformance::Case| {
-            let mut harness = InMemory(Arc::new(Defective {
-                log: memory_log(),
-                defect,
-            }));
+            let mut harness = InMemory(Arc::new(Defective { log: memory_log(), defect }));
             catch_unwind(AssertUnwindSafe(|| case.run(&mut harness))).is_err()
         };
         assert!(cases().iter().any(notices), "{defect:?} goes unnoticed");
@@ -117,10 +111,7 @@ impl Defective {
 
     fn newest_epoch(&self) -> Epoch {
         let permit = self.log.reserve(Lane(201), 0).unwrap();
-        let nothing = Append {
-            conditions: &[],
-            items: &[],
-        };
+        let nothing = Append { conditions: &[], items: &[] };
         match conformance::block_on(self.log.append(permit, Epoch(0), nothing)) {
             Err(AppendError::Fenced { current }) => current,
             other => panic!("epoch 0 is always too early: {other:?}"),
@@ -138,11 +129,7 @@ impl Log for Defective {
     }
 
     fn append(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket {
-        let epoch = if self.has(Defect::LetsEveryEpochIn) {
-            self.newest_epoch()
-        } else {
-            epoch
-        };
+        let epoch = if self.has(Defect::LetsEveryEpochIn) { self.newest_epoch() } else { epoch };
         let mut append = append;
         if self.has(Defect::AsksForNoConditions) {
             append.conditions = &[];
@@ -150,10 +137,7 @@ impl Log for Defective {
         let again = self.has(Defect::StoresSomeTwice) && append.items.len() == 3;
         if again || (self.has(Defect::AppendsWhatItRefused) && !append.conditions.is_empty()) {
             let more = self.log.reserve(Lane(202), 0).unwrap();
-            let twice = Append {
-                conditions: &[],
-                ..append
-            };
+            let twice = Append { conditions: &[], ..append };
             drop(self.log.append(more, epoch, twice));
         }
         self.log.append(permit, epoch, append)
@@ -183,10 +167,7 @@ impl Log for Defective {
         kind: TimeKind,
         time: TimeMicros,
     ) -> Pending<'_, Result<Offset, FetchError>> {
-        let time = TimeMicros(
-            time.0
-                .saturating_add(i64::from(self.has(Defect::FindsOneTooLate))),
-        );
+        let time = TimeMicros(time.0.saturating_add(i64::from(self.has(Defect::FindsOneTooLate))));
         self.log.offset_at(partition, kind, time)
     }
 
@@ -194,10 +175,7 @@ impl Log for Defective {
         if self.has(Defect::ForgetsToTrim) {
             return Box::pin(std::future::ready(Ok(())));
         }
-        self.log.trim(
-            partition,
-            before.plus(u64::from(self.has(Defect::TrimsOneTooMany))),
-        )
+        self.log.trim(partition, before.plus(u64::from(self.has(Defect::TrimsOneTooMany))))
     }
 
     fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>> {

@@ -31,12 +31,7 @@ fn held_appends_are_neither_readable_nor_acked_until_released() {
     assert!(tickets.iter_mut().all(|ticket| poll(ticket).is_pending()));
     assert_eq!(fixture.end(), Offset(0));
     let from = vec![(fixture.partition(), Offset(0))];
-    let fetch = Fetch {
-        from,
-        bytes_max: 1 << 20,
-        wait: true,
-        mode: FetchMode::Live,
-    };
+    let fetch = Fetch { from, bytes_max: 1 << 20, wait: true, mode: FetchMode::Live };
     let mut reading = fixture.log.fetch(fetch);
     assert!(poll(&mut reading).is_pending());
 
@@ -44,23 +39,15 @@ fn held_appends_are_neither_readable_nor_acked_until_released() {
     let offsets = tickets.map(|ticket| block_on(ticket).unwrap().offset(0));
     assert_eq!(offsets, [Offset(0), Offset(1)]);
     assert_eq!(block_on(reading).unwrap().partitions[0].next, Offset(2));
-    assert_eq!(
-        fixture.append("c"),
-        Ok(Offset(2)),
-        "later appends are told at once"
-    );
+    assert_eq!(fixture.append("c"), Ok(Offset(2)), "later appends are told at once");
 }
 
 #[test]
 fn conditions_see_held_appends() {
     let fixture = Fixture::new();
     fixture.log.hold();
-    let next = |next| {
-        [Condition::NextOffset {
-            partition: fixture.partition(),
-            next: Offset(next),
-        }]
-    };
+    let next =
+        |next| [Condition::NextOffset { partition: fixture.partition(), next: Offset(next) }];
     let tickets = [0, 1, 1].map(|it| fixture.submit(&next(it), "x"));
     fixture.log.release();
     let outcomes = tickets.map(|ticket| block_on(ticket).map(|stored| stored.offset(0)));
@@ -73,14 +60,7 @@ fn held_appends_hold_their_permits() {
     let fixture = Fixture::new();
     fixture.log.hold();
     let permit = fixture.log.reserve(Lane::STAGES, 32 << 20).unwrap();
-    let ticket = fixture.log.append(
-        permit,
-        fixture.epoch,
-        Append {
-            conditions: &[],
-            items: &[],
-        },
-    );
+    let ticket = fixture.log.append(permit, fixture.epoch, Append { conditions: &[], items: &[] });
     assert!(fixture.log.reserve(Lane::STAGES, 1).is_err());
     fixture.log.release();
     block_on(ticket).unwrap();
@@ -95,33 +75,20 @@ fn lost_appends_are_unknown_and_gone_and_the_log_is_closed_until_opened() {
     let ticket = fixture.submit(&[], "lost");
     fixture.log.lose_held("the disk failed");
     assert_eq!(block_on(ticket).unwrap_err(), unknown("the disk failed"));
-    let closed = AppendError::Closed {
-        why: "the disk failed".into(),
-    };
+    let closed = AppendError::Closed { why: "the disk failed".into() };
     assert_eq!(fixture.append("refused"), Err(closed));
     assert_eq!(fixture.end(), Offset(1));
     fixture.epoch = block_on(fixture.log.open(Domain::WHOLE)).unwrap();
-    assert_eq!(
-        fixture.append("again"),
-        Ok(Offset(1)),
-        "what nobody ever read has no offset"
-    );
+    assert_eq!(fixture.append("again"), Ok(Offset(1)), "what nobody ever read has no offset");
 }
 
 #[test]
 fn a_lost_ack_is_unknown_and_stored() {
     let fixture = Fixture::new();
     fixture.log.lose_next_ack("the node died");
-    let never = [Condition::NextOffset {
-        partition: fixture.partition(),
-        next: Offset(9),
-    }];
+    let never = [Condition::NextOffset { partition: fixture.partition(), next: Offset(9) }];
     let refused = block_on(fixture.submit(&never, "x")).unwrap_err();
-    assert_eq!(
-        refused,
-        AppendError::ConditionFailed { index: 0 },
-        "it had no ack to lose"
-    );
+    assert_eq!(refused, AppendError::ConditionFailed { index: 0 }, "it had no ack to lose");
     assert_eq!(fixture.append("stored"), Err(unknown("the node died")));
     assert_eq!(fixture.end(), Offset(1));
     assert_eq!(fixture.append("next"), Ok(Offset(1)));
@@ -130,9 +97,7 @@ fn a_lost_ack_is_unknown_and_stored() {
 #[test]
 fn a_failed_append_stores_nothing_and_failures_add_up() {
     let fixture = Fixture::new();
-    let full = AppendError::Full {
-        why: "no room".into(),
-    };
+    let full = AppendError::Full { why: "no room".into() };
     fixture.log.fail_next(full.clone());
     fixture.log.fail_next(unknown("who knows"));
     assert_eq!(fixture.append("a"), Err(full));
@@ -147,36 +112,23 @@ fn append_times_rise_strictly_whatever_the_clock_does() {
         let now = Arc::clone(&now);
         Arc::new(move || TimeMicros(now.load(Ordering::Relaxed)))
     };
-    let fixture = Fixture::over(MemoryLog::new(MemoryOptions {
-        clock,
-        budget_bytes: 1 << 20,
-    }));
+    let fixture = Fixture::over(MemoryLog::new(MemoryOptions { clock, budget_bytes: 1 << 20 }));
     for time in [-50, 1_000, 1_000, 10, 2_000] {
         now.store(time, Ordering::Relaxed);
         fixture.append("x").unwrap();
     }
     let at = |time| {
-        block_on(
-            fixture
-                .log
-                .offset_at(fixture.partition(), TimeKind::Append, TimeMicros(time)),
-        )
+        block_on(fixture.log.offset_at(fixture.partition(), TimeKind::Append, TimeMicros(time)))
     };
     let found = [-50, -49, 1_000, 1_001, 1_002, 1_003, 2_001].map(at);
-    assert_eq!(
-        found,
-        [0, 1, 1, 2, 3, 4, 5].map(|offset| Ok(Offset(offset)))
-    );
+    assert_eq!(found, [0, 1, 1, 2, 3, 4, 5].map(|offset| Ok(Offset(offset))));
 }
 
 #[test]
 fn a_log_that_nobody_opened_takes_nothing() {
     let log = memory_log();
     let permit = log.reserve(Lane::STAGES, 1).unwrap();
-    let append = Append {
-        conditions: &[],
-        items: &[],
-    };
+    let append = Append { conditions: &[], items: &[] };
     let refused = block_on(log.append(permit, Epoch(0), append)).unwrap_err();
     assert!(matches!(refused, AppendError::Closed { .. }));
     assert!(block_on(log.open(Domain(1))).is_err(), "it is one domain");

@@ -1,0 +1,22 @@
+//! Reading back batches that this log wrote itself.
+//!
+//! Called with bytes of slots and of the tail ring alone.
+
+use bytes::Bytes;
+use tracklog_protocol::{BatchError, BatchView};
+
+/// The batch in `bytes`, which come from a slot of this log.
+pub(crate) fn batch_of_slot(bytes: Bytes) -> Result<BatchView, BatchError> {
+    // SAFETY: a slot belongs to one log: it lies in the log's folder, its header carries the
+    // log's cluster id (checked by recovery), and the folder's lock keeps other writers out (taken
+    // in `files`). The appender alone writes batches there, and it takes `VerifiedBatch`es and
+    // records of builders only (`journal::intake`). What rot did to them the checksums tell.
+    unsafe { BatchView::read(bytes) }
+}
+
+/// The batch in `bytes`, which come from the buffer of a commit that this process wrote.
+pub(crate) fn batch_of_ring(bytes: Bytes) -> Result<BatchView, BatchError> {
+    // SAFETY: the buffer was filled by the appender from `VerifiedBatch`es and records of
+    // builders, and frozen before it was submitted: nobody can write to it since.
+    unsafe { BatchView::built(bytes) }
+}
