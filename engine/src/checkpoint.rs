@@ -206,7 +206,9 @@ pub(crate) enum Ending {
 pub(crate) fn look(file: &[u8]) -> Look {
     let mut fields = Fields::new(file);
     let mut look = Look { sections: Vec::new(), ending: Ending::Rotten };
-    if file.iter().all(|byte| *byte == 0) {
+    let mut head = MAGIC.to_le_bytes().to_vec();
+    head.put_u32(VERSION);
+    if head.starts_with(file) || file.iter().all(|byte| *byte == 0) {
         look.ending = Ending::Torn;
         return look;
     }
@@ -217,7 +219,8 @@ pub(crate) fn look(file: &[u8]) -> Look {
         let rest = fields.rest();
         let Some((kind, flags, body)) = next_section(&mut fields) else {
             let length = rest.get(4..8).and_then(|length| Fields::new(length).u32());
-            let is_short = length.is_none_or(|length| rest.len() < SECTION_HEAD_BYTES + length as usize);
+            let is_short =
+                length.is_none_or(|length| rest.len() < SECTION_HEAD_BYTES + length as usize);
             if is_short || rest.iter().all(|byte| *byte == 0) {
                 look.ending = Ending::Torn;
             }

@@ -57,10 +57,7 @@ const SEGMENTS_AT_ONCE: usize = 2;
 /// # Errors
 /// [`OpenError`] where the log could not even be opened: no log, of a newer format, or damaged
 /// beyond telling where it ends. Damage within a log that opens is in the report.
-pub fn verify(
-    path: &Path,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<VerifyReport, OpenError> {
+pub fn verify(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
     let disk = open_folder(path, FolderAccess::ReadOnly, BackendChoice::Auto)?;
     let report = verify_on(&disk, progress)?;
     report.ok_or_else(|| OpenError::NotALog { path: path.to_owned() })
@@ -173,9 +170,7 @@ impl<'a> Verification<'a> {
     }
 
     fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
-        // The slots' own headers are looked at below, with their places.
-        self.report.notes.retain(|note| !matches!(note, Note::SlotHeader { .. }));
-        self.report.notes.retain(|note| !matches!(note, Note::Checkpoint { .. }));
+        self.report.notes.retain(|note| !is_found_again(note));
         let checkpoints = self.load_checkpoints();
         self.look_at_unused_slots()?;
         let skips = self.skips_of_runs(&checkpoints);
@@ -290,6 +285,11 @@ impl<'a> Verification<'a> {
     }
 }
 
+/// Whether verifying looks at the same thing itself, and tells it with its place.
+const fn is_found_again(note: &Note) -> bool {
+    matches!(note, Note::SlotHeader { .. } | Note::SlotGone { .. } | Note::Checkpoint { .. })
+}
+
 /// The header of a slot; `None` when the disk does not give it.
 fn read_header(disk: &dyn Disk, slot: SlotId) -> Option<SlotPage> {
     let handle = disk.open_slot(slot, Access::Read).ok()?;
@@ -310,10 +310,12 @@ fn check_together(
         let start = |expected: &Expected| {
             let (told, expected) = (told.clone(), *expected);
             scope.spawn(move || {
-                // Nobody listens any more only if the caller panics.
-                segment::check(disk, slot_bytes, expected, &mut |bytes| drop(told.send(bytes)))
+                segment::check(disk, slot_bytes, expected, &mut |bytes| {
+                    told.send(bytes).expect("the caller listens until all threads have ended");
+                })
             })
         };
+        #[expect(clippy::needless_collect, reason = "all run before one is waited for")]
         let threads: Vec<_> = segments.iter().map(start).collect();
         drop(told);
         heard.iter().for_each(read);

@@ -93,10 +93,10 @@ pub(super) fn check(
     if walked.newer {
         checked.problem(None, "it holds a commit that needs a newer tracklog".to_owned());
     }
-    let all = walked.found;
-    checked.check_index(disk, &all);
-    let counts = all.into_iter().filter(|found| found.header.number <= expected.last);
-    checked.check_commits(&mut walker, counts.collect(), read);
+    let counts = walked.found.into_iter().filter(|found| found.header.number <= expected.last);
+    let commits: Vec<Found> = counts.collect();
+    checked.check_index(disk, &commits);
+    checked.check_commits(&mut walker, commits, read);
     checked
 }
 
@@ -181,7 +181,7 @@ impl Checked {
     }
 
     /// Holds the index file against what the segment itself says.
-    fn check_index(&mut self, disk: &dyn Disk, all: &[Found]) {
+    fn check_index(&mut self, disk: &dyn Disk, commits: &[Found]) {
         if self.expected.is_active {
             return;
         }
@@ -196,7 +196,7 @@ impl Checked {
             }
         };
         let mut builder = IndexBuilder::default();
-        for found in all {
+        for found in commits {
             builder.add(&found.header, &found.entries);
         }
         let built = builder.finish();
