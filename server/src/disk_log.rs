@@ -15,7 +15,7 @@ use crate::{metrics, verify};
 
 /// How often a folder in use is tried again, and after which pause: a reading verb looks at the
 /// lock for a moment, and such a moment must not keep a node from starting.
-const LOCK_TRIES: usize = 4;
+const LOCK_TRIES: usize = 8;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// An open log.

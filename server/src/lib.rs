@@ -34,3 +34,4 @@ pub mod topics;
 pub mod verify;
 
 pub use disk_log::OpenError;
+pub use tracklog_engine::{Inspection, inspect};

@@ -58,6 +58,7 @@ enum Verb {
     /// Check a log: checksums, chain, offsets, indexes
     Verify(verbs::verify::Verify),
     /// Explain a file of a data folder
+    Inspect(verbs::inspect::Inspect),
     /// Create, list, describe or delete topics
     Topic(verbs::topic::TopicCommand),
     /// Register, list or try out schemas of events
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Verb::Tail(tail) => tail.run(),
         Verb::Replay(replay) => replay.run(),
         Verb::Verify(verify) => verify.run(),
+        Verb::Inspect(inspect) => inspect.run(),
         Verb::Topic(topic) => topic.run(),
         Verb::Schema(schema) => schema.run(),
         Verb::Doctor(doctor) => doctor.run(),

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use query::{Parameters, reading};
-use stream::{Lines, LinesSender};
+use stream::{Lines, LinesSender, OpenStreams};
 use tokio::sync::watch;
 use tracklog_ingest_gateway::{Access, Content, Door};
 use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
@@ -56,6 +56,7 @@ struct Shared {
     log: Arc<dyn Log>,
     now: fn() -> TimeMicros,
     stopping: watch::Receiver<bool>,
+    streams: OpenStreams,
     metrics: OnceLock<MetricsText>,
     verification: OnceLock<Verification>,
 }
@@ -69,7 +70,14 @@ impl Admin {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let (metrics, verification) = (OnceLock::new(), OnceLock::new());
-        Self { shared: Arc::new(Shared { log, now, stopping, metrics, verification }) }
+        let streams = OpenStreams::new();
+        Self { shared: Arc::new(Shared { log, now, stopping, streams, metrics, verification }) }
+    }
+
+    /// Resolves when no stream that follows is open. After `stopping` said so each ends by itself
+    /// as soon as its client takes the end.
+    pub async fn streams_ended(&self) {
+        self.shared.streams.none_left().await;
     }
 
     /// Where metrics come from: known only when the gateway runs, which has this door already.
@@ -210,9 +218,9 @@ impl Shared {
             Err(error) => return replay_refusal(&error),
         };
         let records = replay.records();
-        let (lines, sender) = Lines::new();
+        let (lines, sender) = Lines::new(endless.then(|| self.streams.open()));
         tokio::spawn(send_records(name, replay, sender, self.stopping.clone()));
-        let mut response = lines.into_response(endless);
+        let mut response = lines.into_response();
         response.headers_mut().insert(RECORDS_HEADER, records.into());
         response
     }
@@ -224,7 +232,7 @@ impl Shared {
             Ok(progress) => progress,
             Err(what) => return refusal(StatusCode::BAD_REQUEST, "invalid_request", &what),
         };
-        let (lines, sender) = Lines::new();
+        let (lines, sender) = Lines::new(None);
         tokio::task::spawn_blocking(move || {
             let mut send = |line: VerifyLine| {
                 if progress || !matches!(line, VerifyLine::Progress { .. }) {
@@ -236,7 +244,7 @@ impl Shared {
                 None => send(VerifyLine::Error { message: "the node is starting".to_owned() }),
             }
         });
-        lines.into_response(false)
+        lines.into_response()
     }
 }
 

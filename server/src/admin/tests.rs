@@ -174,7 +174,11 @@ fn a_stream_that_follows_ends_when_the_node_stops() {
         assert_eq!(places(&first), ["a@0:0"]);
         let waits = tokio::time::timeout(Duration::from_millis(20), body.frame()).await;
         assert!(waits.is_err(), "it goes on");
+        let none_left = operator.admin.streams_ended();
+        assert!(tokio::time::timeout(Duration::from_millis(20), none_left).await.is_err());
         operator.stop.send_replace(true);
         assert!(body.frame().await.is_none(), "it ends cleanly");
+        drop(body);
+        operator.admin.streams_ended().await;
     });
 }

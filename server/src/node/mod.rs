@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
 use tracklog_ingest_gateway::{
     AdminToken, Backing, Door, Gateway, GatewayConfig, Listen, Running, TlsFiles, Topics,
@@ -32,14 +33,15 @@ use crate::clock;
 use crate::config::{ConfigError, Settings};
 use crate::disk_log::{DiskLog, OpenError};
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
+use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
 
 /// How long requests in hand may take after a node was told to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long readers that follow may take to read their end.
+const READERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the log is asked whether it still takes appends.
 const HEALTH_CHECKED_EVERY: Duration = Duration::from_millis(200);
-/// Where schemas are kept.
-const SCHEMAS_TOPIC: &str = "_schemas";
 /// The version of the log's format, as `node.json` tells it.
 const FORMAT: u32 = 1;
 
@@ -80,6 +82,7 @@ pub enum StartError {
 pub struct Node {
     folder: DataFolder,
     log: Arc<DiskLog>,
+    admin: Admin,
     gateway: Arc<Mutex<Option<Running>>>,
     registry: Arc<Registry>,
     stopping: watch::Sender<bool>,
@@ -124,6 +127,7 @@ impl Node {
         let node = Self {
             folder,
             log: disk_log,
+            admin: admin.clone(),
             gateway: Arc::new(Mutex::new(Some(running))),
             registry,
             stopping,
@@ -210,6 +214,10 @@ impl Node {
     /// Refuses new events, finishes requests in hand, ends readers, closes the log.
     pub async fn stop(self) {
         self.stopping.send_replace(true);
+        let ended = timeout(READERS_PATIENCE, self.admin.streams_ended()).await;
+        if ended.is_err() {
+            tracing::debug!("a reader that does not read is cut");
+        }
         let running = self.gateway.lock().expect("no holder of this lock panics").take();
         if let Some(running) = running {
             running.drain(DRAIN_PATIENCE).await;

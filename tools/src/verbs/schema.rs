@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-use tracklog_server::schemas::DryRun;
+use tracklog_server::schemas::{SchemaCopy, Summary, Violation};
 
 use crate::failure::Failure;
 use crate::node_client::{NodeClient, segment};
 use crate::output::{Output, table};
-use crate::reading::Place;
+use crate::reading::{Place, Source};
 
 /// Register, list or try out schemas: JSON Schemas of an event's `properties` (of its `traits` for
 /// identify and group), by event name.
@@ -48,7 +48,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show the names and versions that a running node knows
+    /// Show the names and versions that are registered
     List {
         /// One object a line
         #[arg(long)]
@@ -59,7 +59,7 @@ enum Action {
         /// Schema files
         #[arg(value_name = "FILE", required_unless_present = "event", conflicts_with = "event")]
         files: Vec<PathBuf>,
-        /// A schema that a running node knows, instead of files
+        /// A schema that is registered, instead of files
         #[arg(long, value_name = "NAME", requires = "payload")]
         event: Option<String>,
         /// Payloads, each one JSON object; all are held against each schema
@@ -78,12 +78,12 @@ impl SchemaCommand {
             Action::Push { files, event, json } => {
                 crate::block_on(push(&running(place)?, &files, event.as_deref(), json))
             }
-            Action::List { json } => show(&crate::block_on(list(&running(place)?))?, json),
+            Action::List { json } => show(&crate::block_on(list(place))?, json),
             Action::Check { files, event: None, payload, json } => {
                 crate::block_on(check_files(&files, &payload, json))
             }
             Action::Check { event: Some(event), payload, json, .. } => {
-                crate::block_on(check_registered(&running(place)?, &event, &payload, json))
+                crate::block_on(check_registered(place, &event, &payload, json))
             }
         }
     }
@@ -161,9 +161,21 @@ struct Schema {
     versions: Vec<u32>,
 }
 
-async fn list(node: &NodeClient) -> Result<Vec<Schema>, Failure> {
-    let Listed { schemas } = node.json(Method::GET, "/v1/schemas", Bytes::new()).await?;
-    Ok(schemas)
+async fn list(place: &Place) -> Result<Vec<Schema>, Failure> {
+    match place.open()? {
+        Source::Node(node) => {
+            let Listed { schemas } = node.json(Method::GET, "/v1/schemas", Bytes::new()).await?;
+            Ok(schemas)
+        }
+        Source::Folder(log) => {
+            let copy = SchemaCopy::of(&*log).await.map_err(Failure::could_not_run)?;
+            let schema = |summary: Summary| {
+                let name = summary.name.as_str().to_owned();
+                Schema { name, versions: summary.versions }
+            };
+            Ok(copy.list().into_iter().map(schema).collect())
+        }
+    }
 }
 
 fn show(schemas: &[Schema], json: bool) -> Result<(), Failure> {
@@ -229,7 +241,7 @@ impl Verdicts {
 }
 
 async fn check_files(files: &[PathBuf], payloads: &[PathBuf], json: bool) -> Result<(), Failure> {
-    let dry_run = DryRun::new().await;
+    let dry_run = SchemaCopy::empty().await.map_err(Failure::could_not_run)?;
     let mut verdicts = Verdicts::new(json);
     for file in files {
         let schema = read(file)?;
@@ -269,29 +281,63 @@ struct Judged {
     message: Option<String>,
 }
 
+impl Judged {
+    fn of(violation: Option<Violation>) -> Self {
+        let (pointer, message) = violation.map(|it| (it.pointer, it.message)).unzip();
+        Self { valid: message.is_none(), pointer, message }
+    }
+}
+
 async fn check_registered(
-    node: &NodeClient,
+    place: &Place,
     event: &str,
     payloads: &[PathBuf],
     json: bool,
 ) -> Result<(), Failure> {
     let mut verdicts = Verdicts::new(json);
-    let path = format!("/v1/schemas/{}/check", segment(event));
+    let source = Registered::open(place).await?;
     for payload in payloads {
-        let shown = payload.display().to_string();
-        let judged: Judged = node
-            .json(Method::POST, &path, read(payload)?)
-            .await
-            .map_err(|failure| in_file(payload, failure))?;
+        let judged = source.check(event, read(payload)?).await;
+        let judged = judged.map_err(|failure| in_file(payload, failure))?;
         verdicts.show(&Verdict {
             schema: event,
-            payload: Some(&shown),
+            payload: Some(&payload.display().to_string()),
             valid: judged.valid,
             pointer: judged.pointer.as_deref(),
             message: judged.message.as_deref(),
         })?;
     }
     verdicts.end()
+}
+
+/// Registered schemas, wherever they are.
+enum Registered {
+    Node(NodeClient),
+    Copy(SchemaCopy),
+}
+
+impl Registered {
+    async fn open(place: &Place) -> Result<Self, Failure> {
+        match place.open()? {
+            Source::Node(node) => Ok(Self::Node(node)),
+            Source::Folder(log) => {
+                SchemaCopy::of(&*log).await.map(Self::Copy).map_err(Failure::could_not_run)
+            }
+        }
+    }
+
+    async fn check(&self, event: &str, payload: Bytes) -> Result<Judged, Failure> {
+        match self {
+            Self::Node(node) => {
+                let path = format!("/v1/schemas/{}/check", segment(event));
+                node.json(Method::POST, &path, payload).await
+            }
+            Self::Copy(copy) => {
+                let checked = copy.check_registered(event, &payload).await;
+                checked.map(Judged::of).map_err(Failure::could_not_run)
+            }
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Bytes, Failure> {

@@ -89,9 +89,19 @@ fn wrong_usage_is_status_2_and_help_is_status_0() {
     assert_eq!(run(&["replay"]).status, 2);
     assert_eq!(run(&["replay", "raw", "--colour"]).status, 2);
     assert_eq!(run(&["--version"]).status, 0);
-    for verb in
-        ["serve", "demo", "tail", "replay", "topic", "schema", "doctor", "bench", "completions"]
-    {
+    for verb in [
+        "serve",
+        "demo",
+        "tail",
+        "replay",
+        "verify",
+        "inspect",
+        "topic",
+        "schema",
+        "doctor",
+        "bench",
+        "completions",
+    ] {
         let ran = run(&[verb, "--help"]);
         let lines = ran.lines();
         assert!(lines.iter().any(|line| line.starts_with("Examples:")), "{verb} --help teaches");

@@ -134,7 +134,8 @@ fn tail_shows_what_comes_and_ends_when_the_node_stops() {
     }
     assert!(node.terminate().0.success(), "a tail does not hold up the end");
     assert!(lines.next().is_none());
-    assert_eq!(ended(tail).status, 0);
+    let ran = ended(tail);
+    assert_eq!((ran.status, &*ran.stderr), (0, ""), "the end is a clean one");
 }
 
 #[test]

@@ -22,10 +22,21 @@ fn a_pushed_schema_is_listed_holds_and_survives_a_restart() {
         (answer.status, answer.json()["pointer"].as_str()),
         (400, Some("/properties/total"))
     );
+    let payload = data.path().join("payload");
+    std::fs::write(&payload, r#"{"total":"much"}"#).unwrap();
+    let check = || {
+        let ran = run(&["schema", "list", "--json", "--data", dir]);
+        assert_eq!(ran.lines(), [r#"{"name":"Order Completed","versions":[1]}"#]);
+        let event = ["--event", "Order Completed", "--payload", text(&payload), "--data", dir];
+        let ran = run(&[&["schema", "check"][..], &event].concat());
+        assert_eq!((ran.status, ran.stdout.lines().count()), (1, 1), "{ran:?}");
+        assert!(ran.stdout.contains(": invalid: /total: "), "{ran:?}");
+    };
+    check();
     assert!(node.terminate().0.success());
+    check();
     let node = Node::start(data.path());
-    let ran = run(&["schema", "list", "--json", "--data", dir]);
-    assert_eq!(ran.lines(), [r#"{"name":"Order Completed","versions":[1]}"#]);
+    check();
     assert_eq!(node.post("/v1/track", bad).status, 400);
     let good = r#"{"event":"Order Completed","userId":"1","properties":{"total":1.5}}"#;
     assert_eq!(node.post("/v1/track", good).status, 200);
