@@ -15,4 +15,5 @@ pub(crate) mod recovery;
 #[cfg(test)]
 mod scenarios;
 pub(crate) mod segment;
+mod stamping;
 pub(crate) mod walk;

@@ -1,0 +1,400 @@
+//! Stamping: what turns a gather into the batches and the directory of a commit.
+//!
+//! Promises
+//! - Conditions are checked, and offsets given, in the order in which the appends came, against
+//!   the state as stamped: commits in flight, and earlier appends of the same gather, included.
+//! - A partition's batches lie side by side, its records in the order in which they came.
+//! - Single records are copied once more here, from the gather's arena into the commit's pages:
+//!   only now is it known how much each partition got.
+//!
+//! No I/O. Called by the journal's step machine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use tracklog_log::{AppendError, Condition};
+use tracklog_protocol::batch::{self, EventTimes, Stamp};
+use tracklog_protocol::{
+    KeyValue, Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch,
+};
+
+use crate::catalog::Row;
+use crate::disk::{BufferPool, PAGE_BYTES, PageBuffer};
+use crate::journal::commit::{COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, field};
+use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
+use crate::published::Published;
+
+/// A gathered batch is split above this size.
+const GATHERED_BYTES_MAX: usize = 4 << 20;
+
+/// What a partition's next record gets, and this commit's list of its items.
+#[derive(Clone, Copy, Debug)]
+struct Stamped {
+    next: u64,
+    first_item: u32,
+    last_item: u32,
+}
+
+/// A record of a compacted topic, to be applied when its commit is published.
+pub(crate) struct Keyed {
+    pub(crate) partition: PartitionId,
+    pub(crate) offset: Offset,
+    pub(crate) record: Bytes,
+}
+
+/// What the appends of a gather got.
+pub(crate) struct Given {
+    /// By item.
+    pub(crate) offsets: Vec<Offset>,
+    /// Appends whose conditions did not hold, in order.
+    pub(crate) refused: Vec<(u32, AppendError)>,
+    pub(crate) keyed: Vec<Keyed>,
+    pub(crate) records: u64,
+}
+
+/// A gather that was closed: the pages of its commit but for the header, and what they hold.
+pub(crate) struct Closed {
+    pub(crate) pages: PageBuffer,
+    pub(crate) directory_bytes: usize,
+    pub(crate) entries: Vec<(Row, DirectoryEntry)>,
+    pub(crate) given: Given,
+}
+
+/// The state as stamped.
+pub(crate) struct Stamper {
+    published: Arc<Published>,
+    pool: Arc<BufferPool>,
+    rows: Vec<Stamped>,
+    /// The last record of every key of compacted topics.
+    keys: HashMap<(PartitionId, Bytes), Offset>,
+    touched: Vec<Row>,
+    groups: Vec<Group>,
+}
+
+/// One batch of a commit that is being closed.
+struct Group {
+    row: Row,
+    first_item: u32,
+    /// Items; 1 for a whole batch.
+    items: u32,
+    records: u32,
+    whole: bool,
+    kind: PayloadKind,
+    batch_bytes: usize,
+    times: Option<EventTimes>,
+    base_offset: Offset,
+}
+
+impl Stamper {
+    /// Begins with what is published.
+    pub(crate) fn new(published: Arc<Published>, pool: Arc<BufferPool>) -> Self {
+        let topics = published.topics.read();
+        let row = |row: usize| Row(u32::try_from(row).expect("rows are counted in u32"));
+        let rows = (0..topics.catalog.row_count()).map(|at| topics.extent_of(row(at)).end);
+        let rows = rows.map(Stamped::at).collect();
+        let live = topics.catalog.live().iter();
+        let keys = live.map(|(key, live)| (key.clone(), live.offset)).collect();
+        drop(topics);
+        Self { published, pool, rows, keys, touched: Vec::new(), groups: Vec::new() }
+    }
+
+    /// Makes room for the partitions of a topic that was created.
+    pub(crate) fn grow_to(&mut self, rows: usize) {
+        self.rows.resize(rows, Stamped::at(Offset::ZERO));
+    }
+
+    /// Forgets the keys of a topic that was deleted.
+    pub(crate) fn forget(&mut self, topic: TopicId) {
+        self.keys.retain(|(partition, _), _| partition.topic != topic);
+    }
+
+    /// Stamps a gather and lays it out.
+    pub(crate) fn close(&mut self, gather: &mut Gather, append_time: TimeMicros) -> Closed {
+        let given = self.stamp(gather);
+        self.sort_touched();
+        self.group(gather);
+        let directory_bytes = self.groups.len() * ENTRY_BYTES;
+        let (pages, entries) = self.lay_out(gather, append_time);
+        Closed { pages, directory_bytes, entries, given }
+    }
+
+    /// Gives every append whose conditions hold its offsets, and links the items of each
+    /// partition.
+    fn stamp(&mut self, gather: &mut Gather) -> Given {
+        let published = Arc::clone(&self.published);
+        let topics = published.topics.read();
+        let mut given = Given {
+            offsets: vec![Offset::ZERO; gather.items.len()],
+            refused: Vec::new(),
+            keyed: Vec::new(),
+            records: 0,
+        };
+        for append in 0..gather.appends.len() {
+            let share = gather.appends[append];
+            let row = |partition| topics.catalog.row(partition);
+            if let Err(index) = self.check(gather, share, row) {
+                given.refused.push((field(append), AppendError::ConditionFailed { index }));
+                continue;
+            }
+            for index in share.first_item..share.first_item + share.items {
+                let item = &gather.items[index as usize];
+                let (row, count) = (item.row, gather.count(index));
+                let partition = topics.catalog.partition(row);
+                let offset = self.link(gather, row, index, count);
+                given.offsets[index as usize] = offset;
+                given.records += u64::from(count);
+                if topics.catalog.is_compact(partition) {
+                    self.note_keys(gather, index, partition, offset, &mut given.keyed);
+                }
+            }
+        }
+        given
+    }
+
+    /// Puts an item at the end of its partition's list; returns its first offset.
+    fn link(&mut self, gather: &mut Gather, row: Row, index: u32, count: u32) -> Offset {
+        let stamped = &mut self.rows[row.index()];
+        let offset = Offset(stamped.next);
+        stamped.next = offset.plus(u64::from(count)).0;
+        if stamped.first_item == NO_ITEM {
+            stamped.first_item = index;
+            self.touched.push(row);
+        } else {
+            gather.items[stamped.last_item as usize].next = index;
+        }
+        stamped.last_item = index;
+        offset
+    }
+
+    /// Checks an append's conditions; the index of the first that does not hold.
+    fn check(
+        &self,
+        gather: &Gather,
+        share: AppendShare,
+        row: impl Fn(PartitionId) -> Option<Row>,
+    ) -> Result<(), usize> {
+        let first = share.first_condition as usize;
+        let conditions = &gather.conditions[first..first + share.conditions as usize];
+        let holds = |condition: &Condition| match condition {
+            Condition::NextOffset { partition, next } => {
+                row(*partition).is_some_and(|row| self.rows[row.index()].next == next.0)
+            }
+            Condition::LastOfKey { partition, key, last } => {
+                row(*partition).is_some()
+                    && self.keys.get(&(*partition, Bytes::copy_from_slice(key))) == last.as_ref()
+            }
+            _ => false,
+        };
+        conditions.iter().position(|condition| !holds(condition)).map_or(Ok(()), Err)
+    }
+
+    /// Remembers the keys that an item of a compacted topic sets.
+    fn note_keys(
+        &mut self,
+        gather: &Gather,
+        index: u32,
+        partition: PartitionId,
+        offset: Offset,
+        keyed: &mut Vec<Keyed>,
+    ) {
+        let mut note = |offset: Offset, bytes: &[u8]| {
+            let Some(record) = KeyValue::decode(bytes) else { return };
+            let key = (partition, Bytes::copy_from_slice(record.key));
+            match record.value {
+                Some(_) => self.keys.insert(key, offset),
+                None => self.keys.remove(&key),
+            };
+            keyed.push(Keyed { partition, offset, record: Bytes::copy_from_slice(bytes) });
+        };
+        match gather.content(index) {
+            Gathered::Record { kind: PayloadKind::KeyValue, bytes } => note(offset, bytes),
+            Gathered::Record { .. } => {}
+            Gathered::Batch(batch) => {
+                if batch.view().header().kind() == PayloadKind::KeyValue {
+                    for (at, (_, record)) in (0_u64..).zip(batch.view().records()) {
+                        note(offset.plus(at), record.bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Batches of a commit lie in order of partitions.
+    fn sort_touched(&mut self) {
+        let topics = self.published.topics.read();
+        self.touched.sort_unstable_by_key(|row| topics.catalog.partition(*row));
+    }
+
+    /// Cuts each partition's list of items into batches, and forgets the lists.
+    fn group(&mut self, gather: &Gather) {
+        self.groups.clear();
+        for row in self.touched.drain(..) {
+            let stamped = &mut self.rows[row.index()];
+            let mut index = std::mem::replace(&mut stamped.first_item, NO_ITEM);
+            let end = stamped.next;
+            let first_group = self.groups.len();
+            let mut records = 0;
+            while index != NO_ITEM {
+                let group = Group::at(gather, row, index);
+                index = group.1;
+                records += u64::from(group.0.records);
+                self.groups.push(group.0);
+            }
+            let mut base = end - records;
+            for group in &mut self.groups[first_group..] {
+                group.base_offset = Offset(base);
+                base += u64::from(group.records);
+            }
+        }
+    }
+
+    /// Writes directory and batches behind the place of the header.
+    fn lay_out(
+        &self,
+        gather: &Gather,
+        append_time: TimeMicros,
+    ) -> (PageBuffer, Vec<(Row, DirectoryEntry)>) {
+        let directory_end = HEADER_BYTES + self.groups.len() * ENTRY_BYTES;
+        let padded = |group: &Group| group.batch_bytes.next_multiple_of(8);
+        let batches: usize = self.groups.iter().map(padded).sum();
+        let commit_bytes = (directory_end + batches).next_multiple_of(PAGE_BYTES);
+        assert!(commit_bytes <= COMMIT_BYTES_MAX, "the intake bounds what a commit holds");
+        let mut pages = self.pool.take(commit_bytes);
+        let (head, body) = pages.split_at_mut(directory_end);
+        let topics = self.published.topics.read();
+        let mut directory = Vec::with_capacity(self.groups.len() * ENTRY_BYTES);
+        let mut entries = Vec::with_capacity(self.groups.len());
+        let mut at = 0;
+        for group in &self.groups {
+            let stamp = Stamp {
+                partition: topics.catalog.partition(group.row),
+                base_offset: group.base_offset,
+                append_time,
+            };
+            let batch = &mut body[at..at + group.batch_bytes];
+            let batch_crc = group.write(gather, batch, &stamp);
+            let entry = DirectoryEntry {
+                partition: stamp.partition,
+                base_offset: group.base_offset,
+                count: group.records,
+                place: field(directory_end + at),
+                batch_bytes: field(group.batch_bytes),
+                batch_crc,
+                event_time_max: group.times.map_or(TimeMicros(i64::MIN), |times| times.max),
+            };
+            entry.encode(&mut directory);
+            entries.push((group.row, entry));
+            let end = at + group.batch_bytes;
+            at = end.next_multiple_of(8);
+            body[end..at].fill(0);
+        }
+        body[at..].fill(0);
+        head[HEADER_BYTES..].copy_from_slice(&directory);
+        (pages, entries)
+    }
+}
+
+impl Stamped {
+    const fn at(next: Offset) -> Self {
+        Self { next: next.0, first_item: NO_ITEM, last_item: NO_ITEM }
+    }
+}
+
+impl Group {
+    /// The batch that begins at item `first`, and the item behind it.
+    fn at(gather: &Gather, row: Row, first: u32) -> (Self, u32) {
+        match gather.content(first) {
+            Gathered::Batch(batch) => (Self::whole(row, first, batch), next_of(gather, first)),
+            Gathered::Record { kind, .. } => Self::gathered(gather, row, first, kind),
+        }
+    }
+
+    fn whole(row: Row, first_item: u32, batch: &VerifiedBatch) -> Self {
+        let header = batch.view().header();
+        Self {
+            row,
+            first_item,
+            items: 1,
+            records: header.count(),
+            whole: true,
+            kind: header.kind(),
+            batch_bytes: header.batch_bytes(),
+            times: header.event_times(),
+            base_offset: Offset::ZERO,
+        }
+    }
+
+    fn gathered(gather: &Gather, row: Row, first_item: u32, kind: PayloadKind) -> (Self, u32) {
+        let (mut items, mut records_bytes, mut times) = (0, 0_usize, None);
+        let mut index = first_item;
+        while index != NO_ITEM {
+            let Gathered::Record { kind: other, bytes } = gather.content(index) else { break };
+            let with = records_bytes.next_multiple_of(8) + bytes.len();
+            if other != kind || (items > 0 && with > GATHERED_BYTES_MAX) {
+                break;
+            }
+            records_bytes = with;
+            items += 1;
+            if kind == PayloadKind::Event {
+                let time = gather.items[index as usize].event_time;
+                times = Some(EventTimes::with(times, time));
+            }
+            index = next_of(gather, index);
+        }
+        let batch_bytes = batch::gathered_bytes(items as usize, records_bytes);
+        let base_offset = Offset::ZERO;
+        let group = Self {
+            row,
+            first_item,
+            items,
+            records: items,
+            whole: false,
+            kind,
+            batch_bytes,
+            times,
+            base_offset,
+        };
+        (group, index)
+    }
+
+    /// Writes the stamped batch; returns the checksum of its header.
+    fn write(&self, gather: &Gather, out: &mut [u8], stamp: &Stamp) -> u32 {
+        if self.whole
+            && let Gathered::Batch(batch) = gather.content(self.first_item)
+        {
+            out.copy_from_slice(batch.view().bytes());
+            return batch::stamp(out, stamp);
+        }
+        let items = ItemBytes { gather, next: self.first_item, left: self.items as usize };
+        batch::write_gathered(out, self.kind, items, self.times, stamp)
+    }
+}
+
+/// The bytes of a list of items.
+struct ItemBytes<'a> {
+    gather: &'a Gather,
+    next: u32,
+    left: usize,
+}
+
+impl<'a> Iterator for ItemBytes<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        let Gathered::Record { bytes, .. } = self.gather.content(self.next) else { return None };
+        self.next = next_of(self.gather, self.next);
+        Some(bytes)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for ItemBytes<'_> {}
+
+fn next_of(gather: &Gather, index: u32) -> u32 {
+    gather.items[index as usize].next
+}
