@@ -47,27 +47,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run a node
     Serve(verbs::serve::Serve),
-    /// Run a node of its own with realistic traffic, and watch it
     Demo(verbs::demo::Demo),
-    /// Watch a topic live
     Tail(verbs::tail::Tail),
-    /// Print a topic, or a range of it, again
     Replay(verbs::replay::Replay),
-    /// Check a log: checksums, chain, offsets, indexes
     Verify(verbs::verify::Verify),
-    /// Explain a file of a data folder
     Inspect(verbs::inspect::Inspect),
-    /// Create, list, describe or delete topics
     Topic(verbs::topic::TopicCommand),
-    /// Register, list or try out schemas of events
     Schema(verbs::schema::SchemaCommand),
-    /// Say what this machine can do, and what will run on it
     Doctor(verbs::doctor::Doctor),
-    /// Measure this machine, beside raw figures of the same run
     Bench(verbs::bench::BenchCommand),
-    /// Print a completion script for a shell
     Completions(verbs::completions::Completions),
 }
 

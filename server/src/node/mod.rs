@@ -7,7 +7,7 @@
 //!   a killed node loses nothing that was acked.
 //!
 //! The first start makes the topics, the secrets and, without certificate files, a self-signed
-//! pair. [`sources`] turns settings into the gateway's; `disk_log` is the only file that knows the
+//! pair. `sources` turns settings into the gateway's; `disk_log` is the only file that knows the
 //! engine.
 
 mod sources;

@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Print a completion script for a shell.
+/// Print a completion script for a shell
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -9,6 +9,8 @@ use tracklog_server::doctor::{self, Finding};
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Say what this machine can do, and what will run on it
+///
 /// Say what this machine can do: kernel, file system, io_uring, O_DIRECT, the disk backend that a
 /// node would run and why, how long a durable write takes, and whether a clock ran ahead.
 #[derive(Args)]

@@ -8,6 +8,8 @@ use tracklog_server::inspect;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Explain a file of a data folder
+///
 /// Explain a file of a data folder: a slot, a checkpoint, an index or what recovery cut out.
 #[derive(Args)]
 #[command(after_help = "\

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 use crate::output::notice;
 use crate::reading::{Piece, Place};
 
+/// Print a topic, or a range of it, again
+///
 /// Print a topic, or a range of it, again: by append time, then partition, then offset.
 #[derive(Args)]
 #[command(after_help = "\

@@ -14,6 +14,8 @@ use crate::node_client::{NodeClient, segment};
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
+/// Register, list or try out schemas of events
+///
 /// Register, list or try out schemas: JSON Schemas of an event's `properties` (of its `traits` for
 /// identify and group), by event name.
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! `tracklog serve`: a node, until it is told to stop.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,6 +12,8 @@ use tracklog_server::node::Node;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Run a node
+///
 /// Run a node: take events over HTTP and HTTPS, store them durably, until SIGTERM or Ctrl-C.
 #[derive(Args)]
 #[command(after_help = "\
@@ -35,6 +38,18 @@ key of the file in capitals), and that over the file:
   user_id = \"hmac\"
   ip = \"truncate\"
   origins = [\"https://shop.example\"]
+
+Keys of the file: data, http, https, certificate, private_key, public_host, trusted_proxies,
+schemas, log, backend (auto, uring, blocking), slot_bytes, journal_bytes_max, when_full (refuse,
+drop_oldest), budget_bytes, ring_bytes, commit_deadline.
+Of [sources.NAME]: write_key or write_key_file, unknown_events, user_id, ip, require, origins,
+headers, keep_rejected_bytes, event_bytes_max, depth_max, events_max, body_bytes_max,
+decoded_bytes_max.
+Of [limits]: the last five, for sources that say nothing; connections_max,
+address_connections_max, head_timeout, idle_timeout, write_timeout, body_timeout, body_grace,
+body_rate_min, answer_timeout, admin_body_bytes_max, header_bytes_max, target_bytes_max,
+append_bytes_max.
+Sizes may be \"256 MiB\", times are \"10s\" or \"500ms\".
 
 Examples:
   tracklog serve
@@ -82,10 +97,11 @@ impl Serve {
 
 fn start_logging(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::of("log", error))?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(colours)
         .with_target(false)
         .try_init()
         .map_err(Failure::could_not_run)
@@ -108,11 +124,20 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         _ = interrupt.recv() => None,
     };
     tracing::info!("stopping");
-    node.stop().await;
+    tokio::select! {
+        () = node.stop() => {}
+        _ = terminate.recv() => return Err(stopped_at_once()),
+        _ = interrupt.recv() => return Err(stopped_at_once()),
+    }
     match failed {
         Some(why) => Err(Failure::of("the log is closed, start again to recover it", why)),
         None => Ok(()),
     }
+}
+
+/// Whoever asks twice does not want to wait. What was acked is safe all the same.
+fn stopped_at_once() -> Failure {
+    Failure::could_not_run("stopped at once: requests in hand were cut")
 }
 
 fn tell(node: &Node) -> Result<(), Failure> {

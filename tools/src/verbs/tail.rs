@@ -31,6 +31,8 @@ impl FilterArgs {
     }
 }
 
+/// Watch a topic live
+///
 /// Watch a topic live, until Ctrl-C. Accepted events are in `raw`, refused ones in `rejected`.
 #[derive(Args)]
 #[command(after_help = "\

@@ -12,7 +12,7 @@ use crate::node_client::{NodeClient, segment};
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
-/// Create, list, describe or delete topics.
+/// Create, list, describe or delete topics
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

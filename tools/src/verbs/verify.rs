@@ -12,6 +12,8 @@ use crate::node_client::NodeClient;
 use crate::output::Output;
 use crate::reading::Place;
 
+/// Check a log: checksums, chain, offsets, indexes
+///
 /// Check a log: checksums, the chain of commits, dense offsets, and that the index agrees with the
 /// log. Names the first damage of each partition and counts what is readable.
 #[derive(Args)]

@@ -20,7 +20,7 @@ use tracklog_server::config::{BackendName, JournalSettings, WhenFullSetting};
 use crate::failure::Failure;
 use crate::output::{Output, notice, table};
 
-/// Measure this machine, beside raw figures of the same run.
+/// Measure this machine, beside raw figures of the same run
 #[derive(Args)]
 #[command(after_help = "\
 Build with --release first. Scratch files of up to some GiB lie in a folder of their own below

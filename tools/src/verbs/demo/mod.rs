@@ -35,6 +35,8 @@ const SLOT_BYTES: u64 = 16 << 20;
 /// Of HTTP and HTTPS.
 const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
+/// Run a node of its own with realistic traffic, and watch it
+///
 /// Run a node of its own with realistic shop traffic over HTTPS, some of it malformed, and watch
 /// what is accepted, what is rejected and why, how fast, and on which disk backend.
 #[derive(Args)]
