@@ -217,7 +217,6 @@ fn begin_run(
         cluster: heading.cluster,
         slot_bytes: heading.slot_bytes,
         run: heading.run,
-        active,
         opened,
         opened_body: body,
         ended: recovered.ended.clone(),
@@ -230,17 +229,16 @@ fn begin_run(
     }
     // Both checkpoints are anew: what they no longer name may be used again.
     unused.extend(recovered.unused_later.iter().copied());
-    assemble(disk, options, recovered, heading, published, start, (unused, next_slot), held)
+    let run = (heading, start, active);
+    assemble(disk, options, recovered, run, published, (unused, next_slot), held)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the last step of one function, told apart")]
 fn assemble(
     disk: &Arc<dyn Disk>,
     options: &Options,
     recovered: Recovered,
-    heading: Heading,
+    (heading, start, active): (Heading, Start, Prepared),
     published: Arc<Published>,
-    start: Start,
     (free, next_slot): (VecDeque<SlotId>, SlotId),
     held: BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Opening, OpenError> {
@@ -268,6 +266,7 @@ fn assemble(
     let mut asked = Asked { jobs: Vec::new(), disk: Arc::clone(disk) };
     let journal = Journal::new(
         start,
+        active,
         published,
         Arc::clone(&client.intake),
         Arc::clone(&counters),

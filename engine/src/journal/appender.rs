@@ -128,7 +128,6 @@ pub(crate) struct Start {
     pub(crate) cluster: ClusterId,
     pub(crate) slot_bytes: u64,
     pub(crate) run: Run,
-    pub(crate) active: Prepared,
     /// The `opened` commit, which is durable.
     pub(crate) opened: CommitHeader,
     pub(crate) opened_body: Opened,
@@ -174,6 +173,7 @@ impl Journal {
     /// A journal that goes on behind a durable `opened` commit. Asks for the next slot at once.
     pub(crate) fn new(
         start: Start,
+        active: Prepared,
         published: Arc<Published>,
         intake: Arc<Intake>,
         counters: Arc<Counters>,
@@ -183,8 +183,8 @@ impl Journal {
         let opened = start.opened;
         effects.prepare(opened.segment.next());
         Self {
-            slot: Arc::clone(&start.active.slot),
-            segment: start.active.id,
+            slot: active.slot,
+            segment: active.id,
             position: opened.end(),
             last: opened,
             last_hash: opened.hash(),

@@ -889,6 +889,27 @@ fn commits_that_fill_a_segment_to_its_last_page_lose_nothing_at_the_edge() {
 }
 
 #[test]
+fn a_log_that_drops_its_oldest_segments_goes_round_its_slots_for_ever() {
+    let disk = SimDisk::new(1);
+    let options = Options {
+        journal_bytes_max: Some(5 * SLOT_BYTES),
+        when_full: crate::options::WhenFull::DropOldest,
+        ..options()
+    };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic();
+    for number in 0..200_u8 {
+        acked(&mut rig, &vec![number; 150_000]);
+    }
+    assert!(disk.journal_folder().unwrap().slots.len() <= 5);
+    let disk = power_cut(&disk, rig);
+    let rig = Rig::open_with(&disk, &options).unwrap();
+    let found = readable(&disk);
+    assert_eq!(found.last().map(|(offset, bytes)| (*offset, bytes[0])), Some((199, 199)));
+    assert!(rig.client.published.topics.read().catalog.topic("t").is_some());
+}
+
+#[test]
 fn append_times_rise_although_the_clock_goes_back() {
     let (disk, mut rig) = node(1);
     acked(&mut rig, b"a");
