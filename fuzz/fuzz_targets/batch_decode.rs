@@ -18,29 +18,20 @@ fuzz_target!(|bytes: &[u8]| {
 fn read_batch(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     let header = BatchHeader::decode(&bytes);
-    // SAFETY: only the frame is walked; no record of it is opened as an event.
-    if let Ok(batch) = unsafe { BatchView::read(bytes.clone()) } {
-        assert_eq!(header.as_ref(), Ok(batch.header()), "a batch has the header that was decoded");
-        walk(&batch);
+    if let Ok(checked) = BatchView::check(bytes.clone()) {
+        assert_eq!(header, Ok(checked), "a batch has the header that was decoded");
     }
     if let Ok(batch) = VerifiedBatch::verify(bytes) {
-        let records = batch.view().records();
-        assert_eq!(
-            records.map(|(_, record)| read_all(record)).count(),
-            batch.view().count() as usize
-        );
+        walk(batch.view());
     }
 }
 
-/// Walks the frame alone: records of a batch that was not verified are read only where the log
-/// itself wrote them.
 fn walk(batch: &BatchView) {
     let mut expected = batch.base_offset();
-    // A gap may claim billions of places.
-    for (index, (offset, entry)) in batch.entries().take(100_000).enumerate() {
+    for (index, (offset, entry)) in batch.entries().enumerate() {
         assert_eq!(offset, expected, "offsets rise by one");
         assert_eq!(batch.entry(index), Some(entry), "each place is reached on its own too");
-        assert!(entry.record().is_none_or(|record| record.bytes().len() <= batch.bytes().len()));
+        read_all(entry.record().expect("a producer removes nothing"));
         expected = offset.plus(1);
     }
     assert_eq!(batch.entry(batch.count() as usize), None, "nothing lies behind the last place");

@@ -1,3 +1,5 @@
+//! The reading routes over the log in memory, without sockets.
+
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;

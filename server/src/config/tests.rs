@@ -1,3 +1,5 @@
+//! What a configuration says, and how its mistakes are told.
+
 use tracklog_ingest_gateway::source::Required;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Replays over the log in memory: order, bounds, filters, and what is told of gone records.
+
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
