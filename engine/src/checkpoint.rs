@@ -202,6 +202,21 @@ pub(crate) enum Ending {
     Rotten,
 }
 
+/// What is in a section of this kind.
+pub(crate) const fn section_name(kind: u16) -> &'static str {
+    match kind {
+        SECTION_POSITION => "position",
+        SECTION_SLOTS => "slots",
+        SECTION_ENDED => "ended runs",
+        SECTION_OPENED => "opened",
+        SECTION_TOPICS => "topics",
+        SECTION_PARTITIONS => "partitions",
+        SECTION_LIVE => "live records",
+        SECTION_END => "end",
+        _ => "of a later version",
+    }
+}
+
 /// Looks at the sections of a file.
 pub(crate) fn look(file: &[u8]) -> Look {
     let mut fields = Fields::new(file);

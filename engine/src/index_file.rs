@@ -36,9 +36,9 @@
 use tracklog_protocol::batch::HEADER_BYTES as BATCH_HEADER_BYTES;
 use tracklog_protocol::{Offset, PartitionId, TopicId};
 
-use crate::disk::PAGE_BYTES;
+use crate::disk::{PAGE_BYTES, SlotId};
 use crate::fields::{Fields, FieldsMut, length_u32};
-use crate::journal::commit::CommitNumber;
+use crate::journal::commit::{CommitNumber, Run, Salt, SegmentNumber};
 use crate::journal::segment::{FIRST_COMMIT_AT, SLOT_BYTES_MAX};
 use crate::partition::places::{CommitPlace, PartitionShare, Place, SegmentId, SegmentIndex};
 
@@ -75,6 +75,16 @@ pub(crate) fn decode(id: &SegmentId, file: &[u8]) -> Option<SegmentIndex> {
     let shares = fields.list(share)?;
     let index = SegmentIndex { commits, shares, last_hash };
     (fields.is_empty() && is_sound(&index)).then_some(index)
+}
+
+/// Of which segment a file says that it is, for those who look at files; the slot is not in it.
+pub(crate) fn identity(file: &[u8]) -> Option<SegmentId> {
+    let mut fields = Fields::new(file);
+    if fields.u64()? != MAGIC || fields.u32()? != VERSION {
+        return None;
+    }
+    let (number, run) = (SegmentNumber(fields.u64()?), Run(fields.u64()?));
+    Some(SegmentId { number, run, salt: Salt(fields.u64()?), slot: SlotId(0) })
 }
 
 fn put_identity(id: &SegmentId, file: &mut Vec<u8>) {
@@ -172,8 +182,6 @@ mod tests {
     use tracklog_protocol::TimeMicros;
 
     use super::*;
-    use crate::disk::SlotId;
-    use crate::journal::commit::{Run, Salt, SegmentNumber};
 
     const ID: SegmentId =
         SegmentId { number: SegmentNumber(7), slot: SlotId(2), run: Run(3), salt: Salt(0x5EED) };

@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod fields;
 mod index_file;
+mod inspect;
 mod intake_client;
 mod journal;
 mod keeper;
@@ -28,6 +29,7 @@ mod verify;
 
 pub use engine::{Engine, State, Status};
 pub use error::OpenError;
+pub use inspect::{Inspection, inspect};
 pub use journal::commit::{CommitNumber, Run};
 pub use journal::recovery::Note;
 pub use offline::OfflineLog;

@@ -116,6 +116,23 @@ pub fn open_folder(
     Ok(Arc::new(disk))
 }
 
+/// Opens one file to look at its pages, wherever it lies: a slot, or a copy of one.
+pub(crate) fn open_alone(path: &Path) -> io::Result<Arc<dyn Slot>> {
+    let file = Arc::new(SlotFile::open_to_read(path, probe::reads_direct(path))?);
+    let folder = Arc::new(Folder { path: path.to_owned(), _lock: None });
+    Ok(Arc::new(FileSlot { slot: SlotId(0), file, writers: None, _folder: folder }))
+}
+
+/// The whole of one file, wherever it lies, if it has at most `bytes_max`.
+pub(crate) fn read_alone(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > bytes_max {
+        let why = format!("it has {bytes} bytes, more than the {bytes_max} that are looked at");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    read_whole(path, probe::reads_direct(path))
+}
+
 /// A data folder.
 pub(super) struct FileDisk {
     folder: Arc<Folder>,

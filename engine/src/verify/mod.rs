@@ -265,8 +265,11 @@ impl<'a> Verification<'a> {
             if self.published.is_some() {
                 continue;
             }
-            let bad = matches!(read_header(self.disk, slot), None | Some(SlotPage::Bad));
-            if bad || bytes != self.slot_bytes {
+            let header = read_header(self.disk, slot);
+            if bytes != self.slot_bytes && matches!(header, Some(SlotPage::Header(_))) {
+                let what = format!("the file has {bytes} bytes instead of {}", self.slot_bytes);
+                self.report.problem(slot.to_string(), None, what);
+            } else if bytes != self.slot_bytes || matches!(header, None | Some(SlotPage::Bad)) {
                 let what = "was being made or prepared at a crash: it counts as free";
                 self.report.remark(format!("{slot}, which is not in use, {what}"));
             }

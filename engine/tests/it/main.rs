@@ -1,5 +1,9 @@
 //! The engine through its public interface, on real files and on the simulated disk.
 
 mod conformance;
+mod embedded;
+mod faults;
+mod folders;
 mod rig;
+mod times;
 mod verify;

@@ -11,7 +11,7 @@ use tracklog_log::{
     Append, AppendError, Domain, Fetch, FetchMode, Item, Lane, Log, Retention, Ticket, TopicName,
     TopicSpec,
 };
-use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, Record};
+use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, Record, TimeMicros};
 
 /// The smallest slots there are.
 pub(crate) const SLOT_BYTES: u64 = 16 << 20;
@@ -34,7 +34,7 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
 pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
     pub(crate) options: Options,
-    engine: Option<Engine>,
+    engine: Option<Arc<Engine>>,
 }
 
 impl Machine {
@@ -55,14 +55,25 @@ impl Machine {
         self.engine.as_ref().expect("the log is open")
     }
 
+    pub(crate) fn shared(&self) -> Arc<Engine> {
+        Arc::clone(self.engine.as_ref().expect("the log is open"))
+    }
+
+    /// What its wall clock shows.
+    pub(crate) fn now(&self) -> TimeMicros {
+        self.disk.now()
+    }
+
     pub(crate) fn open(&mut self) -> Result<(), OpenError> {
-        self.engine = Some(Engine::open_on(Arc::new(self.disk.clone()), &self.options)?);
+        let engine = Engine::open_on(Arc::new(self.disk.clone()), &self.options)?;
+        self.engine = Some(Arc::new(engine));
         Ok(())
     }
 
     /// Stops in good order; the next process begins.
     pub(crate) fn stop(&mut self) {
-        drop(self.engine.take());
+        let engine = self.engine.take().map(Arc::into_inner);
+        assert!(engine.is_none_or(|engine| engine.is_some()), "nobody else holds the log");
         self.disk = self.disk.reboot();
     }
 

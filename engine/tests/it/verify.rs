@@ -1,11 +1,12 @@
 //! Verifying: a good log is clean, and whatever is wrong is named with its place.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_engine::disk::simulated::Crash;
-use tracklog_engine::disk::{FileName, SlotId};
-use tracklog_engine::{OpenError, Progress};
+use tracklog_engine::disk::{Disk, FileName, SlotId};
+use tracklog_engine::{OpenError, Progress, VerifyReport, verify, verify_on};
 use tracklog_log::Retention;
 use tracklog_protocol::PartitionId;
 
@@ -33,9 +34,8 @@ fn two_segments(seed: u64) -> (Machine, Vec<PartitionId>) {
 fn a_good_log_is_clean_and_counted() {
     let (machine, raw) = two_segments(1);
     let mut told = Vec::new();
-    let disk: std::sync::Arc<dyn tracklog_engine::disk::Disk> =
-        std::sync::Arc::new(machine.disk.clone());
-    let report = tracklog_engine::verify_on(&disk, &mut |progress: Progress| told.push(progress));
+    let disk: Arc<dyn Disk> = Arc::new(machine.disk);
+    let report = verify_on(&disk, &mut |progress: Progress| told.push(progress));
     let report = report.expect("it opens").expect("there is a log");
     assert!(report.clean, "{report}");
     assert_eq!(report.problem_count, 0);
@@ -130,7 +130,7 @@ fn a_bad_commit_header_is_named_and_the_offsets_in_it() {
     assert!(damaged.is_subset(&raw.iter().copied().chain(damaged_keys(&report)).collect()));
 }
 
-fn damaged_keys(report: &tracklog_engine::VerifyReport) -> Vec<PartitionId> {
+fn damaged_keys(report: &VerifyReport) -> Vec<PartitionId> {
     let keys = report.partitions.iter().filter(|partition| partition.topic == "_keys");
     keys.map(|partition| partition.id).collect()
 }
@@ -173,7 +173,7 @@ fn a_missing_index_is_fine_a_torn_one_is_told_a_wrong_one_is_not_clean() {
     let (machine, _) = two_segments(7);
     let index = FileName::Index(1);
     let disk = &machine.disk;
-    let good = tracklog_engine::disk::Disk::read_file(disk, &index).expect("it was written");
+    let good = Disk::read_file(disk, &index).expect("it was written");
     disk.set_file(&index, None);
     assert!(machine.verify().expect("it opens").clean);
     disk.set_file(&index, Some(good[..good.len() / 2].to_vec()));
@@ -193,13 +193,13 @@ fn a_missing_index_is_fine_a_torn_one_is_told_a_wrong_one_is_not_clean() {
 fn a_rotten_checkpoint_is_named_and_a_torn_one_is_no_damage() {
     let (machine, _) = two_segments(8);
     let disk = &machine.disk;
-    let good = tracklog_engine::disk::Disk::read_file(disk, &FileName::CheckpointB).unwrap();
+    let good = Disk::read_file(disk, &FileName::CheckpointB).unwrap();
     for length in [0, 5, 40, good.len() - 1] {
         disk.set_file(&FileName::CheckpointB, Some(good[..length].to_vec()));
         let report = machine.verify().expect("it opens");
         assert!(report.clean && report.remarks.len() == 1, "{report}");
     }
-    let mut bad = good.clone();
+    let mut bad = good;
     bad[40] ^= 1;
     disk.set_file(&FileName::CheckpointB, Some(bad));
     let report = machine.verify().expect("it opens");
@@ -261,9 +261,9 @@ fn a_bad_sector_costs_what_lies_on_it() {
 #[test]
 fn a_folder_without_a_log_is_told_so() {
     let folder = tempfile::tempdir().expect("there is room for a folder");
-    let error = tracklog_engine::verify(folder.path(), &mut |_| {}).expect_err("there is no log");
+    let error = verify(folder.path(), &mut |_| {}).expect_err("there is no log");
     assert!(matches!(error, OpenError::NotALog { .. }), "{error}");
     let gone = folder.path().join("gone");
-    let error = tracklog_engine::verify(&gone, &mut |_| {}).expect_err("there is no folder");
+    let error = verify(&gone, &mut |_| {}).expect_err("there is no folder");
     assert!(error.to_string().starts_with("there is no folder"), "{error}");
 }
