@@ -11,7 +11,7 @@ use tracklog_log::{
     Append, AppendError, Domain, Fetch, FetchMode, Item, Lane, Log, Retention, Ticket, TopicName,
     TopicSpec,
 };
-use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, Record, TimeMicros};
+use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, Record};
 
 /// The smallest slots there are.
 pub(crate) const SLOT_BYTES: u64 = 16 << 20;
@@ -57,11 +57,6 @@ impl Machine {
 
     pub(crate) fn shared(&self) -> Arc<Engine> {
         Arc::clone(self.engine.as_ref().expect("the log is open"))
-    }
-
-    /// What its wall clock shows.
-    pub(crate) fn now(&self) -> TimeMicros {
-        self.disk.now()
     }
 
     pub(crate) fn open(&mut self) -> Result<(), OpenError> {

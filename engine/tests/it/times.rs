@@ -6,7 +6,7 @@ use tracklog_log::{Log, Retention, TimeKind};
 use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{PartitionId, TimeMicros};
 
-use crate::rig::{Machine, append, payload, submit, topic, wait};
+use crate::rig::{Machine, append, batches, payload, submit, topic, wait};
 
 const MINUTE: i64 = 60_000_000;
 
@@ -43,21 +43,22 @@ fn event_times_in_any_order_find_the_first_offset_at_or_after() {
 fn append_times_find_their_records_over_segments_and_restarts() {
     let mut machine = Machine::new(2);
     let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
-    let mut times = Vec::new();
     for number in 0..40 {
         machine.disk.advance(Duration::from_secs(60));
-        times.push(machine.now());
         append(machine.engine(), raw, &payload(number, 1 << 20)).expect("it is stored");
         if number == 25 {
             machine.reopen();
         }
     }
+    let batches = batches(machine.engine(), raw);
+    let times: Vec<_> = batches.iter().map(|batch| batch.append_time()).collect();
+    assert_eq!(times.len(), 40);
     for (offset, time) in (0..).zip(&times) {
         assert_eq!(find(machine.engine(), raw, TimeKind::Append, time.0), offset);
         assert_eq!(find(machine.engine(), raw, TimeKind::Append, time.0 - 1), offset);
     }
-    let end = machine.now().0 + 1;
-    assert_eq!(find(machine.engine(), raw, TimeKind::Append, end), 40);
+    let after = times[39].0 + 1;
+    assert_eq!(find(machine.engine(), raw, TimeKind::Append, after), 40);
 }
 
 #[test]
