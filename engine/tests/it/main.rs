@@ -4,6 +4,7 @@ mod conformance;
 mod embedded;
 mod faults;
 mod folders;
+mod golden;
 mod rig;
 mod times;
 mod verify;

@@ -1,0 +1,230 @@
+//! Logs written by each released version of the format, opened by this program.
+//!
+//! `testdata/vN` holds the files of a small log, each compressed with zstd, and `contents.txt`,
+//! every record in it, a line each. They are kept for ever: what was written once can be read.
+//!
+//! A new version gets a folder of its own, with
+//! `cargo test -p tracklog-engine --test it -- --ignored write_the_golden_log`, which writes the
+//! folder of the version in [`VERSION`]. Do that for a version that is not released yet only.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::disk::{Disk, FileName};
+use tracklog_engine::{BackendChoice, Engine, OfflineLog, Options, verify};
+use tracklog_log::{Append, Domain, Item, Lane, Log, Retention};
+use tracklog_protocol::batch::{BatchBuilder, Producer};
+use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
+use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
+use tracklog_protocol::{
+    BatchView, KeyValue, Offset, PartitionId, PayloadKind, Record, TimeMicros, VerifiedBatch,
+};
+
+use crate::rig::{
+    Machine, SLOT_BYTES, append, batches, options, payload, set, submit, topic, wait,
+};
+
+/// The version of the format that this program writes.
+const VERSION: u32 = 1;
+
+fn testdata(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/v{version}"))
+}
+
+/// The log of a version, in a folder of its own.
+fn unpacked(version: u32) -> TempDir {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    unpack(&testdata(version), folder.path());
+    folder
+}
+
+fn unpack(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("there is room for a folder");
+    for entry in fs::read_dir(from).expect("the files are in the tree") {
+        let path = entry.expect("it can be listed").path();
+        let name = path.file_stem().expect("a file has a name");
+        if path.is_dir() {
+            unpack(&path, &to.join(name));
+        } else if path.extension().is_some_and(|extension| extension == "zst") {
+            let packed = fs::File::open(&path).expect("it can be read");
+            let bytes = zstd::decode_all(packed).expect("it is whole");
+            fs::write(to.join(name), bytes).expect("there is room");
+        }
+    }
+}
+
+/// All records of a log, a line each.
+fn listing(log: &dyn Log) -> String {
+    let mut text = String::new();
+    for topic in log.topics() {
+        for partition in topic.partitions() {
+            let extent = log.extent(partition).expect("it is there");
+            let (name, number) = (topic.name(), partition.partition);
+            writeln!(text, "{name}/{number} from {} to {}", extent.start, extent.end)
+                .expect("a text takes all");
+            for batch in batches(log, partition) {
+                list_batch(&batch, &mut text);
+            }
+        }
+    }
+    text
+}
+
+fn list_batch(batch: &BatchView, text: &mut String) {
+    let header = batch.header();
+    let producer = header.producer().map_or_else(String::new, |producer| {
+        format!(" producer {} {} {}", producer.id, producer.epoch, producer.sequence)
+    });
+    for (offset, record) in batch.records() {
+        let (kind, bytes) = (record.kind(), record.bytes());
+        let (length, crc) = (bytes.len(), crc32fast::hash(bytes));
+        let said = match record.key_value() {
+            Some(KeyValue { key, value }) => {
+                let value = value.map(String::from_utf8_lossy);
+                format!(" {:?} = {value:?}", String::from_utf8_lossy(key))
+            }
+            None => String::new(),
+        };
+        let time = record.event_time().map_or_else(String::new, |time| format!(" at {time}"));
+        writeln!(text, "  {offset} {kind:?} {length} bytes {crc:08x}{time}{producer}{said}")
+            .expect("a text takes all");
+    }
+}
+
+#[test]
+fn logs_of_every_version_open_read_and_go_on() {
+    for version in 1..=VERSION {
+        let expected = fs::read_to_string(testdata(version).join("contents.txt"));
+        let expected = expected.expect("it is in the tree");
+        let folder = unpacked(version);
+        let report = verify(folder.path(), &mut |_| {}).expect("it opens");
+        assert!(report.clean, "version {version}: {report}");
+        {
+            let log = OfflineLog::open(folder.path()).expect("it opens");
+            assert_eq!(listing(&log), expected, "version {version}, offline");
+        }
+        let options = Options { backend: BackendChoice::Blocking, ..options() };
+        let log = Engine::open(folder.path(), &options).expect("it opens");
+        assert_eq!(listing(&log), expected, "version {version}");
+        let raw = topic(&log, "raw", 2, Retention::Keep)[0];
+        let end = log.extent(raw).expect("it is there").end;
+        assert_eq!(append(&log, raw, b"more").expect("it is stored"), end);
+        drop(log);
+        let log = Engine::open(folder.path(), &options).expect("it opens again");
+        assert_eq!(log.extent(raw).expect("it is there").end, end.plus(1));
+        drop(log);
+        let report = verify(folder.path(), &mut |_| {}).expect("it opens");
+        assert!(report.clean, "version {version}, gone on with: {report}");
+    }
+}
+
+/// What a log holds that uses all that version 1 has.
+fn write_log(machine: &mut Machine) {
+    let log = machine.engine();
+    let raw = topic(log, "raw", 2, Retention::Keep);
+    let rejected = topic(log, "rejected", 1, Retention::Keep)[0];
+    let keys = topic(log, "_keys", 1, Retention::Compact)[0];
+    let gone = topic(log, "gone", 3, Retention::Keep);
+    append(log, gone[2], b"of a topic that is deleted").expect("it is stored");
+    write_events(log, &raw);
+    let mut builder = RejectedBuilder::new();
+    let parts = RejectedParts {
+        code: "too_deep",
+        message: "deeper than 64",
+        body: b"[[[[",
+        ..RejectedParts::default()
+    };
+    wait(submit(log, &[(rejected, builder.build(&parts))])).expect("it is stored");
+    set(log, keys, b"colour", b"blue");
+    set(log, keys, b"size", b"42");
+    let mut buffer = Vec::new();
+    let delete = KeyValue { key: b"size", value: None }.encode(&mut buffer);
+    wait(submit(log, &[(keys, delete)])).expect("it is stored");
+    append_batch(log, raw[1], &produced_batch());
+    append_batch(log, raw[1], &batch_with_blocks());
+    let name = tracklog_log::TopicName::new("gone").expect("a topic name");
+    wait(log.delete_topic(&name)).expect("it was there");
+    wait(log.trim(raw[0], Offset(2))).expect("it is stored");
+    // On into a second segment, and a run that ends by a crash.
+    for number in 0..16 {
+        append(log, raw[0], &payload(number, 1 << 20)).expect("it is stored");
+    }
+    machine.crash(Crash::Kill);
+    machine.open().expect("it opens again");
+    append(machine.engine(), raw[0], b"of the second run").expect("it is stored");
+}
+
+fn write_events(log: &dyn Log, raw: &[PartitionId]) {
+    let mut builder = EventBuilder::new();
+    for (number, kind) in (0..).zip([EventKind::Track, EventKind::Identify, EventKind::Page]) {
+        let id = format!("message-{number}");
+        let parts = EventParts {
+            message_id: &id,
+            kind,
+            name: Some("Order Completed"),
+            anonymous_id: Some("device-1"),
+            event_time: TimeMicros(1_767_225_600_000_000 - number * 1_000_000),
+            properties: Some(r#"{"price":12.50,"currency":"EUR"}"#),
+            ..EventParts::default()
+        };
+        let record = builder.build(&parts);
+        wait(submit(log, &[(raw[0], record), (raw[1], record)])).expect("it is stored");
+    }
+}
+
+fn produced_batch() -> VerifiedBatch {
+    let producer = Producer { id: 7, epoch: 2, sequence: 100 };
+    let mut batch = BatchBuilder::new(PayloadKind::Opaque).produced_by(producer);
+    for text in ["one", "", "three, which is longer"] {
+        batch.push(Record::opaque(text.as_bytes()));
+    }
+    batch.finish()
+}
+
+fn batch_with_blocks() -> VerifiedBatch {
+    let mut batch = BatchBuilder::new(PayloadKind::Opaque);
+    for number in 0..40 {
+        batch.push(Record::opaque(&payload(number, 20_000)));
+    }
+    batch.finish()
+}
+
+fn append_batch(log: &dyn Log, partition: PartitionId, batch: &VerifiedBatch) {
+    let epoch = wait(log.open(Domain::WHOLE)).expect("it opens");
+    let permit = log.reserve(Lane::FIRST_SOURCE, batch.view().bytes().len());
+    let permit = permit.expect("there is room in the budget");
+    let items = [Item::Batch { partition, batch }];
+    wait(log.append(permit, epoch, Append { conditions: &[], items: &items })).expect("stored");
+}
+
+#[test]
+#[ignore = "writes the golden log of this version anew"]
+fn write_the_golden_log() {
+    let mut machine = Machine::new(2026);
+    write_log(&mut machine);
+    machine.stop();
+    let folder = testdata(VERSION);
+    let pack = |path: &str, bytes: &[u8]| {
+        let path = folder.join(format!("{path}.zst"));
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("it is ours");
+        let packed = zstd::encode_all(bytes, 19).expect("memory takes all");
+        fs::write(path, packed).expect("it is ours");
+    };
+    let disk = &machine.disk;
+    let journal = disk.journal_folder().expect("it lists");
+    for (slot, _) in journal.slots {
+        let bytes = usize::try_from(SLOT_BYTES).expect("a slot fits into memory");
+        pack(&format!("journal/{slot}"), &disk.peek(slot, 0, bytes));
+    }
+    let files = journal.indexes.into_iter().map(FileName::Index);
+    for name in files.chain([FileName::CheckpointA, FileName::CheckpointB]) {
+        pack(&name.path(), &disk.read_file(&name).expect("it is there"));
+    }
+    let log = OfflineLog::open_on(Arc::new(disk.clone())).expect("it opens");
+    let text = listing(&log.expect("there is a log"));
+    fs::write(folder.join("contents.txt"), text).expect("it is ours");
+}
