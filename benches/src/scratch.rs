@@ -1,0 +1,129 @@
+//! Where logs are written while they are measured, and a log opened for that.
+//!
+//! Promises: nothing is left behind; a log's journal stays at five slots; a folder in memory, and
+//! a backend that the machine refuses, are said aloud.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{env, fs};
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tracklog_engine::{BackendChoice, Engine, OpenError, Options, WhenFull};
+use tracklog_log::{Domain, Epoch, Log as _, Retention, TopicName, TopicSpec};
+use tracklog_protocol::PartitionId;
+
+/// Names the folder to measure in.
+pub const FOLDER_VARIABLE: &str = "TRACKLOG_BENCH_DIR";
+/// Slots of a journal that drops its oldest segment: one written, one next, two of ballast, one
+/// full.
+const SLOTS: u64 = 5;
+/// What `statfs` calls a file system in memory.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
+/// The folder to measure in: what the variable names, else `otherwise`, which is made.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn folder(otherwise: &str) -> PathBuf {
+    let path = env::var_os(FOLDER_VARIABLE).map_or_else(|| otherwise.into(), PathBuf::from);
+    fs::create_dir_all(&path).expect("the folder to measure in can be made");
+    if is_in_memory(&path) {
+        eprintln!(
+            "warning: {} is in memory: what is measured is no disk; name another folder with \
+             {FOLDER_VARIABLE}",
+            path.display()
+        );
+    }
+    path
+}
+
+fn is_in_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
+}
+
+/// How a log to be measured is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How commits reach the disk.
+    pub backend: BackendChoice,
+    /// Size of a slot.
+    pub slot_bytes: u64,
+    /// Whether the journal gives up its oldest segment beyond five slots.
+    pub bounded: bool,
+    /// How much of the log's end stays in memory.
+    pub ring_bytes: usize,
+}
+
+impl Shape {
+    /// As a server opens it, but for the bound of its size.
+    #[must_use]
+    pub const fn of_server(backend: BackendChoice) -> Self {
+        Self { backend, slot_bytes: 256 << 20, bounded: true, ring_bytes: 64 << 20 }
+    }
+
+    /// What the journal holds at most, where it is bounded.
+    #[must_use]
+    pub const fn journal_bytes_max(&self) -> u64 {
+        SLOTS * self.slot_bytes
+    }
+}
+
+/// A log in a folder of its own, which goes with it.
+#[derive(Debug)]
+pub struct ScratchLog {
+    /// The log.
+    pub engine: Arc<Engine>,
+    /// Its writer.
+    pub epoch: Epoch,
+    folder: TempDir,
+}
+
+impl ScratchLog {
+    /// Makes a log in `folder`. `None`, and a line that says why, where the machine refuses the
+    /// backend.
+    ///
+    /// # Panics
+    /// When it cannot be made for another reason.
+    #[must_use]
+    pub fn open(folder: &Path, shape: &Shape, runtime: &Runtime) -> Option<Self> {
+        let folder = TempDir::with_prefix_in("log-", folder).expect("a folder can be made");
+        let options = Options {
+            slot_bytes: Some(shape.slot_bytes),
+            backend: shape.backend,
+            ring_bytes: shape.ring_bytes,
+            journal_bytes_max: shape.bounded.then(|| shape.journal_bytes_max()),
+            when_full: if shape.bounded { WhenFull::DropOldest } else { WhenFull::Refuse },
+            ..Options::default()
+        };
+        let engine = match Engine::open(folder.path(), &options) {
+            Ok(engine) => Arc::new(engine),
+            Err(OpenError::Folder(tracklog_engine::disk::OpenFolderError::NoUring { source })) => {
+                eprintln!("skipped: this machine refuses io_uring: {source}");
+                return None;
+            }
+            Err(error) => panic!("cannot open a log to measure: {error}"),
+        };
+        let epoch = runtime.block_on(engine.open(Domain::WHOLE)).expect("a new log is open");
+        Some(Self { engine, epoch, folder })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes a topic; returns its partitions.
+    ///
+    /// # Panics
+    /// When the name is taken or none.
+    #[must_use]
+    pub fn topic(&self, name: &str, partitions: u32, runtime: &Runtime) -> Arc<[PartitionId]> {
+        let name = TopicName::new(name).expect("a topic's name");
+        let spec = TopicSpec { name, partitions, retention: Retention::Keep };
+        let topic = runtime.block_on(self.engine.create_topic(spec)).expect("a new topic");
+        topic.partitions().collect()
+    }
+}
