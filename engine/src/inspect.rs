@@ -389,3 +389,77 @@ fn cut_line(handle: &dyn Slot, at: u64, header: &CommitHeader) -> String {
         None => format!("{} commit {}: torn", header.position, header.number),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tracklog_protocol::{Offset, PartitionId, TopicId};
+
+    use super::*;
+    use crate::journal::commit::{CommitNumber, Run, Salt, SegmentNumber};
+    use crate::journal::segment::{ClusterId, SlotHeader};
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    /// A reader of another make would be written from FORMAT.md: these are its rows.
+    #[test]
+    fn fields_lie_where_the_format_says() {
+        let slot = SlotHeader {
+            cluster: ClusterId(16),
+            slot: SlotId(12),
+            slot_bytes: 32,
+            segment: SegmentNumber(40),
+            run: Run(48),
+            salt: Salt(56),
+            base: Some(Base { run: Run(64), number: CommitNumber(72), hash: 80 }),
+            skip: 88,
+        };
+        let page = slot.encode();
+        assert_eq!((page.len(), &page[..8], u32_at(&page, 8)), (4096, &b"TLOGSLOT"[..], 1));
+        assert_eq!(u32_at(&page, 12), 12);
+        assert!((16..=88).step_by(8).all(|at| u64_at(&page, at) == at as u64 || at == 24));
+        assert!(page[96..4092].iter().all(|byte| *byte == 0));
+        assert_eq!(u32_at(&page, 4092), crc32fast::hash(&page[..4092]));
+
+        let header = CommitHeader {
+            kind: CommitKind::Sealed,
+            salt: Salt(8),
+            run: Run(16),
+            number: CommitNumber(24),
+            segment: SegmentNumber(32),
+            position: 40,
+            commit_bytes: 44,
+            chain: 48,
+            mark: CommitNumber(56),
+            append_time: TimeMicros(64),
+            directory_bytes: 72,
+            directory_crc: 76,
+        };
+        let bytes = header.encode();
+        assert_eq!(bytes[..8], *b"TLC\x01\x01\x00\x04\x00");
+        assert!([8, 16, 24, 32, 48, 56, 64].iter().all(|at| u64_at(&bytes, *at) == *at as u64));
+        assert!([40, 44, 72, 76].iter().all(|at| u32_at(&bytes, *at) as usize == *at));
+        assert!(bytes[80..124].iter().all(|byte| *byte == 0));
+        assert_eq!(u32_at(&bytes, 124), crc32fast::hash(&bytes[..124]));
+
+        let entry = DirectoryEntry {
+            partition: PartitionId::new(TopicId(0), 4),
+            base_offset: Offset(8),
+            count: 16,
+            place: 20,
+            batch_bytes: 24,
+            batch_crc: 28,
+            event_time_max: TimeMicros(32),
+        };
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        assert_eq!(bytes.len(), 40);
+        assert!([0, 4, 16, 20, 24, 28].iter().all(|at| u32_at(&bytes, *at) as usize == *at));
+        assert_eq!((u64_at(&bytes, 8), u64_at(&bytes, 32)), (8, 32));
+    }
+}

@@ -6,7 +6,8 @@
 //! network and no JSON. If you want the seam that it implements, see `tracklog-log`; the bytes on
 //! disk are described in `FORMAT.md` beside this crate's manifest.
 //!
-//! Embedded use in thirty lines: `examples/embedded.rs`. Read first: [`Engine`], and [`tracklog_log::Log`], which it implements.
+//! Embedded use in thirty lines: `examples/embedded.rs`. Read first: [`Engine`], and
+//! [`tracklog_log::Log`], which it implements.
 
 mod catalog;
 mod checkpoint;
