@@ -16,35 +16,48 @@ use tracklog_log::{Fetch, FetchMode, Fetched, Log as _};
 use tracklog_protocol::{Offset, PartitionId};
 
 const PARTITIONS: u32 = 16;
-const SLOT_BYTES: u64 = 64 << 20;
 /// What one fetch asks for.
 const FETCH_BYTES: usize = 8 << 20;
 /// Size of the pieces that are hashed for comparison.
 const PIECE_BYTES: usize = 256 << 10;
 
+const SHAPE: Shape = Shape {
+    backend: BackendChoice::Auto,
+    slot_bytes: 64 << 20,
+    bounded: false,
+    ring_bytes: 1 << 20,
+    replay_threads: 2,
+};
+const TOPICS: [(&str, &str); 2] =
+    [("batches", "batches of 1,000"), ("gathered", "gathered single records")];
+
 fn main() {
     let mut criterion = pace::moving_bytes();
     let folder = scratch::folder(env!("CARGO_TARGET_TMPDIR"));
     let runtime = workload::runtime();
-    let shape = Shape {
-        backend: BackendChoice::Auto,
-        slot_bytes: SLOT_BYTES,
-        bounded: false,
-        ring_bytes: 1 << 20,
-    };
-    let log = ScratchLog::open(&folder, &shape, &runtime).expect("any backend will do");
-    let batches = topic(&log, "batches", &runtime);
-    Producers { count: 8, in_flight: 4, records: 1_000 }.run(&batches, 128, &runtime);
-    let gathered = topic(&log, "gathered", &runtime);
-    workload::call_from_threads(&gathered, 1_000, 1_000, 2);
-    // One more slot's worth, so that all of the above is in full segments.
-    let behind = topic(&log, "behind", &runtime);
-    Producers { count: 8, in_flight: 4, records: 1_000 }.run(&behind, 48, &runtime);
+    let log = ScratchLog::open(&folder, &SHAPE, &runtime).expect("any backend will do");
+    fill(&log, &runtime);
 
     plain_checksum(&mut criterion, &log);
-    replay(&mut criterion, "batches of 1,000", &batches, &runtime);
-    replay(&mut criterion, "gathered single records", &gathered, &runtime);
+    replays(&mut criterion, "on a replay thread", &log, &runtime);
+    let by_asker = Shape { replay_threads: 0, ..SHAPE };
+    let log = log.reopen(&by_asker, &runtime);
+    replays(&mut criterion, "by whoever asks", &log, &runtime);
     criterion.final_summary();
+}
+
+fn fill(log: &ScratchLog, runtime: &Runtime) {
+    let producers = Producers { count: 8, in_flight: 4, records: 1_000 };
+    producers.run(&topic(log, "batches", runtime), 128, runtime);
+    workload::call_from_threads(&topic(log, "gathered", runtime), 1_000, 1_000, 2);
+    // More than a slot, so that all of the above lies in full segments.
+    producers.run(&topic(log, "behind", runtime), 48, runtime);
+}
+
+fn replays(criterion: &mut Criterion, by: &str, log: &ScratchLog, runtime: &Runtime) {
+    for (topic_name, what) in TOPICS {
+        replay(criterion, &format!("{what}/{by}"), &topic(log, topic_name, runtime), runtime);
+    }
 }
 
 fn topic(log: &ScratchLog, name: &str, runtime: &Runtime) -> Target {

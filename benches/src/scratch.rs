@@ -54,13 +54,21 @@ pub struct Shape {
     pub bounded: bool,
     /// How much of the log's end stays in memory.
     pub ring_bytes: usize,
+    /// How many threads read the past; with none whoever asks reads it himself.
+    pub replay_threads: usize,
 }
 
 impl Shape {
     /// As a server opens it, but for the bound of its size.
     #[must_use]
     pub const fn of_server(backend: BackendChoice) -> Self {
-        Self { backend, slot_bytes: 256 << 20, bounded: true, ring_bytes: 64 << 20 }
+        Self {
+            backend,
+            slot_bytes: 256 << 20,
+            bounded: true,
+            ring_bytes: 64 << 20,
+            replay_threads: 2,
+        }
     }
 
     /// What the journal holds at most, where it is bounded.
@@ -89,10 +97,27 @@ impl ScratchLog {
     #[must_use]
     pub fn open(folder: &Path, shape: &Shape, runtime: &Runtime) -> Option<Self> {
         let folder = TempDir::with_prefix_in("log-", folder).expect("a folder can be made");
+        Self::open_in(folder, shape, runtime)
+    }
+
+    /// Stops it and opens it again in another shape. Nobody else may hold it.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    #[must_use]
+    pub fn reopen(self, shape: &Shape, runtime: &Runtime) -> Self {
+        let Self { engine, folder, .. } = self;
+        engine.close();
+        drop(engine);
+        Self::open_in(folder, shape, runtime).expect("the backend worked before")
+    }
+
+    fn open_in(folder: TempDir, shape: &Shape, runtime: &Runtime) -> Option<Self> {
         let options = Options {
             slot_bytes: Some(shape.slot_bytes),
             backend: shape.backend,
             ring_bytes: shape.ring_bytes,
+            replay_threads: shape.replay_threads,
             journal_bytes_max: shape.bounded.then(|| shape.journal_bytes_max()),
             when_full: if shape.bounded { WhenFull::DropOldest } else { WhenFull::Refuse },
             ..Options::default()
@@ -115,15 +140,16 @@ impl ScratchLog {
         self.folder.path()
     }
 
-    /// Makes a topic; returns its partitions.
+    /// A topic's partitions. Makes the topic where it is not there yet.
     ///
     /// # Panics
-    /// When the name is taken or none.
+    /// When the name is none, or that of a topic with other partitions.
     #[must_use]
     pub fn topic(&self, name: &str, partitions: u32, runtime: &Runtime) -> Arc<[PartitionId]> {
         let name = TopicName::new(name).expect("a topic's name");
         let spec = TopicSpec { name, partitions, retention: Retention::Keep };
-        let topic = runtime.block_on(self.engine.create_topic(spec)).expect("a new topic");
+        let topic =
+            runtime.block_on(self.engine.create_topic(spec)).expect("a topic of this shape");
         topic.partitions().collect()
     }
 }
