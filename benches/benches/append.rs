@@ -65,19 +65,17 @@ fn raw(criterion: &mut Criterion, backend: &str, disk: &mut RawDisk) {
 fn batches(criterion: &mut Criterion, backend: &str, log: &ScratchLog, runtime: &Runtime) {
     let mut group = criterion.benchmark_group(format!("append/{backend}/batches"));
     group.sampling_mode(SamplingMode::Flat);
-    for partitions in PARTITIONS {
-        let target = target(log, "batches", partitions, runtime);
-        fill_once(&target, runtime);
-        for records in RECORDS {
-            let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records };
-            let batches = batches_a_turn(records);
-            group.throughput(Throughput::Elements((PRODUCERS * batches * records) as u64));
+    let targets =
+        PARTITIONS.map(|partitions| (partitions, target(log, "batches", partitions, runtime)));
+    fill_once(&targets[0].1, runtime);
+    for records in RECORDS {
+        let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records };
+        let batches = batches_a_turn(records);
+        group.throughput(Throughput::Elements((PRODUCERS * batches * records) as u64));
+        // Side by side, since they are compared with each other.
+        for (partitions, target) in &targets {
             let name = format!("{records} × {RECORD_BYTES} B, {partitions} partitions");
-            group.bench_function(name, |bencher| {
-                bencher.iter_custom(|turns| {
-                    turns_of(turns, || producers.run(&target, batches, runtime))
-                });
-            });
+            measure(&mut group, &name, || producers.run(target, batches, runtime));
         }
     }
 }
