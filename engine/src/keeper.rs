@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tracklog_log::{Append, Condition, Item, Lane};
+use tracklog_log::{Append, Condition, Item};
 use tracklog_protocol::{KeyValue, Offset, PartitionId};
 
 use crate::catalog;
@@ -31,6 +31,9 @@ use crate::journal::segment::{ClusterId, SlotHeader};
 use crate::options::WhenFull;
 use crate::partition::places::{SegmentId, SegmentIndex};
 use crate::read::Reader;
+
+/// No limit is lower: a segment to drop, one to write, one prepared, one to prepare.
+const SLOTS_MIN: u64 = 4;
 
 /// What the keeper is asked to do.
 pub(crate) enum Job {
@@ -175,7 +178,7 @@ impl Keeper {
     /// Makes a new slot.
     fn create(&mut self) -> Result<SlotId, String> {
         if let Some(slots_max) = self.slots_max
-            && self.slots >= slots_max.max(3)
+            && self.slots >= slots_max.max(SLOTS_MIN)
         {
             let bytes = slots_max * self.heading.slot_bytes;
             return Err(format!("the journal has reached its limit of {bytes} bytes"));
@@ -241,7 +244,7 @@ impl Keeper {
         self.dropping = true;
         let moved = self.move_live_records(oldest);
         if moved {
-            let after_gathers = self.client.intake.gathers();
+            let after_gathers = self.client.intake.gathers_ahead();
             self.client.intake.push(Input::DropOldest { segment: oldest.number, after_gathers });
         } else {
             self.dropping = false;
@@ -249,9 +252,9 @@ impl Keeper {
         moved
     }
 
-    /// Appends the live records of the segment again, each unless it was changed meanwhile.
-    /// Nothing waits here: the append is in the queue before the order to drop, and so in an
-    /// earlier commit than the checkpoint that no longer names the segment.
+    /// Appends the live records of the segment again, each unless it was changed meanwhile. They
+    /// go ahead of all that waits, into room that is kept for them, so that making room never
+    /// waits for room; and into an earlier commit than the order to drop is carried out after.
     fn move_live_records(&self, oldest: SegmentId) -> bool {
         let mut buffer = Vec::new();
         for live in self.live_records_of(oldest) {
@@ -262,7 +265,8 @@ impl Keeper {
             let last = Some(live.offset);
             let conditions = [Condition::LastOfKey { partition: live.partition, key, last }];
             let append = Append { conditions: &conditions, items: &items };
-            if self.client.append(Lane::INTERNAL, append).is_err() {
+            if let Err(error) = self.client.append_ahead(append) {
+                tracing::warn!("a live record cannot move: {error}");
                 return false;
             }
         }

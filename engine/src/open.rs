@@ -36,7 +36,7 @@ use crate::journal::recovery::{Cut, Note, Recovered, recover};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, SLOT_BYTES_MAX, SLOT_BYTES_MIN};
 use crate::journal::walk;
 use crate::keeper::{Heading, Job, Keeper, write_heading};
-use crate::options::Options;
+use crate::options::{Options, WhenFull};
 use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
@@ -45,6 +45,8 @@ use crate::read::{Reader, ReaderOptions};
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 /// Commit buffers kept for reuse.
 const POOL_BYTES: usize = 16 << 20;
+/// Room at the end of each segment for records that must move on before an older one is dropped.
+const KEPT_BYTES: usize = 512 << 10;
 /// So many slots are kept open to read.
 const OPEN_SLOTS_MAX: usize = 256;
 /// How often the folder's lock is asked for: for half a second.
@@ -200,7 +202,7 @@ fn begin_run(
         base: recovered.base,
         skip: recovered.skip,
     };
-    let mut unused = sound_slots(&**disk, &recovered, &mut held)?;
+    let mut unused = sound_slots(&**disk, &recovered, &recovered.unused, &mut held)?;
     let highest = recovered.highest_slot;
     let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
     if unused.is_empty() {
@@ -221,6 +223,7 @@ fn begin_run(
         opened_body: body,
         ended: recovered.ended.clone(),
         checkpoint_sequence: recovered.checkpoint_sequence + 2,
+        kept_bytes: if options.when_full == WhenFull::DropOldest { KEPT_BYTES } else { 0 },
         commit_deadline: options.commit_deadline,
     };
     for sequence in [recovered.checkpoint_sequence + 1, recovered.checkpoint_sequence + 2] {
@@ -228,7 +231,7 @@ fn begin_run(
         write_checkpoint(&**disk, &snapshot(&start, &published, at, recovered.base, sequence))?;
     }
     // Both checkpoints are anew: what they no longer name may be used again.
-    unused.extend(recovered.unused_later.iter().copied());
+    unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later, &mut held)?);
     let run = (heading, start, active);
     assemble(disk, options, recovered, run, published, (unused, next_slot), held)
 }
@@ -306,10 +309,11 @@ pub(crate) fn reader_of(
 fn sound_slots(
     disk: &dyn Disk,
     recovered: &Recovered,
+    slots: &[SlotId],
     held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<VecDeque<SlotId>, OpenError> {
     let mut sound = VecDeque::new();
-    for slot in &recovered.unused {
+    for slot in slots {
         let bytes = held.get(slot).map_or(0, |handle| handle.bytes());
         if bytes == recovered.slot_bytes {
             sound.push_back(*slot);

@@ -134,6 +134,8 @@ pub(crate) struct Start {
     /// Where ended runs ended; the last one is the one this run stands on.
     pub(crate) ended: Vec<Base>,
     pub(crate) checkpoint_sequence: u64,
+    /// Room at a segment's end that only the log's own appends may use.
+    pub(crate) kept_bytes: usize,
     pub(crate) commit_deadline: Duration,
 }
 
@@ -422,10 +424,11 @@ impl Journal {
             let Some(waiting) = self.intake.waiting() else { return false };
             let enough = waiting.bytes >= CLOSE_AT_BYTES;
             let idle = self.in_flight.is_empty();
-            if !(idle || enough || self.one_ended || self.stopping) {
+            if !(idle || enough || self.one_ended || self.stopping || waiting.is_ahead) {
                 return false;
             }
-            if !self.fits(padded_bytes(waiting.body_bytes_max)) {
+            let kept_bytes = if waiting.is_ahead { 0 } else { self.start.kept_bytes };
+            if !self.fits(padded_bytes(waiting.body_bytes_max) + kept_bytes) {
                 if self.next_slot.is_none() {
                     return true;
                 }

@@ -30,6 +30,8 @@ const GATHER_BYTES: usize = 256 << 10;
 const GATHER_BYTES_BUSY: usize = 1 << 20;
 /// No append may need more of a commit.
 pub(crate) const APPEND_BYTES_MAX: usize = 8 << 20;
+/// No append has more records: a lost commit is skipped over by this many offsets.
+pub(crate) const APPEND_RECORDS_MAX: u64 = 1 << 20;
 /// Gathers kept for reuse.
 const SPARE_GATHERS: usize = 6;
 /// A batch header and a directory entry: what a record costs when it shares its batch with none.
@@ -82,6 +84,8 @@ pub(crate) struct Gather {
     payload_bytes: usize,
     /// An upper bound of what the commit needs behind its header.
     pub(crate) body_bytes_max: usize,
+    /// The log's own, which goes ahead of all others and into room kept for it.
+    is_ahead: bool,
 }
 
 impl Gather {
@@ -96,6 +100,7 @@ impl Gather {
             outcome: Arc::default(),
             payload_bytes: 0,
             body_bytes_max: 0,
+            is_ahead: false,
         }
     }
 
@@ -110,6 +115,7 @@ impl Gather {
         self.outcome = Arc::default();
         self.payload_bytes = 0;
         self.body_bytes_max = 0;
+        self.is_ahead = false;
     }
 
     /// Item `index`'s content.
@@ -131,7 +137,7 @@ impl Gather {
         }
     }
 
-    fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Permit) -> u32 {
+    fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Option<Permit>) -> u32 {
         let number = index_u32(self.appends.len());
         self.appends.push(AppendShare {
             first_item: index_u32(self.items.len()),
@@ -161,7 +167,7 @@ impl Gather {
                 kind,
             });
         }
-        self.permits.push(permit);
+        self.permits.extend(permit);
         self.payload_bytes += measured.payload_bytes;
         self.body_bytes_max += measured.body_bytes_max;
         number
@@ -186,29 +192,33 @@ impl Measured {
         row: impl Fn(tracklog_protocol::PartitionId) -> Option<Row>,
     ) -> Result<Self, AppendError> {
         let mut rows = SmallVec::with_capacity(append.items.len());
-        let (mut payload_bytes, mut body_bytes_max) = (0, 0);
+        let (mut payload_bytes, mut body_bytes_max, mut records) = (0, 0, 0);
         for item in append.items {
             let partition = item.partition();
             let row = row(partition).ok_or(AppendError::UnknownPartition { partition })?;
-            let (bytes, overhead, time) = match item {
+            let (bytes, overhead, time, count) = match item {
                 Item::Record { record, .. } => {
                     // Its place in the table of ends, and the padding of that table.
                     let overhead = BATCH_OVERHEAD_BYTES + 8;
-                    (record.bytes().len(), overhead, record.event_time())
+                    (record.bytes().len(), overhead, record.event_time(), 1)
                 }
                 Item::Batch { batch, .. } => {
                     let header = batch.view().header();
                     let time = header.event_times().map(|times| times.max);
-                    (header.batch_bytes(), ENTRY_BYTES, time)
+                    (header.batch_bytes(), ENTRY_BYTES, time, header.count())
                 }
             };
             rows.push((row, time.unwrap_or(TimeMicros(i64::MIN))));
+            records += u64::from(count);
             let padded = bytes.next_multiple_of(8);
             payload_bytes += padded;
             // A gathered batch above 256 KiB has a checksum for each 256 KiB.
             body_bytes_max += padded + overhead + bytes / (32 << 10);
         }
-        if payload_bytes > APPEND_BYTES_MAX || body_bytes_max > APPEND_BYTES_MAX * 9 / 8 {
+        if payload_bytes > APPEND_BYTES_MAX
+            || body_bytes_max > APPEND_BYTES_MAX * 9 / 8
+            || records > APPEND_RECORDS_MAX
+        {
             let bytes = payload_bytes.max(body_bytes_max);
             return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
         }
@@ -256,13 +266,33 @@ impl Queue {
     fn gather(&mut self, payload_bytes: usize) -> &mut Gather {
         let limit = if self.busy { GATHER_BYTES_BUSY } else { GATHER_BYTES };
         let joins = self.gathers.back().is_some_and(|gather| {
-            gather.payload_bytes + payload_bytes <= limit
+            !gather.is_ahead
+                && gather.payload_bytes + payload_bytes <= limit
                 && gather.body_bytes_max < APPEND_BYTES_MAX
         });
         if !joins {
             self.gathers.push_back(self.spare.pop().unwrap_or_else(Gather::new));
         }
         self.gathers.back_mut().expect("one was pushed if there was none")
+    }
+
+    /// The gather that the log's own append of this size joins, behind those of its sort.
+    fn gather_ahead(&mut self, payload_bytes: usize) -> &mut Gather {
+        let ahead = self.gathers_ahead();
+        let joins = ahead
+            .checked_sub(1)
+            .filter(|last| self.gathers[*last].payload_bytes + payload_bytes <= GATHER_BYTES);
+        let at = joins.unwrap_or_else(|| {
+            let mut gather = self.spare.pop().unwrap_or_else(Gather::new);
+            gather.is_ahead = true;
+            self.gathers.insert(ahead, gather);
+            ahead
+        });
+        &mut self.gathers[at]
+    }
+
+    fn gathers_ahead(&self) -> usize {
+        self.gathers.iter().take_while(|gather| gather.is_ahead).count()
     }
 }
 
@@ -280,6 +310,8 @@ pub(crate) struct Waiting {
     pub(crate) bytes: usize,
     /// What the next commit needs at most, behind its header.
     pub(crate) body_bytes_max: usize,
+    /// Whether it is the log's own.
+    pub(crate) is_ahead: bool,
 }
 
 impl Intake {
@@ -296,7 +328,7 @@ impl Intake {
             }
         }
         let gather = queue.gather(measured.payload_bytes);
-        let number = gather.push(append, measured, permit);
+        let number = gather.push(append, measured, Some(permit));
         let outcome = Arc::clone(&gather.outcome);
         queue.waiting_bytes += measured.payload_bytes;
         let wake = queue.sleeping && queue.waiting_bytes >= queue.wake_at_bytes;
@@ -319,11 +351,20 @@ impl Intake {
         }
     }
 
-    /// How many gathers were taken and wait by now, counted from the start: whatever was appended
-    /// before this call lies in one of them.
-    pub(crate) fn gathers(&self) -> u64 {
+    /// Leaves the log's own append at the head of the queue, where no full door and no budget
+    /// stops it: it makes room.
+    pub(crate) fn append_ahead(&self, append: Append<'_>, measured: &Measured) {
+        let mut queue = self.queue.lock();
+        let gather = queue.gather_ahead(measured.payload_bytes);
+        gather.push(append, measured, None);
+        queue.waiting_bytes += measured.payload_bytes;
+    }
+
+    /// How many gathers were taken, and wait ahead of all others, counted from the start: the
+    /// log's own appends before this call lie in one of them.
+    pub(crate) fn gathers_ahead(&self) -> u64 {
         let queue = self.queue.lock();
-        queue.taken + queue.gathers.len() as u64
+        queue.taken + queue.gathers_ahead() as u64
     }
 
     /// Takes what happened.
@@ -335,7 +376,11 @@ impl Intake {
     pub(crate) fn waiting(&self) -> Option<Waiting> {
         let queue = self.queue.lock();
         let front = queue.gathers.front()?;
-        Some(Waiting { bytes: queue.waiting_bytes, body_bytes_max: front.body_bytes_max })
+        Some(Waiting {
+            bytes: queue.waiting_bytes,
+            body_bytes_max: front.body_bytes_max,
+            is_ahead: front.is_ahead,
+        })
     }
 
     /// Takes the front gather.

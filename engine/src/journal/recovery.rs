@@ -27,13 +27,14 @@ use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Opened, Run, Sealed,
     SegmentNumber, Stretch,
 };
+use crate::journal::intake::APPEND_RECORDS_MAX;
 use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
 use crate::journal::walk::{Found, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 
-/// So far every end offset skips for each commit whose extent cannot be told: more records than
-/// a commit can hold.
-pub(crate) const SKIP_PER_COMMIT: u64 = 1 << 20;
+/// So far every end offset skips for each commit whose extent cannot be told: as many records as
+/// one can hold.
+pub(crate) const SKIP_PER_COMMIT: u64 = APPEND_RECORDS_MAX;
 
 /// What was cut: commits that were written and never acked.
 #[derive(Clone, Debug)]
@@ -121,6 +122,13 @@ pub enum Note {
         /// Which slot.
         slot: SlotId,
     },
+    /// A slot's file is too short: what it held at its end is lost.
+    SlotShort {
+        /// Which slot.
+        slot: SlotId,
+        /// How many bytes are missing.
+        missing_bytes: u64,
+    },
     /// A slot that the checkpoint names is not there.
     SlotGone {
         /// Which slot.
@@ -158,6 +166,9 @@ impl fmt::Display for Note {
                 write!(f, "given up by the operator: commits {first} to {last} of run {run}")
             }
             Self::SlotHeader { slot } => write!(f, "damage: the header of {slot} is rotten"),
+            Self::SlotShort { slot, missing_bytes } => {
+                write!(f, "damage: the last {missing_bytes} bytes of {slot} are missing")
+            }
             Self::SlotGone { slot } => write!(f, "damage: {slot} is missing"),
             Self::Checkpoint { file } => write!(f, "{file} is rotten; the log opened without it"),
             Self::LostKey { partition, offset } => {
@@ -173,7 +184,8 @@ struct Inventory {
     /// Slots that a valid checkpoint names, the older one too.
     named: BTreeSet<SlotId>,
     sequence: u64,
-    slots: Vec<SlotId>,
+    /// All slots there are, with their sizes.
+    slots: BTreeMap<SlotId, u64>,
     headers: BTreeMap<SlotId, SlotHeader>,
     blank: Vec<SlotId>,
     bad: Vec<SlotId>,
@@ -208,7 +220,7 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
         sequence: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence),
         checkpoint,
         named,
-        slots: folder.slots.iter().map(|(slot, _)| *slot).collect(),
+        slots: folder.slots.iter().copied().collect(),
         headers: BTreeMap::new(),
         blank: Vec::new(),
         bad: Vec::new(),
@@ -424,7 +436,7 @@ impl<'a> Recovery<'a> {
                     self.segments.insert(id.number, *id);
                 }
                 _ => {
-                    let (slot, there) = (id.slot, self.inventory.slots.contains(&id.slot));
+                    let (slot, there) = (id.slot, self.inventory.slots.contains_key(&id.slot));
                     let note =
                         if there { Note::SlotHeader { slot } } else { Note::SlotGone { slot } };
                     self.notes.push(note);
@@ -523,7 +535,7 @@ impl<'a> Recovery<'a> {
     }
 
     fn read_opened(&self, id: SegmentId) -> Result<Option<Opened>, OpenError> {
-        if !self.inventory.slots.contains(&id.slot) {
+        if !self.inventory.slots.contains_key(&id.slot) {
             return Ok(None);
         }
         let mut walker = self.walker(id)?;
@@ -604,7 +616,7 @@ impl<'a> Recovery<'a> {
         {
             return Ok(Content::Indexed(index));
         }
-        if !self.inventory.slots.contains(&id.slot) {
+        if !self.inventory.slots.contains_key(&id.slot) {
             return Ok(Content::Walked(Walked::default()));
         }
         let walked = self.walker(id)?.walk();
@@ -631,7 +643,8 @@ impl<'a> Recovery<'a> {
             };
             let newer = self.inventory.headers.get(&id.slot);
             let reused = newer.is_some_and(|header| header.segment > id.number);
-            if reused || id.number <= last.id.number || !self.inventory.slots.contains(&id.slot) {
+            if reused || id.number <= last.id.number || !self.inventory.slots.contains_key(&id.slot)
+            {
                 return Ok(());
             }
             self.notes.push(Note::SlotHeader { slot: id.slot });
@@ -680,6 +693,9 @@ impl<'a> Recovery<'a> {
         first: CommitNumber,
         behind: Option<Position>,
     ) -> Result<CommitNumber, OpenError> {
+        for segment in segments.iter() {
+            self.check_size(segment.id)?;
+        }
         let vouched = self.vouched(run, segments, behind);
         let numbers: BTreeMap<CommitNumber, usize> = numbers(segments);
         let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
@@ -701,6 +717,28 @@ impl<'a> Recovery<'a> {
             self.cut_above(segment, end);
         }
         Ok(end)
+    }
+
+    /// The end of a slot's file is missing: in the run that no later one has ended, it may have
+    /// held acked commits with all that vouches for them.
+    fn check_size(&mut self, id: SegmentId) -> Result<(), OpenError> {
+        let bytes = self.inventory.slots.get(&id.slot).copied().unwrap_or(0);
+        let missing_bytes = self.slot_bytes.saturating_sub(bytes);
+        if missing_bytes == 0 || bytes == 0 {
+            return Ok(());
+        }
+        let slot = id.slot;
+        if !self.accept_loss {
+            let what = format!(
+                "the last {missing_bytes} bytes of {slot} are missing, and may have held acked \
+                 commits; to go on without them, open with --accept-loss"
+            );
+            return Err(OpenError::Damaged { what });
+        }
+        // No record takes less than four bytes.
+        self.new_skip += missing_bytes / 4;
+        self.notes.push(Note::SlotShort { slot, missing_bytes });
+        Ok(())
     }
 
     /// The highest commit that a witness of this run vouches for.
@@ -955,7 +993,7 @@ impl<'a> Recovery<'a> {
     ) -> Result<Recovered, OpenError> {
         let base = self.base;
         let in_use: BTreeSet<SlotId> = self.indexes.iter().map(|(id, _)| id.slot).collect();
-        let idle = self.inventory.slots.iter().copied().filter(|slot| !in_use.contains(slot));
+        let idle = self.inventory.slots.keys().copied().filter(|slot| !in_use.contains(slot));
         let (unused_later, unused) = idle.partition(|slot| self.inventory.named.contains(slot));
         let mut ended = self.ended;
         let lowest = self.indexes.iter().map(|(id, _)| id.run).min();
@@ -983,7 +1021,7 @@ impl<'a> Recovery<'a> {
             cuts: self.cuts,
             unused,
             unused_later,
-            highest_slot: self.inventory.slots.iter().max().copied(),
+            highest_slot: self.inventory.slots.keys().max().copied(),
             checkpoint_sequence: self.inventory.sequence,
             notes: self.notes,
         })

@@ -16,8 +16,8 @@ use parking_lot::RwLockReadGuard;
 use tracklog_log::{Extent, FetchError};
 use tracklog_protocol::{BatchView, Offset, PartitionId};
 
-use crate::disk::batch_of_ring;
 use crate::catalog::Row;
+use crate::disk::batch_of_ring;
 use crate::partition::places::{Held, Place, Places, SegmentId, Share, UnreadSegment};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};

@@ -115,6 +115,46 @@ fn a_truncated_segment_is_told_and_the_rest_is_read() {
 }
 
 #[test]
+fn a_truncated_last_segment_is_never_taken_for_a_short_log() {
+    for length in [4096 * 2, 4096 * 20, 4096 * 100 + 512] {
+        let folder = filled(12, 100_000);
+        let slot = folder.path().join("journal/slot-00000000");
+        let file = fs::OpenOptions::new().write(true).open(slot).expect("it is there");
+        file.set_len(length).expect("it is ours");
+        match verify(folder.path(), &mut |_| {}) {
+            Ok(report) => assert!(!report.clean, "{length} bytes: {report}"),
+            Err(error) => assert!(is_one_line(&error), "{error}"),
+        }
+        match Engine::open(folder.path(), &blocking()) {
+            Ok(log) => {
+                let notes = &log.report().notes;
+                assert!(!notes.is_empty(), "{length} bytes: acked records are gone in silence");
+            }
+            Err(error) => assert!(is_one_line(&error), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_truncated_last_segment_can_be_given_up_and_no_offset_is_given_twice() {
+    let folder = filled(12, 100_000);
+    let slot = folder.path().join("journal/slot-00000000");
+    let file = fs::OpenOptions::new().write(true).open(slot).expect("it is there");
+    file.set_len(4096 * 100).expect("it is ours");
+    let accept = Options { accept_loss: true, ..blocking() };
+    let log = Engine::open(folder.path(), &accept).expect("the loss is accepted");
+    let told = log.report().notes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(told.iter().any(|note| note.contains("slot-00000000 are missing")), "{told:?}");
+    let raw = topic(&log, "raw", 1, Retention::Keep)[0];
+    assert!(!records(&log, raw).is_empty(), "what is left is read");
+    let next = append(&log, raw, b"more").expect("it is stored");
+    assert!(next.0 >= 12, "offset {next} was given before");
+    drop(log);
+    let log = Engine::open(folder.path(), &blocking()).expect("it was accepted once");
+    assert_eq!(append(&log, raw, b"more").expect("it is stored"), next.plus(1));
+}
+
+#[test]
 fn every_file_of_a_log_can_be_looked_at() {
     let folder = filled(20, 1 << 20);
     let look = |name: &str| inspect(&folder.path().join(name)).expect("it is a log's file");
