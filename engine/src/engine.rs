@@ -26,6 +26,9 @@ use crate::options::Options;
 use crate::read::Reader;
 use crate::verify::{Progress, VerifyReport, verify_published};
 
+/// The last topic id but a few, for those in flight.
+const TOPIC_ID_MAX: u64 = u32::MAX as u64 - 1_000_000;
+
 /// A log on a disk, open to write. Cheap to share behind an `Arc`.
 ///
 /// Dropping it stops it in good order, as [`close`](Self::close) does.
@@ -222,6 +225,11 @@ impl Engine {
         loop {
             if let Some(topic) = self.topic(spec.name.as_str()) {
                 return if topic.spec == spec { Ok(topic) } else { Err(exists(&topic)) };
+            }
+            // An id is an offset of the catalog plus one; skips after damage use many up.
+            if self.extent(catalog::PARTITION).is_some_and(|own| own.end.0 >= TOPIC_ID_MAX) {
+                let why = "topic ids are used up".into();
+                return Err(AppendError::Full { why }.into());
             }
             let key = catalog::topic_key(&spec.name);
             let value = catalog::topic_value(&spec, self.disk.now());

@@ -8,7 +8,7 @@
 //!   volatile cache above it. A short write is an error.
 //! - [`Slot::read`] tells what the medium holds, not what a page cache believes, wherever the file
 //!   system allows that ([`Disk::reads_are_direct`]).
-//! - What [`Disk::write_file`], [`Disk::create_slot`] and [`Disk::remove`] did is there after a
+//! - What [`Disk::write_file`], [`Disk::create_slot`] and [`Disk::remove_slot`] did is there after a
 //!   crash once they returned `Ok`; the entry in the folder too.
 //!
 //! Called by the journal, recovery, checkpoints and the read path of this crate only.
