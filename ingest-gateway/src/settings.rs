@@ -65,7 +65,8 @@ pub(crate) fn segment(write_key: &str, origin: &Origin) -> Response<Content> {
     push_text(&mut out, if origin.encrypted { "https" } else { "http" });
     out.extend_from_slice(b",\"deliveryStrategy\":");
     out.extend_from_slice(BATCH.as_bytes());
-    out.extend_from_slice(b"}}}");
+    // Or the SDK would report on itself to its vendor, from each page.
+    out.extend_from_slice(b"}},\"metrics\":{\"sampleRate\":0}}");
     cacheable(json(out))
 }
 
@@ -140,6 +141,7 @@ mod tests {
         assert_eq!(api["apiKey"], "k\"1");
         assert_eq!((&api["apiHost"], &api["protocol"]), (&json!("e.example/v1"), &json!("https")));
         assert_eq!(api["deliveryStrategy"]["strategy"], "batching");
+        assert_eq!(settings["metrics"]["sampleRate"], 0, "nothing is told to others");
     }
 
     #[test]
