@@ -5,7 +5,7 @@
 //
 // Exit status 0 only when the SDK reports every event delivered.
 import { Analytics } from '@segment/analytics-node';
-import { eventsOf, kinds, payload } from './events.mjs';
+import { eventsOf, kinds, payload, print, withinDeadline } from './events.mjs';
 
 const [url, writeKey, countText] = process.argv.slice(2);
 const count = Number(countText);
@@ -21,10 +21,11 @@ const BATCH_EVENTS = 15;
 
 const analytics = new Analytics({ writeKey, host: url });
 const sent = new Map();
-let requests = 0;
+const requests = {};
 let failures = 0;
-analytics.on('http_request', ({ body }) => {
-  requests += 1;
+analytics.on('http_request', ({ url: asked, body }) => {
+  const { pathname } = new URL(asked);
+  requests[pathname] = (requests[pathname] ?? 0) + 1;
   for (const event of eventsOf(body)) sent.set(event.messageId, event);
 });
 analytics.on('error', (error) => {
@@ -44,6 +45,7 @@ const below = async (events) => {
   if (inFlight >= events) await new Promise((resolve) => (resume = resolve));
 };
 
+withinDeadline(() => `${sent.size} events were sent, ${inFlight} of them not delivered`);
 for (let index = 0; index < count; index += 1) {
   const kind = kinds[index % kinds.length];
   await below(IN_FLIGHT_MAX);
@@ -55,6 +57,5 @@ await below((count % BATCH_EVENTS) + 1);
 await new Promise((resolve) => setImmediate(resolve));
 await analytics.closeAndFlush();
 
-const summary = { requests, failures, events: [...sent.values()] };
-await new Promise((resolve) => process.stdout.write(`${JSON.stringify(summary)}\n`, resolve));
+await print({ requests, events: [...sent.values()] });
 process.exit(failures === 0 && sent.size === count ? 0 : 1);

@@ -1,4 +1,8 @@
-// What the SDK tests send, and how they read back what an SDK put on the wire.
+// What the SDK tests send, and how they read back what an SDK put on the wire. Pages load it too.
+
+// Several times what the slowest of the runs takes on two busy cores.
+const DEADLINE_MS = 300_000;
+const TOLD_MAX = 2_000;
 
 export const kinds = ['track', 'identify', 'page', 'screen', 'group', 'alias'];
 
@@ -20,7 +24,7 @@ const delicate = (index) => ({
   nested: { b: { a: [index] } },
 });
 
-// The arguments of one call of the node SDK.
+// The arguments of one call, by the names that the node SDK has for them.
 export function payload(kind, index) {
   const who = index % 3 === 0 ? { anonymousId: `anon-${index}` } : { userId: `user-${index % 500}` };
   const properties = delicate(index);
@@ -52,6 +56,7 @@ export function eventsOf(body) {
     type: event.type,
     messageId: event.messageId,
     event: event.event ?? event.name,
+    category: event.category || undefined,
     userId: event.userId || undefined,
     anonymousId: event.anonymousId || undefined,
     groupId: event.groupId || undefined,
@@ -59,7 +64,21 @@ export function eventsOf(body) {
     properties: textOf(event.properties),
     traits: textOf(event.traits),
     context: textOf(event.context),
+    integrations: textOf(event.integrations),
   }));
 }
 
 const textOf = (part) => (part === undefined ? undefined : JSON.stringify(part));
+
+// Ends the process, saying what `told` says, should it take longer than any healthy run does.
+export function withinDeadline(told) {
+  const giveUp = () => {
+    console.error(`gave up after ${DEADLINE_MS} ms: ${told()}`.slice(0, TOLD_MAX));
+    process.exit(1);
+  };
+  setTimeout(giveUp, DEADLINE_MS).unref();
+}
+
+// Resolves when all of it is written; a process that ends earlier would cut it off.
+export const print = (summary) =>
+  new Promise((resolve) => process.stdout.write(`${JSON.stringify(summary)}\n`, resolve));
