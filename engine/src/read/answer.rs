@@ -111,7 +111,7 @@ impl Assembly {
             }
             Err(Bad::Damaged(what)) => {
                 self.lost_up_to(place.base_offset);
-                self.pass_over(bound, what);
+                self.pass_over(bound, |_| what);
             }
             // It was given up meanwhile.
             Err(Bad::Io(_)) if bound <= self.start => self.expected = self.expected.max(bound),
@@ -121,15 +121,15 @@ impl Assembly {
     }
 
     fn lost_up_to(&mut self, offset: Offset) {
-        let from = self.expected.max(self.start);
-        let records = offset.0.saturating_sub(from.0);
-        self.pass_over(offset, format!("{records} records are not there: lost commits"));
+        self.pass_over(offset, |records| format!("{records} records are not there: lost commits"));
     }
 
-    /// Goes on at `to`; what lies between is damaged, unless it was given up.
-    fn pass_over(&mut self, to: Offset, what: String) {
+    /// Goes on at `to`; what lies between is damaged, unless it was given up. `what` is told how
+    /// many records that are, and asked only if there are any.
+    fn pass_over(&mut self, to: Offset, what: impl FnOnce(u64) -> String) {
         let from = self.expected.max(self.start);
         if from < to {
+            let what = what(to.0 - from.0);
             self.damage.push(Damage { partition: self.partition, from, to, what });
         }
         self.expected = self.expected.max(to);
