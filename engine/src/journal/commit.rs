@@ -144,8 +144,10 @@ pub(crate) struct CommitHeader {
 pub(crate) enum HeaderError {
     /// They do not look like one, or the checksum does not fit.
     Bad,
-    /// They are one, of a version or kind that must not be skipped and is not known.
-    Newer,
+    /// They are one, of a version or kind that must not be skipped and is not known. Anyone can
+    /// make such bytes: they count only under the segment's salt, which every version has in the
+    /// same place.
+    Newer(Salt),
 }
 
 impl CommitHeader {
@@ -183,20 +185,21 @@ impl CommitHeader {
         if fields.u32() != Some(MAGIC) || crc32fast::hash(covered).to_le_bytes() != *crc {
             return Err(HeaderError::Bad);
         }
-        Self::decode_checked(fields).ok_or(HeaderError::Newer)
+        Self::decode_checked(fields).unwrap_or(Err(HeaderError::Bad))
     }
 
-    /// `None`: of a version or kind that is not known and must not be skipped.
-    fn decode_checked(mut fields: Fields<'_>) -> Option<Self> {
+    /// `None`: too short.
+    fn decode_checked(mut fields: Fields<'_>) -> Option<Result<Self, HeaderError>> {
         let version = fields.u16()?;
         let kind = CommitKind::from_byte(fields.u8()?);
         let flags = fields.u8()?;
+        let salt = Salt(fields.u64()?);
         if version != VERSION || (matches!(kind, CommitKind::Other(_)) && flags & MAY_SKIP == 0) {
-            return None;
+            return Some(Err(HeaderError::Newer(salt)));
         }
-        Some(Self {
+        Some(Ok(Self {
             kind,
-            salt: Salt(fields.u64()?),
+            salt,
             run: Run(fields.u64()?),
             number: CommitNumber(fields.u64()?),
             segment: SegmentNumber(fields.u64()?),
@@ -207,7 +210,7 @@ impl CommitHeader {
             append_time: fields.time()?,
             directory_bytes: fields.u32()?,
             directory_crc: fields.u32()?,
-        })
+        }))
     }
 
     /// The hash by which the next commit names this one.

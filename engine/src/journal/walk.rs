@@ -18,7 +18,7 @@ use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
 use crate::journal::commit::{
     CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HeaderError, control_body, directory,
 };
-use crate::journal::segment::FIRST_COMMIT_AT;
+use crate::journal::segment::{FIRST_COMMIT_AT, SLOT_BYTES_MAX};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 
 /// So much is read at once while commits follow each other.
@@ -42,7 +42,7 @@ pub(crate) struct Walked {
     pub(crate) found: Vec<Found>,
     /// The highest mark of any header that fits, be its directory good or not.
     pub(crate) mark: CommitNumber,
-    /// A header fits that only a later program understands.
+    /// A header has the segment's salt that only a later program understands.
     pub(crate) newer: bool,
 }
 
@@ -57,13 +57,14 @@ pub(crate) struct Walker {
 
 impl Walker {
     pub(crate) fn new(slot: Arc<dyn Slot>, id: SegmentId) -> Self {
-        let window = PageBuffer::zeroed(SCAN_BYTES);
+        let window = PageBuffer::zeroed(PAGE_BYTES);
         Self { slot, id, window, window_at: 0, window_bytes: 0 }
     }
 
     /// All commits of the segment, from its first page to its last.
     pub(crate) fn walk(&mut self) -> Walked {
-        self.walk_to(self.slot.bytes())
+        // Nothing of the log's lies further out, however long the file is.
+        self.walk_to(self.slot.bytes().min(SLOT_BYTES_MAX))
     }
 
     /// All commits that begin below `end`.
@@ -75,8 +76,8 @@ impl Walker {
         while u64::from(at) < end {
             let header = match self.header_at(at, read_bytes) {
                 Ok(header) => Some(header),
-                Err(HeaderError::Newer) => {
-                    walked.newer = true;
+                Err(HeaderError::Newer(salt)) => {
+                    walked.newer |= salt == self.id.salt;
                     None
                 }
                 Err(HeaderError::Bad) => None,
@@ -170,7 +171,8 @@ impl Walker {
         let first = u64::from(at / PAGE * PAGE);
         let skip = usize::try_from(u64::from(at) - first).ok()?;
         let mut buffer = PageBuffer::zeroed(skip + length);
-        self.slot.read(first, &mut buffer).ok()?;
+        // Twice: what fails once in passing must not be taken for lost.
+        self.slot.read(first, &mut buffer).or_else(|_| self.slot.read(first, &mut buffer)).ok()?;
         Some(buffer.freeze().slice(skip..skip + length))
     }
 
@@ -190,6 +192,9 @@ impl Walker {
         for bytes in [read_bytes.min(left), PAGE_BYTES] {
             self.window_at = at;
             self.window_bytes = bytes;
+            if self.window.capacity() < bytes {
+                self.window = PageBuffer::zeroed(bytes);
+            }
             self.window.resize(bytes);
             if self.slot.read(at, &mut self.window).is_ok() {
                 return;
