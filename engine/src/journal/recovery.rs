@@ -248,7 +248,8 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
 /// Whether the slots, none of which has a good header, never held a commit: a log whose making
 /// was interrupted.
 fn never_used(disk: &dyn Disk, inventory: &Inventory) -> Result<bool, OpenError> {
-    for slot in &inventory.bad {
+    let whole = |slot: &&SlotId| inventory.slots[*slot] >= 2 * PAGE_BYTES as u64;
+    for slot in inventory.bad.iter().chain(&inventory.blank).filter(whole) {
         let first = read_pages(disk, *slot, PAGE_BYTES as u64)?;
         if first.is_none_or(|page| page.iter().any(|byte| *byte != 0)) {
             return Ok(false);
@@ -436,10 +437,7 @@ impl<'a> Recovery<'a> {
                     self.segments.insert(id.number, *id);
                 }
                 _ => {
-                    let (slot, there) = (id.slot, self.inventory.slots.contains_key(&id.slot));
-                    let note =
-                        if there { Note::SlotHeader { slot } } else { Note::SlotGone { slot } };
-                    self.notes.push(note);
+                    self.notes.push(self.without_header(id.slot));
                     self.segments.insert(id.number, *id);
                 }
             }
@@ -448,7 +446,6 @@ impl<'a> Recovery<'a> {
 
     fn run(mut self) -> Result<Recovered, OpenError> {
         let highest_run = self.highest_run();
-        let highest_segment = self.highest_segment();
         let chain = self.chain_of_runs(highest_run)?;
         for (run, _) in chain.iter().rev() {
             self.note_opened(*run)?;
@@ -457,11 +454,10 @@ impl<'a> Recovery<'a> {
         for (run, end) in chain.iter().rev() {
             self.walk_run(*run, *end)?;
         }
+        let highest_segment = self.highest_segment();
         let carried = self.carried_skip(highest_run);
         self.raise_starts();
-        for extent in self.extents.values_mut() {
-            extent.end = extent.end.plus(self.new_skip);
-        }
+        self.skip(self.new_skip);
         self.note_damage();
         self.finish(highest_run, highest_segment, carried)
     }
@@ -476,7 +472,9 @@ impl<'a> Recovery<'a> {
         let headers = self.inventory.headers.values().map(|header| header.segment);
         let checkpoint = self.inventory.checkpoint.iter();
         let named = checkpoint.flat_map(|checkpoint| checkpoint.slots.iter().map(|id| id.number));
-        headers.chain(named).max().unwrap_or_default()
+        // A segment that only a `sealed` names has its number too.
+        let found = self.segments.keys().copied();
+        headers.chain(named).chain(found).max().unwrap_or_default()
     }
 
     /// The runs that count, the highest first, each with the number at which it ended.
@@ -594,10 +592,7 @@ impl<'a> Recovery<'a> {
         let new_run = behind.is_none_or(|position| run > position.run);
         let last_data = segments.iter().filter_map(|segment| last_data(segment, end)).max();
         if new_run && last_data.is_some() {
-            let skip = self.stands.get(&run).map_or(0, |stand| stand.skip);
-            for extent in self.extents.values_mut() {
-                extent.end = extent.end.plus(skip);
-            }
+            self.skip(self.new_skip_of(run));
         }
         for segment in segments {
             // What lies behind a run's last data commit holds nothing that anyone needs.
@@ -626,33 +621,41 @@ impl<'a> Recovery<'a> {
         Ok(Content::Walked(walked))
     }
 
-    /// Follows the last `sealed` behind the checkpoint to a segment whose header is rotten.
+    /// Follows each `sealed` to the segment that it names, where neither a good header nor the
+    /// checkpoint tells of that one.
     fn read_names(
         &mut self,
         segments: &mut Vec<Segment>,
         end: Option<CommitNumber>,
         behind: Option<Position>,
     ) -> Result<(), OpenError> {
-        while let Some(last) = segments.last() {
-            let Some(sealed) = self.sealed_of(last, end)? else { return Ok(()) };
-            let id = SegmentId {
-                number: sealed.segment,
-                slot: sealed.slot,
-                run: last.id.run,
-                salt: sealed.salt,
-            };
-            let newer = self.inventory.headers.get(&id.slot);
-            let reused = newer.is_some_and(|header| header.segment > id.number);
-            if reused || id.number <= last.id.number || !self.inventory.slots.contains_key(&id.slot)
-            {
-                return Ok(());
+        let mut next = 0;
+        while let Some(segment) = segments.get(next) {
+            next += 1;
+            let Some(sealed) = self.sealed_of(segment, end)? else { continue };
+            let Sealed { slot, segment: number, salt } = sealed;
+            let id = SegmentId { number, slot, run: segment.id.run, salt };
+            let known = segments.get(next).is_some_and(|next| next.id.number <= number);
+            let header = self.inventory.headers.get(&slot);
+            let reused = header.is_some_and(|header| header.segment > number);
+            if known || reused || number <= segment.id.number {
+                continue;
             }
-            self.notes.push(Note::SlotHeader { slot: id.slot });
-            self.segments.insert(id.number, id);
+            self.notes.push(self.without_header(slot));
+            self.segments.insert(number, id);
             let content = self.read_segment(id, behind)?;
-            segments.push(Segment { id, content });
+            segments.insert(next, Segment { id, content });
         }
         Ok(())
+    }
+
+    /// What is to be told of a slot that is named and has no header of that segment.
+    fn without_header(&self, slot: SlotId) -> Note {
+        if self.inventory.slots.contains_key(&slot) {
+            Note::SlotHeader { slot }
+        } else {
+            Note::SlotGone { slot }
+        }
     }
 
     /// What the segment's `sealed` names, if it is there and not void.
@@ -693,9 +696,6 @@ impl<'a> Recovery<'a> {
         first: CommitNumber,
         behind: Option<Position>,
     ) -> Result<CommitNumber, OpenError> {
-        for segment in segments.iter() {
-            self.check_size(segment.id)?;
-        }
         let vouched = self.vouched(run, segments, behind);
         let numbers: BTreeMap<CommitNumber, usize> = numbers(segments);
         let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
@@ -704,6 +704,9 @@ impl<'a> Recovery<'a> {
         let known = highest.max(CommitNumber(u64::from(opened)));
         if vouched > known {
             self.lose(Stretch { run, first: known.next(), last: vouched })?;
+        }
+        self.check_sizes(segments)?;
+        if vouched > known {
             return Ok(known);
         }
         let mut end = vouched.max(CommitNumber(first.0 - 1));
@@ -719,26 +722,38 @@ impl<'a> Recovery<'a> {
         Ok(end)
     }
 
-    /// The end of a slot's file is missing: in the run that no later one has ended, it may have
-    /// held acked commits with all that vouches for them.
-    fn check_size(&mut self, id: SegmentId) -> Result<(), OpenError> {
-        let bytes = self.inventory.slots.get(&id.slot).copied().unwrap_or(0);
-        let missing_bytes = self.slot_bytes.saturating_sub(bytes);
-        if missing_bytes == 0 || bytes == 0 {
+    /// A slot, or the end of its file, is missing: behind the last commit of the run that no later
+    /// one has ended, it may have held acked commits with all that vouches for them. (What lies
+    /// before a commit that is there, that one's number tells.)
+    fn check_sizes(&mut self, segments: &[Segment]) -> Result<(), OpenError> {
+        let last = segments.iter().rposition(|segment| first_number(segment).is_some());
+        for (at, segment) in segments.iter().enumerate() {
+            let slot = segment.id.slot;
+            let bytes = self.inventory.slots.get(&slot).copied();
+            let missing_bytes = self.slot_bytes.saturating_sub(bytes.unwrap_or(0));
+            if missing_bytes == 0 {
+                continue;
+            }
+            if last.is_none_or(|last| at >= last) {
+                self.give_up_end(slot, missing_bytes)?;
+            }
+            if bytes.is_some() {
+                self.notes.push(Note::SlotShort { slot, missing_bytes });
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up_end(&mut self, slot: SlotId, missing_bytes: u64) -> Result<(), OpenError> {
+        if self.accept_loss {
+            self.new_skip += records_max(missing_bytes);
             return Ok(());
         }
-        let slot = id.slot;
-        if !self.accept_loss {
-            let what = format!(
-                "the last {missing_bytes} bytes of {slot} are missing, and may have held acked \
-                 commits; to go on without them, open with --accept-loss"
-            );
-            return Err(OpenError::Damaged { what });
-        }
-        // No record takes less than four bytes.
-        self.new_skip += missing_bytes / 4;
-        self.notes.push(Note::SlotShort { slot, missing_bytes });
-        Ok(())
+        let what = format!(
+            "the last {missing_bytes} bytes of {slot} are missing, and may have held acked \
+             commits; to go on without them, open with --accept-loss"
+        );
+        Err(OpenError::Damaged { what })
     }
 
     /// The highest commit that a witness of this run vouches for.
@@ -818,8 +833,6 @@ impl<'a> Recovery<'a> {
         if expected <= end {
             missing.push(Stretch { run, first: expected, last: end });
         }
-        // Below the checkpoint the ends are known: nothing has to be skipped for these.
-        let known_ends = behind.is_some_and(|position| run < position.run);
         for stretch in missing {
             let listed = self.damaged.iter().chain(&self.given_up);
             if listed
@@ -836,13 +849,32 @@ impl<'a> Recovery<'a> {
                 );
                 return Err(OpenError::Damaged { what });
             }
-            if !known_ends {
-                self.new_skip += SKIP_PER_COMMIT * stretch.count();
-            }
+            self.new_skip += self.lost_records_max(&stretch, &there, behind);
             self.notes.push(Note::Missing { run, first, last, known: false });
             self.damaged.push(stretch);
         }
         Ok(())
+    }
+
+    /// How many records a stretch of missing commits may have held above the ends that are known.
+    fn lost_records_max(
+        &self,
+        stretch: &Stretch,
+        there: &BTreeMap<CommitNumber, usize>,
+        behind: Option<Position>,
+    ) -> u64 {
+        let Stretch { run, first, last } = *stretch;
+        let unknown = match behind {
+            Some(position) if run < position.run => 0,
+            Some(position) if run == position.run => last.0.saturating_sub(position.number.0),
+            _ => stretch.count(),
+        };
+        // Nor more than there is room for in the segments from the commit before to the one behind.
+        let before = there.range(..first).next_back().map_or(0, |(_, at)| *at);
+        let segments = self.segments_of(run).count();
+        let after = there.range(last.next()..).next().map_or(segments, |(_, at)| *at + 1);
+        let room = records_max(self.slot_bytes) * (after - before) as u64;
+        (SKIP_PER_COMMIT * unknown.min(stretch.count())).min(room.max(SKIP_PER_COMMIT))
     }
 
     /// Indexes a segment and applies its commits behind the checkpoint.
@@ -922,6 +954,24 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// Raises every end.
+    fn skip(&mut self, records: u64) {
+        for extent in self.extents.values_mut() {
+            extent.end = extent.end.plus(records);
+        }
+    }
+
+    /// How far `run`, which began after the checkpoint, skipped beyond the ends that are in there:
+    /// when the checkpoint's own run held no data, its skip went on to this one.
+    fn new_skip_of(&self, run: Run) -> u64 {
+        let Some(stand) = self.stands.get(&run) else { return 0 };
+        let checkpoint =
+            self.inventory.checkpoint.as_ref().filter(|checkpoint| {
+                stand.base.is_none_or(|base| base.run < checkpoint.position.run)
+            });
+        stand.skip - checkpoint.map_or(0, |checkpoint| checkpoint.opened.skip).min(stand.skip)
+    }
+
     /// What the highest run skipped goes on to the next when it held no data itself.
     fn carried_skip(&mut self, highest: Run) -> u64 {
         let holds_data = self.base.is_some_and(|base| base.run == highest);
@@ -932,9 +982,7 @@ impl<'a> Recovery<'a> {
             return 0;
         }
         if !in_checkpoint {
-            for extent in self.extents.values_mut() {
-                extent.end = extent.end.plus(skip);
-            }
+            self.skip(self.new_skip_of(highest));
         }
         skip
     }
@@ -1028,16 +1076,23 @@ impl<'a> Recovery<'a> {
     }
 }
 
-/// The number from which on every commit of the run must be there.
+/// The number from which on every commit of the run must be there. Older segments of a run that
+/// the checkpoint knows may have been dropped.
 fn first_expected(run: Run, segments: &[Segment], behind: Option<Position>) -> CommitNumber {
+    let first = segments.first().and_then(first_number);
     match behind {
-        Some(position) if position.run == run => position.number.next(),
-        // Older segments of the run may have been dropped.
-        Some(position) if position.run > run => {
-            segments.first().and_then(first_number).unwrap_or(CommitNumber(1))
+        Some(position) if position.run == run => {
+            let next = position.number.next();
+            first.map_or(next, |first| first.min(next))
         }
+        Some(position) if position.run > run => first.unwrap_or(CommitNumber(1)),
         _ => CommitNumber(1),
     }
+}
+
+/// So many records fit into as many bytes at most: none takes less than four.
+const fn records_max(bytes: u64) -> u64 {
+    bytes / 4
 }
 
 fn first_number(segment: &Segment) -> Option<CommitNumber> {
