@@ -5,6 +5,7 @@
 //! - The next segment's slot is ready, its header durable, before the journal needs it.
 //! - A ballast of slots is kept (the prepared one, and another once the log has rolled), so that
 //!   what was accepted can be written when the disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
+//! - While one checkpoint's file is torn by a failed write, the other is left as it is.
 //! - A slot is used again only when both checkpoints no longer name it, and only if no reader
 //!   holds a map of it; else its file is unlinked and a new one made.
 //!
@@ -74,6 +75,10 @@ pub(crate) struct Keeper {
     wanted: Option<SegmentNumber>,
     rolled: bool,
     dropping: bool,
+    /// A segment that was given up, until both checkpoints have forgotten it.
+    forgetting: Option<(SegmentId, Checkpoint)>,
+    /// The checkpoint's file whose last write failed.
+    torn: Option<FileName>,
     full: bool,
 }
 
@@ -105,6 +110,8 @@ impl Keeper {
             wanted: None,
             rolled: false,
             dropping: false,
+            forgetting: None,
+            torn: None,
             full: false,
         }
     }
@@ -118,7 +125,10 @@ impl Keeper {
                 self.segment_full(&full);
             }
             Job::Index { id, index } => self.write_index(&id, &index),
-            Job::Dropped { id, checkpoint } => self.dropped(id, checkpoint),
+            Job::Dropped { id, checkpoint } => {
+                self.dropping = false;
+                self.forgetting = Some((id, checkpoint));
+            }
         }
         self.catch_up();
     }
@@ -128,9 +138,9 @@ impl Keeper {
         self.full
     }
 
-    /// Prepares the slot that is wanted and fills up the ballast.
+    /// Frees what was given up, prepares the slot that is wanted and fills up the ballast.
     pub(crate) fn catch_up(&mut self) {
-        match self.try_catch_up() {
+        match self.forget().and_then(|()| self.try_catch_up()) {
             Ok(()) => {
                 if std::mem::replace(&mut self.full, false) {
                     tracing::info!("there is room again: appends are taken");
@@ -219,19 +229,25 @@ impl Keeper {
         }
     }
 
-    fn segment_full(&self, full: &SegmentFull) {
+    fn segment_full(&mut self, full: &SegmentFull) {
         self.write_index(&full.id, &full.index);
-        if let Some(checkpoint) = &full.checkpoint {
-            self.write_checkpoint(checkpoint);
+        if let Some(checkpoint) = &full.checkpoint
+            && self.forgetting.is_none()
+            && let Err(why) = self.write_checkpoint(checkpoint)
+        {
+            // The next one comes with the next segment.
+            tracing::warn!("{why}");
         }
     }
 
-    fn write_checkpoint(&self, checkpoint: &Checkpoint) -> bool {
-        let written = self.disk.write_file(&checkpoint.file(), &checkpoint.encode());
-        if let Err(error) = &written {
-            tracing::warn!("cannot write {}: {error}", checkpoint.file().path());
+    fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        let file = checkpoint.file();
+        if let Some(torn) = self.torn.as_ref().filter(|torn| **torn != file) {
+            return Err(format!("{} may be torn: {} must stay", torn.path(), file.path()));
         }
-        written.is_ok()
+        let written = self.disk.write_file(&file, &checkpoint.encode());
+        self.torn = written.is_err().then(|| file.clone());
+        written.map_err(|error| format!("cannot write {}: {error}", file.path()))
     }
 
     /// Begins to give up the oldest segment: its live records go to the head of the log first.
@@ -239,6 +255,10 @@ impl Keeper {
     fn drop_oldest(&mut self) -> bool {
         if self.dropping {
             return true;
+        }
+        if self.forgetting.is_some() {
+            // To give up yet another one would make no room either.
+            return false;
         }
         let Some(oldest) = self.client.published.places.read().oldest() else { return false };
         self.dropping = true;
@@ -292,20 +312,29 @@ impl Keeper {
         moving.collect()
     }
 
-    /// The segment is out of the tables: both checkpoints must forget it before its slot is free.
-    fn dropped(&mut self, id: SegmentId, mut checkpoint: Checkpoint) {
-        self.dropping = false;
-        let mut forgotten = self.write_checkpoint(&checkpoint);
-        checkpoint.sequence += 1;
-        forgotten &= self.write_checkpoint(&checkpoint);
+    /// A segment is out of the tables: both checkpoints must forget it before its slot is free.
+    fn forget(&mut self) -> Result<(), String> {
+        let Some((id, mut checkpoint)) = self.forgetting.take() else { return Ok(()) };
+        if self.torn.as_ref().is_some_and(|torn| *torn != checkpoint.file()) {
+            checkpoint.sequence += 1;
+        }
+        for _ in 0..2 {
+            if let Err(why) = self.write_checkpoint(&checkpoint) {
+                self.forgetting = Some((id, checkpoint));
+                return Err(why);
+            }
+            checkpoint.sequence += 1;
+        }
+        self.forgotten(id);
+        Ok(())
+    }
+
+    /// No checkpoint names the segment any more.
+    fn forgotten(&mut self, id: SegmentId) {
         if let Err(error) = self.disk.remove_file(&FileName::Index(id.number.0)) {
             tracing::warn!("cannot remove the index of segment {}: {error}", id.number);
         }
         let pinned = self.reader.forget(id.number);
-        if !forgotten {
-            // It stays where it is until the next opening finds it unnamed.
-            return;
-        }
         if !pinned {
             self.free.push_back(id.slot);
             return;
