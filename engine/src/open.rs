@@ -193,7 +193,10 @@ fn begin_run(
     mut held: BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Opening, OpenError> {
     for cut in &recovered.cuts {
-        keep_cut(&**disk, cut)?;
+        if let Err(error) = keep_cut(&**disk, cut) {
+            // Nobody was told that it is there: a full disk must not keep the log from opening.
+            tracing::warn!("no copy is kept of what was cut: {error}");
+        }
     }
     let heading = Heading {
         cluster: recovered.cluster,
@@ -528,10 +531,10 @@ impl Threads {
         let (jobs, taken) = mpsc::channel();
         let effects = Handed { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs };
         first.into_iter().for_each(|job| effects.hand(job));
-        let intake = Arc::clone(intake);
+        let (intake, watched) = (Arc::clone(intake), Arc::clone(intake));
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let keeper = named("tracklog-keeper")
-            .spawn(move || keep(keeper, &taken))
+            .spawn(move || keep(keeper, &taken, watched))
             .map_err(OpenError::io("start the keeper"))?;
         let appender = named("tracklog-journal")
             .spawn(move || append(journal, &intake, effects))
@@ -541,8 +544,9 @@ impl Threads {
 
     /// Waits for both to end; the journal must have been told to stop.
     pub(crate) fn join(self) {
-        for thread in [self.appender, self.keeper] {
-            if let Err(panic) = thread.join() {
+        let ended = [self.appender.join(), self.keeper.join()];
+        for panic in ended.into_iter().filter_map(Result::err) {
+            if !std::thread::panicking() {
                 std::panic::resume_unwind(panic);
             }
         }
@@ -556,8 +560,21 @@ fn append(mut journal: Journal, intake: &Intake, mut effects: Handed) {
     }
 }
 
+/// Tells the journal when the keeper panics: no slot would ever come.
+struct Watched(Arc<Intake>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let result = Err(io::Error::other("the keeper's thread panicked"));
+            self.0.push(Input::Written { number: CommitNumber::NONE, result });
+        }
+    }
+}
+
 /// The keeper's thread. Ends when the journal's has, which holds the other end.
-fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>) {
+fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>, intake: Arc<Intake>) {
+    let _watched = Watched(intake);
     loop {
         let job = if keeper.waits_for_room() {
             jobs.recv_timeout(ROOM_EVERY)

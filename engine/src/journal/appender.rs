@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HEADER_BYTES, Opened, Run,
     Sealed, SegmentNumber, field, padded_bytes,
 };
-use crate::journal::intake::{CommitOutcome, Decided, Door, Gather, Input, Intake};
+use crate::journal::intake::{Decided, Door, Gather, Input, Intake, Undecided};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, Stamper};
 use crate::partition::places::{SegmentId, SegmentIndex};
@@ -113,7 +114,7 @@ struct InFlight {
     entries: Vec<(Row, DirectoryEntry)>,
     pages: Bytes,
     /// The appends of a data commit, and what to tell them.
-    decision: Option<(Arc<CommitOutcome>, Decided)>,
+    decision: Option<(Undecided, Decided)>,
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
     records: u64,
@@ -283,17 +284,15 @@ impl Journal {
         self.failed = true;
         let why: Arc<str> = format!("commit {number} failed: {error}").into();
         tracing::error!("the journal is closed: {why}");
+        // Who comes now must hear that it is closed, not that it is busy.
+        self.counters.shedding.store(false, Ordering::Relaxed);
         self.intake.set_door(Door::Closed(Arc::clone(&why)));
         for commit in self.in_flight.drain(..) {
             if let Some((outcome, _)) = commit.decision {
                 outcome.decide(Decided::Failed(AppendError::Unknown { why: Arc::clone(&why) }));
             }
         }
-        while let Some(gather) = self.intake.take() {
-            let closed = AppendError::Closed { why: Arc::clone(&why) };
-            gather.outcome.decide(Decided::Failed(closed));
-            self.intake.recycle(gather);
-        }
+        self.intake.abandon(&why);
         self.published.close();
     }
 
@@ -549,7 +548,7 @@ impl Journal {
         let decided = Decided::Stored { offsets, first_items, refused };
         let parts = InFlightParts {
             entries,
-            decision: Some((Arc::clone(&gather.outcome), decided)),
+            decision: Some((std::mem::take(&mut gather.outcome), decided)),
             permits: std::mem::take(&mut gather.permits),
             keyed,
             records,
@@ -617,6 +616,14 @@ impl Journal {
     }
 }
 
+/// However it ends, also by a panic: nobody waits for what no longer comes.
+impl ops::Drop for Journal {
+    fn drop(&mut self) {
+        self.intake.abandon(&"the journal ended".into());
+        self.published.close();
+    }
+}
+
 /// What the log adds up to at the published commit `position`.
 pub(crate) fn snapshot(
     start: &Start,
@@ -651,7 +658,7 @@ pub(crate) fn snapshot(
 #[derive(Default)]
 struct InFlightParts {
     entries: Vec<(Row, DirectoryEntry)>,
-    decision: Option<(Arc<CommitOutcome>, Decided)>,
+    decision: Option<(Undecided, Decided)>,
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
     records: u64,

@@ -18,11 +18,13 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
+use tracklog_protocol::batch::{self, BATCH_BYTES_MAX};
 use tracklog_protocol::{Offset, PayloadKind, TimeMicros, VerifiedBatch};
 
 use crate::catalog::Row;
+use crate::disk::PAGE_BYTES;
 use crate::journal::appender::Prepared;
-use crate::journal::commit::{CommitNumber, ENTRY_BYTES, SegmentNumber};
+use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
 
 /// Above this a gather takes no further append, unless the disk is busy with all it may have.
 const GATHER_BYTES: usize = 256 << 10;
@@ -30,12 +32,14 @@ const GATHER_BYTES: usize = 256 << 10;
 const GATHER_BYTES_BUSY: usize = 1 << 20;
 /// No append may need more of a commit.
 pub(crate) const APPEND_BYTES_MAX: usize = 8 << 20;
+/// No commit needs more behind its header.
+const BODY_BYTES_MAX: usize = COMMIT_BYTES_MAX - PAGE_BYTES;
 /// No append has more records: a lost commit is skipped over by this many offsets.
 pub(crate) const APPEND_RECORDS_MAX: u64 = 1 << 20;
 /// Gathers kept for reuse.
 const SPARE_GATHERS: usize = 6;
 /// A batch header and a directory entry: what a record costs when it shares its batch with none.
-const BATCH_OVERHEAD_BYTES: usize = tracklog_protocol::batch::HEADER_BYTES + ENTRY_BYTES;
+const BATCH_OVERHEAD_BYTES: usize = batch::HEADER_BYTES + ENTRY_BYTES;
 
 /// No item: the end of a list.
 pub(crate) const NO_ITEM: u32 = u32::MAX;
@@ -80,7 +84,7 @@ pub(crate) struct Gather {
     pub(crate) appends: Vec<AppendShare>,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) permits: Vec<Permit>,
-    pub(crate) outcome: Arc<CommitOutcome>,
+    pub(crate) outcome: Undecided,
     payload_bytes: usize,
     /// An upper bound of what the commit needs behind its header.
     pub(crate) body_bytes_max: usize,
@@ -97,7 +101,7 @@ impl Gather {
             appends: Vec::new(),
             conditions: Vec::new(),
             permits: Vec::new(),
-            outcome: Arc::default(),
+            outcome: Undecided::default(),
             payload_bytes: 0,
             body_bytes_max: 0,
             is_ahead: false,
@@ -112,7 +116,7 @@ impl Gather {
         self.appends.clear();
         self.conditions.clear();
         self.permits.clear();
-        self.outcome = Arc::default();
+        self.outcome = Undecided::default();
         self.payload_bytes = 0;
         self.body_bytes_max = 0;
         self.is_ahead = false;
@@ -193,6 +197,7 @@ impl Measured {
     ) -> Result<Self, AppendError> {
         let mut rows = SmallVec::with_capacity(append.items.len());
         let (mut payload_bytes, mut body_bytes_max, mut records) = (0, 0, 0);
+        let mut batch_bytes_max = 0;
         for item in append.items {
             let partition = item.partition();
             let row = row(partition).ok_or(AppendError::UnknownPartition { partition })?;
@@ -200,6 +205,9 @@ impl Measured {
                 Item::Record { record, .. } => {
                     // Its place in the table of ends, and the padding of that table.
                     let overhead = BATCH_OVERHEAD_BYTES + 8;
+                    // The largest of them has a batch of its own, which must be a good one.
+                    let alone = batch::gathered_bytes(1, record.bytes().len());
+                    batch_bytes_max = alone.max(batch_bytes_max);
                     (record.bytes().len(), overhead, record.event_time(), 1)
                 }
                 Item::Batch { batch, .. } => {
@@ -216,7 +224,8 @@ impl Measured {
             body_bytes_max += padded + overhead + bytes / (32 << 10);
         }
         if payload_bytes > APPEND_BYTES_MAX
-            || body_bytes_max > APPEND_BYTES_MAX * 9 / 8
+            || body_bytes_max > BODY_BYTES_MAX
+            || batch_bytes_max > BATCH_BYTES_MAX
             || records > APPEND_RECORDS_MAX
         {
             let bytes = payload_bytes.max(body_bytes_max);
@@ -263,12 +272,12 @@ struct Queue {
 
 impl Queue {
     /// The gather that an append of this size joins.
-    fn gather(&mut self, payload_bytes: usize) -> &mut Gather {
+    fn gather(&mut self, measured: &Measured) -> &mut Gather {
         let limit = if self.busy { GATHER_BYTES_BUSY } else { GATHER_BYTES };
         let joins = self.gathers.back().is_some_and(|gather| {
             !gather.is_ahead
-                && gather.payload_bytes + payload_bytes <= limit
-                && gather.body_bytes_max < APPEND_BYTES_MAX
+                && gather.payload_bytes + measured.payload_bytes <= limit
+                && gather.body_bytes_max + measured.body_bytes_max <= BODY_BYTES_MAX
         });
         if !joins {
             self.gathers.push_back(self.spare.pop().unwrap_or_else(Gather::new));
@@ -327,9 +336,9 @@ impl Intake {
                 return Ticket::refused(AppendError::Closed { why: Arc::clone(why) });
             }
         }
-        let gather = queue.gather(measured.payload_bytes);
+        let gather = queue.gather(measured);
         let number = gather.push(append, measured, Some(permit));
-        let outcome = Arc::clone(&gather.outcome);
+        let outcome = Arc::clone(&gather.outcome.0);
         queue.waiting_bytes += measured.payload_bytes;
         let wake = queue.sleeping && queue.waiting_bytes >= queue.wake_at_bytes;
         queue.sleeping &= !wake;
@@ -390,6 +399,16 @@ impl Intake {
         queue.waiting_bytes -= gather.payload_bytes;
         queue.taken += 1;
         Some(gather)
+    }
+
+    /// Shuts the door for good and gives up whatever waits.
+    pub(crate) fn abandon(&self, why: &Arc<str>) {
+        self.set_door(Door::Closed(Arc::clone(why)));
+        while let Some(mut gather) = self.take() {
+            let closed = AppendError::Closed { why: Arc::clone(why) };
+            std::mem::take(&mut gather.outcome).decide(Decided::Failed(closed));
+            self.recycle(gather);
+        }
     }
 
     /// Takes a gather back for reuse.
@@ -470,9 +489,31 @@ pub(crate) struct CommitOutcome {
     wakers: Mutex<Vec<Option<Waker>>>,
 }
 
+/// The side of an outcome that decides. Dropped before it did, as by a panic, it says that nobody
+/// knows: no caller waits for what no longer comes.
+#[derive(Debug, Default)]
+pub(crate) struct Undecided(Arc<CommitOutcome>);
+
+impl Undecided {
+    /// See [`CommitOutcome::decide`].
+    pub(crate) fn decide(self, decided: Decided) {
+        self.0.decide(decided);
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        let waited_for = Arc::strong_count(&self.0) > 1;
+        if waited_for && self.0.decided.get().is_none() {
+            let why = "the journal ended".into();
+            self.0.decide(Decided::Failed(AppendError::Unknown { why }));
+        }
+    }
+}
+
 impl CommitOutcome {
     /// Says what became of the appends, and wakes all who wait.
-    pub(crate) fn decide(&self, decided: Decided) {
+    fn decide(&self, decided: Decided) {
         let first = self.decided.set(decided).is_ok();
         assert!(first, "a commit is decided once");
         let wakers = std::mem::take(&mut *self.wakers.lock());
