@@ -8,27 +8,31 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracklog_log::conformance::block_on;
 use tracklog_log::{Append, AppendError, Condition, Item, Lane, Stored, Ticket};
 use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros, TopicId};
 
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
-use crate::disk::simulated::{Crash, SimDisk};
+use crate::disk::simulated::{Crash, Lasting, OperationKind, SimDisk};
 use crate::disk::{Access, Disk, FileName, Slot, SlotId};
 use crate::error::OpenError;
-use crate::journal::appender::{Effects, Journal, Next, SegmentFull};
+use crate::journal::appender::{Counters, Effects, Journal, Next, SegmentFull};
 use crate::journal::commit::{CommitNumber, SegmentNumber};
 use crate::journal::intake::Input;
 use crate::journal::recovery::{Note, Recovered, recover};
 use crate::journal::walk::Walker;
 use crate::keeper::{Job, Keeper};
-use crate::open::{Opening, open_disk};
+use crate::open::{Opening, Threads, open_disk};
 use crate::options::Options;
 use crate::partition::places::SegmentId;
+
+mod wild;
 
 const SLOT_BYTES: u64 = 2 << 20;
 const PARTITIONS: u32 = 3;
@@ -97,6 +101,7 @@ struct Rig {
     journal: Journal,
     keeper: Keeper,
     wishes: Wishes,
+    counters: Arc<Counters>,
     notes: Vec<Note>,
 }
 
@@ -111,10 +116,12 @@ impl Rig {
 
     fn open_with(disk: &SimDisk, options: &Options) -> Result<Self, OpenError> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let Opening { client, journal, keeper, jobs, report, .. } = open_disk(&shared, options)?;
+        let Opening { client, journal, keeper, jobs, report, counters, .. } =
+            open_disk(&shared, options)?;
         let intake = Arc::clone(&client.intake);
         let wishes = Wishes { disk: disk.clone(), intake, jobs: jobs.into() };
-        Ok(Self { disk: disk.clone(), client, journal, keeper, wishes, notes: report.notes })
+        let (disk, notes) = (disk.clone(), report.notes);
+        Ok(Self { disk, client, journal, keeper, wishes, counters, notes })
     }
 
     /// One step of the journal.
@@ -175,9 +182,13 @@ impl Rig {
 
     /// Makes the topic that the tests write to, and settles.
     fn make_topic(&mut self) {
+        self.make_topic_of("t", PARTITIONS);
+    }
+
+    fn make_topic_of(&mut self, name: &str, partitions: u32) {
         let spec = tracklog_log::TopicSpec {
-            name: tracklog_log::TopicName::new("t").unwrap(),
-            partitions: PARTITIONS,
+            name: tracklog_log::TopicName::new(name).unwrap(),
+            partitions,
             retention: tracklog_log::Retention::Keep,
         };
         let key = catalog::topic_key(&spec.name);
@@ -694,17 +705,15 @@ fn bytes_of_a_client_that_look_like_a_commit_are_not_one() {
     acked(&mut rig, b"a");
     let at = lies(&disk, Offset(0));
     let copy = disk.peek(at.slot, at.commit, 4096);
-    // The copy lies at page boundaries inside of a batch, behind which the chain is broken.
-    let mut bytes = vec![0; 3 * 4096];
-    for start in 0..4096 {
-        if (start + 128) % 4096 == 0 {
-            bytes[start..start + 4096].copy_from_slice(&copy);
-        }
-    }
+    // The copy lies at the start of a page inside of a batch, and says that it lies elsewhere.
+    let first = 4096 - usize::try_from(at.batch - at.commit).unwrap() - 64;
+    let mut bytes = vec![0; first + 3 * 4096];
+    bytes[first..first + 4096].copy_from_slice(&copy);
     let carrier = acked(&mut rig, &bytes);
     acked(&mut rig, b"c");
     rig.settle_marked();
     let at = lies(&disk, carrier);
+    assert_eq!(disk.peek(at.slot, at.commit + 4096, 4096), copy);
     let disk = power_cut(&disk, rig);
     rot(&disk, at.slot, at.commit);
     let rig = Rig::open(&disk).unwrap();
@@ -838,8 +847,7 @@ fn a_failed_write_ends_appends_until_the_log_is_opened_again() {
         acked(&mut rig, b"a");
         let mut unknown = rig.append(&[(place(0), b"b".to_vec())], &[]);
         let fault = std::io::ErrorKind::Other;
-        let nth = crate::disk::simulated::Lasting::Once;
-        disk.fail_next(crate::disk::simulated::OperationKind::Submit, fault, nth);
+        disk.fail_next(OperationKind::Submit, fault, Lasting::Once);
         rig.settle();
         assert!(matches!(decided(&mut unknown), Some(Err(AppendError::Unknown { .. }))));
         let mut refused = rig.append(&[(place(0), b"c".to_vec())], &[]);
@@ -925,4 +933,373 @@ fn append_times_rise_although_the_clock_goes_back() {
         .flat_map(|(_, index)| index.commits.iter().map(|commit| commit.append_time))
         .collect();
     assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+}
+
+/// Appends records of 150 kB to partition 0, each acked, until so many segments are in use.
+fn fill_segments(rig: &mut Rig, segments: usize) {
+    let in_use = |rig: &Rig| rig.client.published.places.read().segment_ids().len();
+    let mut number = 0_u8;
+    while in_use(rig) < segments {
+        number = number.wrapping_add(1);
+        acked(rig, &vec![number; 150_000]);
+    }
+}
+
+/// The slots of the segments in use, in order.
+fn slots_in_use(rig: &Rig) -> Vec<SlotId> {
+    let ids = rig.client.published.places.read().segment_ids();
+    ids.into_iter().map(|id| id.slot).collect()
+}
+
+/// Takes a slot's file away.
+fn remove(disk: &SimDisk, slot: SlotId) {
+    disk.restore_slot(&SimDisk::new(0).snapshot(), slot);
+}
+
+#[test]
+fn bytes_of_a_client_that_look_like_a_commit_of_a_later_version_stop_no_opening() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    let at = lies(&disk, Offset(0));
+    let mut later = disk.peek(at.slot, at.commit, 128);
+    later[4..6].copy_from_slice(&99_u16.to_le_bytes());
+    // All but the salt can be guessed.
+    later[8..16].fill(0);
+    let crc = crc32fast::hash(&later[..124]);
+    later[124..].copy_from_slice(&crc.to_le_bytes());
+    let first = 4096 - usize::try_from(at.batch - at.commit).unwrap() - 64;
+    let mut bytes = vec![0; first + 3 * 4096];
+    bytes[first..first + 128].copy_from_slice(&later);
+    let carrier = acked(&mut rig, &bytes);
+    acked(&mut rig, b"c");
+    rig.settle_marked();
+    let at = lies(&disk, carrier);
+    assert_eq!(disk.peek(at.slot, at.commit + 4096, 128), later, "it lies at the start of a page");
+    let disk = power_cut(&disk, rig);
+    rot(&disk, at.slot, at.commit);
+    let rig = Rig::open(&disk).expect("only the log's own commits can be of a later version");
+    assert_eq!(missing(&rig.notes).len(), 1);
+    let found: Vec<Vec<u8>> = readable(&disk).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(found, [b"a".to_vec(), b"c".to_vec()]);
+}
+
+#[test]
+fn a_rotten_header_between_segments_that_no_checkpoint_names_loses_nothing() {
+    let (disk, mut rig) = node(1);
+    fill_segments(&mut rig, 5);
+    rig.settle_marked();
+    let slots = slots_in_use(&rig);
+    let disk = power_cut(&disk, rig);
+    let before = readable(&disk);
+    for slot in &slots[1..] {
+        let disk = copy(&disk);
+        disk.corrupt(*slot, 100, &[1; 8]);
+        let mut rig = Rig::open(&disk).unwrap();
+        assert!(rig.notes.contains(&Note::SlotHeader { slot: *slot }), "{:?}", rig.notes);
+        assert_eq!((readable(&disk), missing(&rig.notes)), (before.clone(), vec![]), "{slot}");
+        // Nor is its slot given away.
+        fill_segments(&mut rig, 9);
+        let disk = power_cut(&disk, rig);
+        drop(Rig::open(&disk).unwrap());
+        assert_eq!(readable(&disk)[..before.len()], before, "{slot}");
+    }
+}
+
+/// Another machine with the same disk.
+fn copy(disk: &SimDisk) -> SimDisk {
+    let copy = SimDisk::new(1);
+    copy.restore(&disk.snapshot());
+    copy
+}
+
+#[test]
+fn a_segment_whose_header_rots_keeps_its_number_to_itself() {
+    let (disk, mut rig) = node(1);
+    // The keeper does not come to prepare the third segment: no header is above the second's.
+    while rig.client.published.places.read().segment_ids().len() < 2 {
+        drop(rig.append(&[(place(0), vec![7; 150_000])], &[]));
+        while rig.step() != Next::Stopped && disk.step() {}
+    }
+    let second = slots_in_use(&rig)[1];
+    let disk = power_cut(&disk, rig);
+    let before = readable(&disk);
+    disk.corrupt(second, 100, &[1; 8]);
+    let mut rig = Rig::open(&disk).unwrap();
+    let ids = rig.client.published.places.read().segment_ids();
+    assert!(ids.windows(2).all(|pair| pair[0].number < pair[1].number), "{ids:?}");
+    fill_segments(&mut rig, 5);
+    let disk = power_cut(&disk, rig);
+    drop(Rig::open(&disk).unwrap());
+    assert_eq!(readable(&disk)[..before.len()], before);
+}
+
+#[test]
+fn the_last_segment_of_a_log_is_not_given_up_in_silence_when_its_slot_is_gone() {
+    // Its slot is named by the checkpoint, or by a `sealed` alone.
+    for segments in [1, 3] {
+        let (disk, rig) = node(1);
+        // The topic itself is in the checkpoint.
+        let disk = power_cut(&disk, rig);
+        let mut rig = Rig::open(&disk).unwrap();
+        fill_segments(&mut rig, segments + 1);
+        let lost = acked(&mut rig, b"acked");
+        rig.settle_marked();
+        let last = *slots_in_use(&rig).last().unwrap();
+        let disk = power_cut(&disk, rig);
+        remove(&disk, last);
+        let error = recover(&disk, false).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(&last.to_string()), "{segments}: {error}");
+        let options = Options { accept_loss: true, ..options() };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        let next = acked(&mut rig, b"d");
+        assert!(next > lost, "{segments}: offset {lost} was acked before");
+        let disk = power_cut(&disk, rig);
+        drop(Rig::open(&disk).expect("the loss was accepted"));
+    }
+}
+
+#[test]
+fn a_log_that_fails_past_the_deadline_says_so_instead_of_shedding_for_ever() {
+    let (disk, mut rig) = node(1);
+    let mut late = rig.append(&[(place(0), b"late".to_vec())], &[]);
+    rig.step();
+    disk.advance(Duration::from_secs(30));
+    rig.step();
+    assert!(rig.counters.shedding.load(Ordering::Relaxed));
+    let result = Err(std::io::ErrorKind::Other.into());
+    rig.client.intake.push(Input::Written { number: CommitNumber(u64::MAX), result });
+    rig.step();
+    assert!(matches!(decided(&mut late), Some(Err(AppendError::Unknown { .. }))));
+    assert!(!rig.counters.shedding.load(Ordering::Relaxed), "new work must hear that it is closed");
+}
+
+#[test]
+fn appends_of_many_tiny_records_never_add_up_to_more_than_a_commit_holds() {
+    let disk = SimDisk::new(1);
+    let options = Options { slot_bytes: Some(16 << 20), ..options() };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic_of("wide", 100_000);
+    let topic = rig.client.published.topics.read().catalog.topic("wide").unwrap().id;
+    let half = |first: u32| -> Vec<(PartitionId, Vec<u8>)> {
+        (first..first + 50_000).map(|at| (PartitionId::new(topic, at), Vec::new())).collect()
+    };
+    let (mut one, mut two) = (rig.append(&half(0), &[]), rig.append(&half(50_000), &[]));
+    rig.settle();
+    for ticket in [&mut one, &mut two] {
+        assert_eq!(decided(ticket).expect("it is decided").unwrap().offset(0), Offset(0));
+    }
+}
+
+#[test]
+fn damage_in_the_segment_that_the_checkpoint_ends_in_is_told() {
+    let (disk, mut rig) = node(1);
+    let first = acked(&mut rig, b"a");
+    disk.advance(Duration::from_secs(11));
+    fill_segments(&mut rig, 2);
+    let at = lies(&disk, first);
+    let disk = power_cut(&disk, rig);
+    rot(&disk, at.slot, at.commit);
+    let rig = Rig::open(&disk).unwrap();
+    assert_eq!(missing(&rig.notes).len(), 1, "{:?}", rig.notes);
+    let end = rig.end(0);
+    let disk = power_cut(&disk, rig);
+    let rig = Rig::open(&disk).unwrap();
+    assert_eq!((missing(&rig.notes).len(), rig.end(0)), (1, end), "{:?}", rig.notes);
+}
+
+#[test]
+fn a_full_disk_costs_no_segment_more_than_it_must_and_no_checkpoint() {
+    let disk = SimDisk::new(1);
+    let options = Options {
+        journal_bytes_max: Some(5 * SLOT_BYTES),
+        when_full: crate::options::WhenFull::DropOldest,
+        ..options()
+    };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic();
+    for number in 0..200_u8 {
+        acked(&mut rig, &vec![number; 150_000]);
+    }
+    disk.fail_next(OperationKind::WriteFile, std::io::ErrorKind::StorageFull, Lasting::Always);
+    let start = |rig: &Rig| {
+        let topics = rig.client.published.topics.read();
+        topics.extent(place(0)).expect("it is there").start
+    };
+    let mut refused = false;
+    let mut before = None;
+    for number in 0..60_u8 {
+        let ticket = rig.append(&[(place(0), vec![number; 150_000])], &[]);
+        rig.settle();
+        refused |= matches!(result(ticket), Some(Err(AppendError::Full { .. })));
+        if refused {
+            rig.keeper.catch_up();
+            rig.settle();
+            assert_eq!(
+                *before.get_or_insert_with(|| start(&rig)),
+                start(&rig),
+                "nothing is gained by it"
+            );
+        }
+    }
+    assert!(refused, "there is no room");
+    let whole = |file| Checkpoint::decode(&disk.read_file(&file).unwrap()).is_ok();
+    assert!(whole(FileName::CheckpointA) || whole(FileName::CheckpointB));
+    // There is room again.
+    disk.heal();
+    rig.keeper.catch_up();
+    rig.settle();
+    let last = acked(&mut rig, &[250; 100]);
+    let disk = power_cut(&disk, rig);
+    drop(Rig::open_with(&disk, &options).unwrap());
+    assert_eq!(readable(&disk).last().map(|(offset, _)| *offset), Some(last.0));
+}
+
+#[test]
+fn an_opening_that_is_interrupted_again_and_again_skips_once() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    let last = acked(&mut rig, b"b");
+    rig.settle_marked();
+    let at = lies(&disk, last);
+    let disk = power_cut(&disk, rig);
+    rot(&disk, at.slot, at.commit);
+    let rig = Rig::open(&disk).unwrap();
+    let (end, mut disk) = (rig.end(0), power_cut(&disk, rig));
+    for nth in 1..60 {
+        disk.crash_at_operation(nth, Crash::Power);
+        drop(Rig::open(&disk));
+        disk.heal();
+        disk.crash(Crash::Power);
+        disk = disk.reboot();
+    }
+    let mut rig = Rig::open(&disk).unwrap();
+    assert_eq!(rig.end(0), end);
+    assert_eq!(acked(&mut rig, b"c"), end);
+    let disk = power_cut(&disk, rig);
+    assert_eq!(Rig::open(&disk).unwrap().end(0), end.plus(1));
+}
+
+/// A log with its threads, on a disk that completes writes at once.
+fn with_threads(disk: &SimDisk) -> (crate::intake_client::IntakeClient, Threads) {
+    disk.set_auto(true);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let Opening { client, journal, keeper, jobs, .. } = open_disk(&shared, &options()).unwrap();
+    let threads = Threads::start(&shared, &client.intake, journal, keeper, jobs).unwrap();
+    (client, threads)
+}
+
+/// Appends until the log says that it is closed; panics when an append is never decided.
+fn closes(client: &crate::intake_client::IntakeClient) {
+    loop {
+        let record = Record::opaque(b"a");
+        let items = [Item::Record { partition: place(0), record }];
+        let append = Append { conditions: &[], items: &items };
+        let Ok(ticket) = client.append(Lane(9), append) else { continue };
+        match block_on(ticket) {
+            Ok(_) | Err(AppendError::Unknown { .. }) => {}
+            Err(AppendError::Closed { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_journal_whose_thread_panicked() {
+    let (disk, rig) = node(1);
+    let disk = power_cut(&disk, rig);
+    let (client, threads) = with_threads(&disk);
+    let grown = client.published.grown(&[(place(0), Offset(1 << 40))]);
+    // A write that nobody began.
+    client.intake.push(Input::Written { number: CommitNumber(1 << 40), result: Ok(()) });
+    closes(&client);
+    block_on(grown);
+    assert!(std::thread::spawn(move || threads.join()).join().is_err(), "the panic is told");
+}
+
+#[test]
+fn nobody_waits_for_a_keeper_whose_thread_panicked() {
+    let (disk, mut rig) = node(1);
+    fill_segments(&mut rig, 2);
+    let disk = power_cut(&disk, rig);
+    // The opening takes the first free slot, the keeper the second; and the simulated disk does
+    // not let a slot be written that is mapped.
+    let free = disk.open_slot(SlotId(3), Access::Read).unwrap().map().unwrap();
+    let (client, threads) = with_threads(&disk);
+    closes(&client);
+    assert!(std::thread::spawn(move || threads.join()).join().is_err(), "the panic is told");
+    drop(free);
+}
+
+#[test]
+fn a_disk_without_room_for_what_was_cut_keeps_no_log_from_opening() {
+    let (disk, mut rig) = node(1);
+    let last = acked(&mut rig, b"a");
+    drop(rig.append(&[(place(0), vec![1; 70_000])], &[]));
+    rig.step();
+    disk.complete(0);
+    let disk = power_cut(&disk, rig);
+    let at = lies(&disk, last.plus(1));
+    disk.corrupt(at.slot, at.batch + 5_000, &[9; 64]);
+    disk.fail_next(OperationKind::WriteFile, std::io::ErrorKind::StorageFull, Lasting::Once);
+    let mut rig = Rig::open(&disk).expect("the copy is for the curious");
+    assert!(rig.notes.iter().any(|note| matches!(note, Note::Cut { .. })), "{:?}", rig.notes);
+    assert_eq!(acked(&mut rig, b"b"), last.plus(1));
+}
+
+#[test]
+fn two_rolls_in_flight_keep_their_order() {
+    for seed in 0..12 {
+        let mut numbers = Numbers(seed);
+        let mut disk = SimDisk::new(seed);
+        let options = Options { slot_bytes: Some(16 << 20), ..options() };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        rig.make_topic();
+        let (mut model, mut payload) = (Model::default(), 0_u8);
+        for _ in 0..3 {
+            for _ in 0..40 {
+                match numbers.below(5) {
+                    0 if model.sent.len() < 4 => {
+                        payload += 1;
+                        let partition = place(numbers.below(u64::from(PARTITIONS)) as u32);
+                        let records = vec![(partition, vec![payload; (8 << 20) - 1024])];
+                        model.payloads.insert(records[0].1.clone());
+                        let ticket = Some(rig.append(&records, &[]));
+                        model.sent.push(Sent { records, ticket });
+                    }
+                    0..=2 => drop(rig.step()),
+                    3 => drop(rig.keep()),
+                    _ => drop(disk.step()),
+                }
+                model.collect();
+            }
+            let kind = if numbers.one_in(2) { Crash::Power } else { Crash::Kill };
+            disk.crash(kind);
+            model.crashed();
+            drop(rig);
+            disk = disk.reboot();
+            rig = Rig::open_with(&disk, &options).unwrap();
+            model.check(&disk, &recovered(&disk));
+        }
+    }
+}
+
+#[test]
+fn the_largest_record_is_readable_and_a_larger_one_is_refused() {
+    let disk = SimDisk::new(1);
+    let options = Options { slot_bytes: Some(16 << 20), ..options() };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic();
+    // The header and a checksum for each 256 KiB.
+    let largest = (8 << 20) - 64 - 32 * 4;
+    assert_eq!(acked(&mut rig, &vec![1; largest]), Offset(0));
+    for bytes in [largest + 1, largest + 8, (8 << 20) - 64, 8 << 20] {
+        let ticket = rig.append(&[(place(0), vec![2; bytes])], &[]);
+        let refused = result(ticket).expect("it is refused at once");
+        assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{bytes} bytes");
+    }
+    acked(&mut rig, b"after it");
+    let disk = power_cut(&disk, rig);
+    drop(Rig::open_with(&disk, &options).unwrap());
+    let found: Vec<usize> = readable(&disk).iter().map(|(_, bytes)| bytes.len()).collect();
+    assert_eq!(found, [largest, 8]);
 }
