@@ -1303,3 +1303,63 @@ fn the_largest_record_is_readable_and_a_larger_one_is_refused() {
     let found: Vec<usize> = readable(&disk).iter().map(|(_, bytes)| bytes.len()).collect();
     assert_eq!(found, [largest, 8]);
 }
+
+#[test]
+fn a_lost_segment_before_others_is_damage_and_skips_no_further_than_it_could_hold() {
+    // Its slot is gone, or short and empty.
+    for gone in [true, false] {
+        let (disk, rig) = node(1);
+        let disk = power_cut(&disk, rig);
+        let mut rig = Rig::open(&disk).unwrap();
+        // Commits of one page each: hundreds of them in a segment.
+        while rig.client.published.places.read().segment_ids().len() < 4 {
+            acked(&mut rig, b"a");
+        }
+        rig.settle_marked();
+        let (end, lost) = (rig.end(0), slots_in_use(&rig)[2]);
+        let disk = power_cut(&disk, rig);
+        if gone {
+            remove(&disk, lost);
+        } else {
+            disk.create_slot(lost, SLOT_BYTES / 2).unwrap();
+        }
+        let rig = Rig::open(&disk).expect("what is lost lies before commits that are there");
+        assert_eq!(missing(&rig.notes).len(), 1, "{:?}", rig.notes);
+        assert!(rig.end(0) >= end && rig.end(0).0 < 4 << 20, "{} after {end}", rig.end(0));
+    }
+}
+
+#[test]
+fn slots_that_hold_commits_are_no_new_log_although_all_headers_are_blank() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    let disk = power_cut(&disk, rig);
+    disk.set_file(&FileName::CheckpointA, None);
+    disk.set_file(&FileName::CheckpointB, None);
+    for (slot, _) in disk.journal_folder().unwrap().slots {
+        disk.corrupt(slot, 0, &[0; 4096]);
+    }
+    let error = recover(&disk, false).map(|log| log.is_some()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_read_that_fails_once_cuts_nothing_that_was_acked() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    // Acked, and not yet vouched for.
+    acked(&mut rig, b"b");
+    let disk = power_cut(&disk, rig);
+    let before = readable(&disk);
+    assert_eq!(before.len(), 2);
+    for nth in 1..40 {
+        disk.fail_operation(nth, std::io::ErrorKind::Other, Lasting::Once);
+        if let Ok(Some(recovered)) = recover(&disk, false) {
+            disk.heal();
+            let found = contents(&disk, &recovered);
+            let mine = found.keys().filter(|(partition, _)| *partition == place(0)).count();
+            assert_eq!(mine, 2, "operation {nth}");
+        }
+        disk.heal();
+    }
+}
