@@ -17,7 +17,7 @@ use tracklog_log::{Budget, Extent};
 use tracklog_protocol::{PartitionId, TimeMicros};
 
 use crate::catalog::Catalog;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::{
     Access, BufferPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
     open_folder,
@@ -189,7 +189,7 @@ fn new_log(
 fn begin_run(
     disk: &Arc<dyn Disk>,
     options: &Options,
-    recovered: Recovered,
+    mut recovered: Recovered,
     mut held: BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Opening, OpenError> {
     for cut in &recovered.cuts {
@@ -209,12 +209,23 @@ fn begin_run(
     let highest = recovered.highest_slot;
     let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
     if unused.is_empty() {
-        disk.create_slot(next_slot, heading.slot_bytes)
-            .map_err(OpenError::io(format!("make {next_slot}")))?;
-        unused.push_back(next_slot);
-        next_slot = SlotId(next_slot.0 + 1);
+        match disk.create_slot(next_slot, heading.slot_bytes) {
+            Ok(()) => {
+                unused.push_back(next_slot);
+                next_slot = SlotId(next_slot.0 + 1);
+            }
+            Err(_) if !recovered.unused_later.is_empty() => {
+                unname(&**disk, &mut recovered)?;
+                unused = sound_slots(&**disk, &recovered, &recovered.unused, &mut held)?;
+            }
+            Err(source) => {
+                return Err(OpenError::Io { doing: format!("make {next_slot}"), source });
+            }
+        }
     }
-    let slot = unused.pop_front().expect("one was made if there was none");
+    let slot = unused.pop_front().ok_or_else(|| OpenError::Damaged {
+        what: "no slot is free for the new run, and the disk has no room for one".to_owned(),
+    })?;
     let active = begin_segment(&**disk, slot, &heading, &recovered, &mut held)?;
     let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
     let published = publish(&recovered, options, active.id, &opened);
@@ -237,6 +248,52 @@ fn begin_run(
     unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later, &mut held)?);
     let run = (heading, start, active);
     assemble(disk, options, recovered, run, published, (unused, next_slot), held)
+}
+
+/// Frees the slots of runs that held no data, where a full disk has no room for another: writes
+/// both checkpoints so that they say the same and name them no longer. What the last run's
+/// `opened` says is in them; they stand before its first commit.
+fn unname(disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), OpenError> {
+    let catalog = &recovered.catalog;
+    let live = catalog.live().iter();
+    let mut checkpoint = Checkpoint {
+        sequence: recovered.checkpoint_sequence,
+        cluster: recovered.cluster,
+        slot_bytes: recovered.slot_bytes,
+        position: Position {
+            run: recovered.highest_run,
+            number: CommitNumber::NONE,
+            hash: 0,
+            segment: recovered.highest_segment,
+            end: FIRST_COMMIT_AT,
+            append_time: recovered.append_time,
+        },
+        base: recovered.base,
+        slots: recovered.segments.iter().map(|(id, _)| *id).collect(),
+        ended: recovered.ended.clone(),
+        opened: opened_of(recovered),
+        topics: catalog.topics().cloned().collect(),
+        partitions: recovered.extents.iter().map(|(id, extent)| (*id, *extent)).collect(),
+        live: live.map(|((id, key), live)| (*id, key.clone(), live.clone())).collect(),
+    };
+    for _ in 0..2 {
+        checkpoint.sequence += 1;
+        write_checkpoint(disk, &checkpoint)?;
+    }
+    recovered.checkpoint_sequence = checkpoint.sequence;
+    recovered.unused = std::mem::take(&mut recovered.unused_later);
+    Ok(())
+}
+
+/// What the coming run's `opened` says.
+fn opened_of(recovered: &Recovered) -> Opened {
+    Opened {
+        base: recovered.base,
+        skip: recovered.skip,
+        damaged: recovered.damaged.clone(),
+        void: recovered.cuts.iter().map(|cut| cut.commits).collect(),
+        given_up: recovered.given_up.clone(),
+    }
 }
 
 fn assemble(
@@ -351,13 +408,7 @@ fn write_opened(
     heading: &Heading,
     recovered: &Recovered,
 ) -> Result<(CommitHeader, Opened), OpenError> {
-    let body = Opened {
-        base: heading.base,
-        skip: heading.skip,
-        damaged: recovered.damaged.clone(),
-        void: recovered.cuts.iter().map(|cut| cut.commits).collect::<Vec<Stretch>>(),
-        given_up: recovered.given_up.clone(),
-    };
+    let body = opened_of(recovered);
     let mut header = CommitHeader {
         kind: CommitKind::Opened,
         salt: active.id.salt,

@@ -917,6 +917,52 @@ fn a_log_that_drops_its_oldest_segments_goes_round_its_slots_for_ever() {
     assert!(rig.client.published.topics.read().catalog.topic("t").is_some());
 }
 
+/// Leaves room for small files alone.
+fn fill(disk: &SimDisk) {
+    let slots: u64 = disk.journal_folder().unwrap().slots.iter().map(|(_, bytes)| bytes).sum();
+    disk.set_capacity(slots + (64 << 10));
+}
+
+#[test]
+fn a_log_on_a_full_disk_opens_as_often_as_one_likes() {
+    let (mut disk, mut rig) = node(1);
+    let last = acked(&mut rig, b"a");
+    rig.settle_marked();
+    fill(&disk);
+    for opening in 0..5 {
+        disk = power_cut(&disk, rig);
+        rig = Rig::open(&disk).unwrap_or_else(|error| panic!("opening {opening}: {error}"));
+        rig.settle_marked();
+        assert_eq!(readable(&disk), [(last.0, b"a".to_vec())], "opening {opening}");
+    }
+    disk.set_capacity(u64::MAX >> 1);
+    rig.keeper.catch_up();
+    assert_eq!(acked(&mut rig, b"b"), last.plus(1));
+}
+
+#[test]
+fn a_full_disk_and_a_crash_anywhere_while_opening_lose_nothing() {
+    for nth in 1..60 {
+        let (disk, mut rig) = node(nth);
+        acked(&mut rig, b"a");
+        rig.settle_marked();
+        fill(&disk);
+        let mut disk = power_cut(&disk, rig);
+        // The first opening takes the last free slot; the second has to free one.
+        drop(Rig::open(&disk).unwrap());
+        disk.crash(Crash::Power);
+        disk = disk.reboot();
+        disk.crash_at_operation(nth, Crash::Power);
+        drop(Rig::open(&disk));
+        disk.heal();
+        disk.crash(Crash::Power);
+        disk = disk.reboot();
+        let rig = Rig::open(&disk).unwrap_or_else(|error| panic!("operation {nth}: {error}"));
+        assert_eq!(missing(&rig.notes), [], "operation {nth}");
+        assert_eq!(readable(&disk), [(0, b"a".to_vec())], "operation {nth}");
+    }
+}
+
 #[test]
 fn append_times_rise_although_the_clock_goes_back() {
     let (disk, mut rig) = node(1);
