@@ -13,7 +13,8 @@
 //! | `/v1/schemas/{event}/versions/{n}/check` | POST | payload → verdict |
 //!
 //! A verdict is `{"valid":true}` or `{"valid":false,"pointer":…,"message":…}`. Names are
-//! percent-encoded. A schema's answer names its version in `Schema-Version`.
+//! percent-encoded. `/v1/schemas/check` is a dry run for POST alone: an event may be called `check`.
+//! A schema's answer names its version in `Schema-Version`.
 
 use std::borrow::Cow;
 
@@ -43,10 +44,10 @@ enum Target {
 
 impl Target {
     /// `rest` is what follows `/v1/schemas`, without slashes around it.
-    fn of(rest: &str) -> Result<Self, Refusal> {
+    fn of(method: &Method, rest: &str) -> Result<Self, Refusal> {
         match rest {
             "" => return Ok(Self::All),
-            "check" => return Ok(Self::Check { of: None }),
+            "check" if *method == Method::POST => return Ok(Self::Check { of: None }),
             _ => {}
         }
         let (rest, checks) = match rest.strip_suffix("/check") {
@@ -85,7 +86,8 @@ fn decoded(name: &str) -> Result<String, Refusal> {
 }
 
 fn number(text: &str) -> Result<u32, Refusal> {
-    text.parse().map_err(|_| bad(Code::InvalidId, "a version is a number from 1"))
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| bad(Code::InvalidId, "a version is a number from 1 to 4294967295"))
 }
 
 fn bad(code: Code, message: &'static str) -> Refusal {
@@ -99,7 +101,7 @@ pub(crate) async fn handle(
     rest: &str,
     body: Bytes,
 ) -> Result<Response<Content>, Refusal> {
-    let target = Target::of(rest)?;
+    let target = Target::of(method, rest)?;
     let mut response = match (method, &target) {
         (&Method::GET | &Method::HEAD, Target::All) => json(list(registry)),
         (&Method::GET | &Method::HEAD, Target::Versions { name }) => {
@@ -239,7 +241,7 @@ fn refusal(error: RegistryError) -> Refusal {
         RegistryError::UnknownName | RegistryError::UnknownVersion { .. } => {
             Refusal::new(StatusCode::NOT_FOUND, Code::NotFound, error.to_string())
         }
-        RegistryError::VersionTaken { .. } => {
+        RegistryError::VersionTaken { .. } | RegistryError::VersionsUsedUp => {
             Refusal::new(StatusCode::CONFLICT, Code::Schema, error.to_string())
         }
         RegistryError::Full { .. } => bad(Code::TooMany),
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn paths_name_schemas_versions_and_dry_runs() {
         let name = || "Order/Done €".to_owned();
-        let of = |rest: &str| Target::of(rest).unwrap();
+        let of = |rest: &str| Target::of(&Method::POST, rest).unwrap();
         assert_eq!(of(""), Target::All);
         assert_eq!(of("check"), Target::Check { of: None });
         let path = "Order%2FDone%20%E2%82%AC";
@@ -276,7 +278,18 @@ mod tests {
         let check = Target::Check { of: Some((name(), Some(3))) };
         assert_eq!(of(&format!("{path}/versions/3/check")), check);
         assert_eq!(of(&format!("{path}/check")), Target::Check { of: Some((name(), None)) });
-        assert!(Target::of("a/versions/x").is_err());
-        assert!(Target::of("%ff").is_err());
+        for rest in ["a/versions/x", "a/versions/0", "a/versions/4294967296", "%ff"] {
+            assert!(Target::of(&Method::GET, rest).is_err(), "{rest}");
+        }
+    }
+
+    #[test]
+    fn an_event_may_be_called_as_the_last_part_of_a_path() {
+        let schema = |name: &str| Target::Schema { name: name.to_owned(), version: None };
+        assert_eq!(Target::of(&Method::PUT, "check").unwrap(), schema("check"));
+        assert_eq!(Target::of(&Method::GET, "versions").unwrap(), schema("versions"));
+        assert_eq!(Target::of(&Method::PUT, "a%2Fcheck").unwrap(), schema("a/check"));
+        let of = Some(("check".to_owned(), None));
+        assert_eq!(Target::of(&Method::POST, "check/check").unwrap(), Target::Check { of });
     }
 }

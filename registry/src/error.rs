@@ -58,12 +58,17 @@ pub enum RegistryError {
         /// The version asked for.
         version: u32,
     },
-    /// That number is taken by another text, or was; numbers are never reused.
-    #[error("version {version} is taken: its text differs, or it was deleted")]
+    /// The number is not above all that were given under this name, deleted ones too.
+    #[error("version {version} is not above {last}, the last one given under this name")]
     VersionTaken {
         /// The number asked for.
         version: u32,
+        /// The highest one given so far.
+        last: u32,
     },
+    /// The highest number of all was given under this name: register under another one.
+    #[error("this name has used up its version numbers")]
+    VersionsUsedUp,
     /// The registry is full; delete what is not used.
     #[error("the registry holds {versions_max} schema versions, its limit")]
     Full {

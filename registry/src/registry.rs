@@ -398,11 +398,10 @@ fn already_there(stored: &Stored, wanted: Option<u32>, body: &Bytes) -> Option<u
 
 /// The number to give: the next one, or the one wanted if it is above all given so far.
 fn next_number(stored: &Stored, wanted: Option<u32>) -> Result<u32, RegistryError> {
-    let next = stored.last.checked_add(1);
-    let next = next.ok_or(RegistryError::VersionTaken { version: u32::MAX })?;
+    let last = stored.last;
     match wanted {
-        Some(version) if version < next => Err(RegistryError::VersionTaken { version }),
-        Some(version) => Ok(version),
-        None => Ok(next),
+        Some(version) if version > last => Ok(version),
+        Some(version) => Err(RegistryError::VersionTaken { version, last }),
+        None => last.checked_add(1).ok_or(RegistryError::VersionsUsedUp),
     }
 }

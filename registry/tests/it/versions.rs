@@ -85,12 +85,13 @@ async fn a_wanted_number_must_be_above_all_given() {
     let registry = registry().await;
     assert_eq!(registry.put_version("e", 3, body(TEXT)).await, created(3));
     assert_eq!(registry.put_version("e", 3, body(TEXT)).await, there(3));
-    let taken = |version| Err(RegistryError::VersionTaken { version });
+    let taken = |version| Err(RegistryError::VersionTaken { version, last: 3 });
     assert_eq!(registry.put_version("e", 3, body(NUMBER)).await, taken(3));
     assert_eq!(registry.put_version("e", 2, body(TEXT)).await, taken(2));
     assert_eq!(registry.put("e", body(NUMBER)).await, created(4));
     assert_eq!(registry.put_version("top", u32::MAX, body(TEXT)).await, created(u32::MAX));
-    assert_eq!(registry.put("top", body(NUMBER)).await, taken(u32::MAX));
+    assert_eq!(registry.put("top", body(TEXT)).await, there(u32::MAX));
+    assert_eq!(registry.put("top", body(NUMBER)).await, Err(RegistryError::VersionsUsedUp));
 }
 
 #[tokio::test]

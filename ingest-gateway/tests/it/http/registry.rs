@@ -45,6 +45,38 @@ async fn a_schema_lives_through_its_routes() {
 }
 
 #[tokio::test]
+async fn an_event_may_be_called_check_and_every_name_that_an_event_has() {
+    let rig = Rig::new().await;
+    for name in ["check", "versions", "%2E%2E", "a%2Fcheck", "a%2Fversions%2F1", "%20", "a%0Ab"] {
+        let path = format!("/v1/schemas/{name}");
+        ask(&rig, "PUT", &path, SCHEMA).await.is_ok();
+        assert_eq!(ask(&rig, "GET", &path, "").await.is_ok().text(), SCHEMA, "{name}");
+        let versions = ask(&rig, "GET", &format!("{path}/versions"), "").await.is_ok().json();
+        assert_eq!(versions["versions"], json!([1]), "{name}");
+        let dry = ask(&rig, "POST", &format!("{path}/check"), "{}").await.is_ok().json();
+        assert_eq!(dry["valid"], false, "{name}");
+        ask(&rig, "DELETE", &path, "").await.is_ok();
+    }
+    let dry = ask(&rig, "POST", "/v1/schemas/check", r#"{"schema":{},"payload":{}}"#).await;
+    assert_eq!(dry.is_ok().json()["valid"], true);
+}
+
+#[tokio::test]
+async fn versions_that_cannot_be_given_are_refused_with_the_reason() {
+    let rig = Rig::new().await;
+    ask(&rig, "PUT", "/v1/schemas/a/versions/7", SCHEMA).await.is_ok();
+    let passed = ask(&rig, "PUT", "/v1/schemas/a/versions/5", SCHEMA).await;
+    passed.refuses(409, "schema");
+    assert!(passed.json()["message"].as_str().unwrap().contains("5 is not above 7"));
+    for version in ["0", "-1", "x", "4294967296", ""] {
+        let path = format!("/v1/schemas/b/versions/{version}");
+        let answer = ask(&rig, "PUT", &path, SCHEMA).await;
+        assert!([400, 405].contains(&answer.status), "{version}: {}", answer.text());
+    }
+    ask(&rig, "GET", "/v1/schemas/b", "").await.refuses(404, "not_found");
+}
+
+#[tokio::test]
 async fn a_schema_that_does_not_compile_or_reaches_out_is_400() {
     let rig = Rig::new().await;
     for schema in [
