@@ -197,9 +197,11 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether `method` is one of [`methods`](Self::methods). HEAD goes with GET.
+    /// Whether `method` is one of [`methods`](Self::methods). HEAD goes with GET, but where a GET
+    /// is an event: whoever only looks whether a link is good has opened no mail.
     pub(crate) fn takes(&self, method: &Method) -> bool {
-        let asked = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let looks = method == Method::HEAD && !matches!(self, Self::Pixel(_));
+        let asked = if looks { "GET" } else { method.as_str() };
         self.methods().is_none_or(|methods| methods.split(", ").any(|taken| taken == asked))
     }
 }
@@ -232,6 +234,8 @@ mod tests {
     fn methods_are_matched_and_head_goes_with_get() {
         assert!(Route::Batch.takes(&Method::POST) && !Route::Batch.takes(&Method::GET));
         assert!(Route::Home.takes(&Method::HEAD) && !Route::Home.takes(&Method::POST));
+        let pixel = Route::Pixel(Call::Track);
+        assert!(pixel.takes(&Method::GET) && !pixel.takes(&Method::HEAD));
         assert!(Route::Other.takes(&Method::DELETE));
     }
 

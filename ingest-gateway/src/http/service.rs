@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tracklog_log::Lane;
@@ -63,6 +63,7 @@ impl Service {
     ) -> Result<Response<Answered>, Infallible> {
         let origin = cors::origin(request.headers()).cloned();
         let version = request.version();
+        let is_head = *request.method() == Method::HEAD;
         let (name, is_for_pages) = {
             let route = Route::of(request.uri().path());
             (route.name(), route.is_for_pages())
@@ -71,6 +72,9 @@ impl Service {
         let mut response = answered.unwrap_or_else(Refusal::into_answer);
         if is_for_pages {
             cors::allow(origin.as_ref(), response.headers_mut());
+        }
+        if is_head {
+            response = without_body(response);
         }
         if self.is_draining() && version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -314,6 +318,16 @@ impl Service {
         let source = source.ok_or_else(Refusal::unknown_key)?;
         Ok(settings::rudder(&source.rules.name, &source.write_key))
     }
+}
+
+/// The answer to a HEAD says how long its body would be and has none: HTTP/2 streams of which one
+/// comes all the same are reset by clients.
+fn without_body(response: Response<Content>) -> Response<Content> {
+    let (mut head, content) = response.into_parts();
+    if let Content::Whole(bytes) = content {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    Response::from_parts(head, Content::default())
 }
 
 /// What a door says of a delivery.

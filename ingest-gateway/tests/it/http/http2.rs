@@ -6,7 +6,7 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::client::{PATIENCE, basic};
+use super::client::{Ask, Client, PATIENCE, basic};
 use super::rig::{KEY, Rig, track};
 use super::tls;
 
@@ -69,6 +69,33 @@ async fn a_body_that_declares_nothing_is_taken_and_one_over_the_limit_is_413() {
     }
     let status = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().status();
     assert_eq!(status, 413);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_head_has_a_length_and_no_body_on_both_versions() {
+    let rig = Rig::new().await;
+    let pixel = "/pixel/v1/track?writeKey=tl_key-of-the-shop&anonymousId=a&event=x";
+    let refused = [("/v1/track", 405), (pixel, 405), ("/nowhere", 404)];
+    for (path, status) in [("/", 200), ("/livez", 200)].into_iter().chain(refused) {
+        let sender = handshake(TcpStream::connect(rig.http()).await.unwrap()).await;
+        let head = Request::head(format!("http://tracklog.example{path}")).body(()).unwrap();
+        let (answer, _) = sender.ready().await.unwrap().send_request(head, true).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        let length = answer.headers()["content-length"].clone();
+        assert_ne!(length, "0", "{path}");
+        let mut body = answer.into_body();
+        assert!(body.data().await.is_none() && body.is_end_stream(), "{path}");
+
+        let mut client = Client::connect(rig.http()).await;
+        client.write(Ask::new("HEAD", path).bytes("close")).await;
+        let mut read = String::new();
+        client.stream.read_to_string(&mut read).await.unwrap();
+        assert!(read.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {read}");
+        let line = format!("\r\ncontent-length: {}\r\n", length.to_str().unwrap());
+        assert!(read.contains(&line) && read.ends_with("\r\n\r\n"), "{path}: {read}");
+    }
+    assert_eq!(rig.counts().await, (0, 0), "looking at a pixel is no event");
 }
 
 /// A frame of HTTP/2.

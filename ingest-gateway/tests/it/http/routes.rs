@@ -136,6 +136,24 @@ async fn unknown_paths_are_404_and_wrong_methods_405_never_a_redirect() {
     assert_eq!(rig.counts().await, (0, 0));
 }
 
+#[tokio::test]
+async fn no_method_but_its_own_makes_an_event_of_a_path() {
+    let rig = Rig::new().await;
+    let pixel = "/pixel/v1/track?writeKey=tl_key-of-the-shop&anonymousId=a&event=x";
+    for path in ["/v1/track", "/v1/batch", "/v1/import", "/v1/events", "/beacon/v1/batch", pixel] {
+        for method in ["GET", "PUT", "DELETE", "PATCH", "TRACE", "QUERY"] {
+            if path == pixel && method == "GET" {
+                continue;
+            }
+            let answer = rig.ask(Ask::new(method, path).key(KEY)).await;
+            let allowed = answer.header("allow").unwrap_or_default();
+            assert_eq!(answer.status, 405, "{method} {path}");
+            assert!(allowed.contains("OPTIONS") && !allowed.contains(method), "{method} {path}");
+        }
+    }
+    assert_eq!(rig.counts().await, (0, 0));
+}
+
 /// Routes of another room.
 struct Echo;
 
