@@ -14,6 +14,7 @@ mod drain;
 mod encodings;
 mod http2;
 mod limits;
+mod outcome;
 mod registry;
 mod rig;
 mod routes;

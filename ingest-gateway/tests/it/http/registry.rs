@@ -130,3 +130,16 @@ async fn events_are_held_against_the_newest_schema_at_once() {
     rig.post("/v1/track", event("\"1\"")).await.is_ok();
     assert_eq!(rig.counts().await, (2, 2));
 }
+
+#[tokio::test]
+async fn a_value_that_its_schema_did_not_see_does_not_get_in() {
+    let rig = Rig::new().await;
+    let schema = r#"{"properties":{"seats":{"type":"integer","minimum":1}}}"#;
+    ask(&rig, "PUT", "/v1/schemas/Tried", schema).await.is_ok();
+    let twice = track_with("twice", r#","properties":{"seats":-4,"seats":4}"#);
+    rig.post("/v1/track", twice).await.refuses(400, "duplicate_key");
+    let below = rig.post("/v1/track", track_with("below", r#","properties":{"seats":0}"#)).await;
+    below.refuses(400, "schema");
+    assert_eq!(below.json()["pointer"], "/properties/seats");
+    assert_eq!(rig.counts().await, (0, 2), "both are in rejected");
+}

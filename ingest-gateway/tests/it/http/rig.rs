@@ -131,6 +131,11 @@ impl Rig {
         lines(&self.log, &self.topics.raw).await
     }
 
+    /// The same, each as its own text.
+    pub(crate) async fn raw_text(&self) -> Vec<String> {
+        line_texts(&self.log, &self.topics.raw).await
+    }
+
     /// The lines of all rejected events.
     pub(crate) async fn rejected(&self) -> Vec<Value> {
         lines(&self.log, &self.topics.rejected).await
@@ -156,6 +161,11 @@ impl Rig {
 }
 
 async fn lines(log: &MemoryLog, topic: &Topic) -> Vec<Value> {
+    let texts = line_texts(log, topic).await;
+    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
+async fn line_texts(log: &MemoryLog, topic: &Topic) -> Vec<String> {
     let from = topic.partitions().map(|partition| (partition, Offset::ZERO)).collect();
     let fetch = Fetch { from, bytes_max: usize::MAX, wait: false, mode: FetchMode::Live };
     let fetched = log.fetch(fetch).await.unwrap();
@@ -172,7 +182,8 @@ async fn lines(log: &MemoryLog, topic: &Topic) -> Vec<Value> {
                 };
                 let mut line = Vec::new();
                 write_line(&mut line, place, record);
-                lines.push(serde_json::from_slice(&line).unwrap());
+                assert_eq!(line.pop(), Some(b'\n'), "a line has an end");
+                lines.push(String::from_utf8(line).unwrap());
             }
         }
     }
