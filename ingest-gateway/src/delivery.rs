@@ -40,7 +40,7 @@ use crate::sources::{KnownSource, Sources};
 /// Where bodies wait whose source is named in them alone.
 const UNNAMED: Lane = Lane(7);
 
-/// What is set aside for a body of unknown length at first.
+/// The body for which room is held at first; more is taken as it comes.
 const FIRST_ROOM_BYTES: usize = 16 << 10;
 
 /// Bodies above this size are decoded and judged on a thread of their own: some 100 µs of work
@@ -73,6 +73,8 @@ pub(crate) struct Expected {
     permit: Permit,
     /// How many bytes of a body may come.
     pub(crate) body_bytes_max: usize,
+    /// The same, or as many as the client announced.
+    announced_bytes: usize,
 }
 
 impl Desk {
@@ -95,9 +97,20 @@ impl Desk {
             return Err(Refusal::too_large(body_bytes_max));
         }
         let lane = source.as_ref().map_or(UNNAMED, |source| source.lane);
-        let room = room_for(declared_bytes.unwrap_or(FIRST_ROOM_BYTES));
-        let permit = self.writer.reserve(lane, room)?;
-        Ok(Expected { desk: Arc::clone(self), coding, source, permit, body_bytes_max })
+        let permit = self.room_at_first(lane, declared_bytes.unwrap_or(FIRST_ROOM_BYTES))?;
+        let announced_bytes = declared_bytes.unwrap_or(body_bytes_max);
+        let desk = Arc::clone(self);
+        Ok(Expected { desk, coding, source, permit, body_bytes_max, announced_bytes })
+    }
+
+    /// Refuses a body for which there is no room now, before it is read. Only the first of it is
+    /// held: whoever announces much and sends nothing would keep all others out.
+    fn room_at_first(&self, lane: Lane, body_bytes: usize) -> Result<Permit, Refusal> {
+        let mut permit = self.writer.reserve(lane, room_for(body_bytes))?;
+        if body_bytes > FIRST_ROOM_BYTES {
+            permit.shrink_to(room_for(FIRST_ROOM_BYTES));
+        }
+        Ok(permit)
     }
 
     fn source_of_head(&self, head: &HeaderMap) -> Result<Option<Arc<KnownSource>>, Refusal> {
@@ -123,9 +136,10 @@ impl Room for Expected {
             return Ok(());
         }
         // Doubled, so that a body in many pieces does not ask at each.
+        let doubled = room.saturating_mul(2).min(room_for(self.announced_bytes));
         self.permit.shrink_to(0);
         let lane = self.source.as_ref().map_or(UNNAMED, |source| source.lane);
-        self.permit = self.desk.writer.reserve(lane, room.saturating_mul(2))?;
+        self.permit = self.desk.writer.reserve(lane, doubled.max(room))?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracklog_log::{AppendError, Lane, Log as _};
 
 use super::client::{Ask, Client};
-use super::rig::{KEY, Rig, Setup, batch, nameless, track};
+use super::rig::{KEY, Rig, Setup, batch, nameless, track, track_with};
 
 #[tokio::test]
 async fn no_answer_comes_before_the_events_are_durable() {
@@ -49,6 +49,32 @@ async fn a_busy_log_is_429_before_the_body_is_read() {
     // Another key's lane is not held up.
     let by_body = format!(r#"{{"batch":[],"writeKey":"{KEY}"}}"#);
     rig.ask(Ask::post("/v1/batch", by_body)).await.is_ok();
+}
+
+#[tokio::test]
+async fn bodies_that_are_announced_and_do_not_come_take_no_room_from_others() {
+    let rig = Setup { budget_bytes: 4 << 20, ..Setup::new() }.start().await;
+    let mut waiting = Vec::new();
+    for bytes in [400_000; 10].into_iter().chain([40_000; 20]) {
+        let head = format!(
+            "POST /v1/batch HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n\
+             content-length: {bytes}\r\nexpect: 100-continue\r\n\r\n",
+            super::client::basic(KEY)
+        );
+        let mut client = Client::connect(rig.http()).await;
+        client.write(head).await;
+        assert_eq!(client.answer().await.unwrap().status, 100, "its room is looked at");
+        waiting.push(client);
+    }
+    let pad = "x".repeat(30_000);
+    let events = ["a", "b"].map(|id| track_with(id, &format!(r#","properties":{{"p":"{pad}"}}"#)));
+    rig.post("/v1/batch", batch(&events, "")).await.is_ok();
+    // And those who waited are served when they go on.
+    let client = &mut waiting[0];
+    let late = batch(&[track("late")], "");
+    client.write(format!("{late}{}", " ".repeat(400_000 - late.len()))).await;
+    client.answer().await.unwrap().is_ok();
+    assert_eq!(rig.counts().await, (3, 0));
 }
 
 #[tokio::test]
@@ -103,10 +129,7 @@ async fn good_and_bad_events_of_a_request_are_one_append() {
 fn large_batch() -> String {
     let filler = "x".repeat(10_000);
     let event = |number| {
-        super::rig::track_with(
-            &format!("m{number:03}"),
-            &format!(r#","properties":{{"f":"{filler}"}}"#),
-        )
+        track_with(&format!("m{number:03}"), &format!(r#","properties":{{"f":"{filler}"}}"#))
     };
     batch(&(0..250).map(event).collect::<Vec<_>>(), "")
 }
@@ -134,7 +157,7 @@ async fn offsets_in_verdicts_hold_across_the_cuts() {
     let filler = "x".repeat(20_000);
     let event = |number: u32| {
         let device = format!(r#","anonymousId":"d{}","properties":{{"f":"{filler}"}}"#, number % 7);
-        super::rig::track_with(&format!("m{number:03}"), &device)
+        track_with(&format!("m{number:03}"), &device)
     };
     let events: Vec<_> = (0..150).map(event).collect();
     let answer = rig.post("/v1/events", events.join("\n")).await;
