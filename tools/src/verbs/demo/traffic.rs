@@ -32,11 +32,27 @@ pub(super) struct Tally(Mutex<Counts>);
 pub(super) struct Counts {
     pub(super) accepted: u64,
     /// By code.
-    pub(super) rejected: BTreeMap<String, u64>,
+    pub(super) rejected: BTreeMap<String, Rejected>,
     /// Requests without an answer, or with one that sends the client away.
     pub(super) failed: u64,
     /// Micros from the first byte sent to the whole answer.
     pub(super) latencies: Histogram<u64>,
+}
+
+/// What was rejected under one code.
+#[derive(Clone, Default)]
+pub(super) struct Rejected {
+    pub(super) count: u64,
+    /// Why the last one was, in the node's words.
+    pub(super) why: String,
+}
+
+impl Counts {
+    fn reject(&mut self, code: &str, verdict: &Verdict) {
+        let rejected = self.rejected.entry(code.to_owned()).or_default();
+        rejected.count += 1;
+        rejected.why = verdict.why();
+    }
 }
 
 impl Default for Counts {
@@ -66,15 +82,17 @@ impl Tally {
         let answer: Answer = serde_json::from_slice(body).unwrap_or_default();
         match status {
             StatusCode::OK => {
-                let codes = answer.codes();
-                counts.accepted += submission.events.saturating_sub(codes.len() as u64);
-                for code in codes {
-                    *counts.rejected.entry(code).or_default() += 1;
+                let mut rejected = 0;
+                for verdict in answer.rejected.iter().chain(&answer.results) {
+                    let Some(code) = &verdict.code else { continue };
+                    counts.reject(code, verdict);
+                    rejected += 1;
                 }
+                counts.accepted += submission.events.saturating_sub(rejected);
             }
             StatusCode::BAD_REQUEST => {
-                let code = answer.code.unwrap_or_else(|| "400".to_owned());
-                *counts.rejected.entry(code).or_default() += 1;
+                let code = answer.whole.code.as_deref().unwrap_or("400");
+                counts.reject(code, &answer.whole);
             }
             _ => counts.failed += 1,
         }
@@ -85,20 +103,26 @@ impl Tally {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Answer {
-    code: Option<String>,
+    /// Of the request, where it is refused altogether.
+    #[serde(flatten)]
+    whole: Verdict,
     rejected: Vec<Verdict>,
     results: Vec<Verdict>,
 }
 
 /// Says why an event was rejected; without a code it was stored.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Verdict {
     code: Option<String>,
+    pointer: Option<String>,
+    message: Option<String>,
 }
 
-impl Answer {
-    fn codes(self) -> Vec<String> {
-        self.rejected.into_iter().chain(self.results).filter_map(|verdict| verdict.code).collect()
+impl Verdict {
+    fn why(&self) -> String {
+        let parts = [self.pointer.as_deref(), self.message.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -209,7 +233,8 @@ mod tests {
         answered(1, StatusCode::SERVICE_UNAVAILABLE, "");
         let counts = tally.counts();
         assert_eq!((counts.accepted, counts.failed), (6, 1));
-        assert_eq!((counts.rejected["schema"], counts.rejected["invalid_json"]), (2, 1));
+        assert_eq!(counts.rejected["schema"].count, 2);
+        assert_eq!(counts.rejected["invalid_json"].count, 1);
         assert_eq!(counts.latencies.len(), 5);
     }
 }

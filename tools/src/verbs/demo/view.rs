@@ -13,6 +13,9 @@ use crate::output::Output;
 /// Over which time rates are taken.
 const RATE_OVER: Duration = Duration::from_secs(5);
 
+/// How many codes of rejected events the live view shows.
+const CODES_SHOWN: usize = 8;
+
 /// What does not change while it runs.
 pub(super) struct Facts {
     http: String,
@@ -116,11 +119,14 @@ impl View {
             vec![plain_line(&counts, rates, self.began.elapsed())]
         };
         if self.live && self.lines_drawn > 0 {
-            // Up to the first line of before, and everything below it away.
-            self.output.write(format!("\x1b[{}A\x1b[J", self.lines_drawn).as_bytes())?;
+            // Up to the first line of before, and everything below it away. From the first column:
+            // a terminal echoes `^C`.
+            self.output.write(format!("\r\x1b[{}A\x1b[J", self.lines_drawn).as_bytes())?;
         }
         self.lines_drawn = lines.len();
-        lines.iter().try_for_each(|line| self.output.line(line))?;
+        // A line that a narrow terminal broke in two would not be drawn over: it is cut instead.
+        let [cut, whole] = if self.live { ["\x1b[?7l", "\x1b[?7h"] } else { [""; 2] };
+        self.output.line(&format!("{cut}{}{whole}", lines.join("\n")))?;
         self.output.flush()
     }
 
@@ -152,7 +158,7 @@ impl View {
 }
 
 fn rejected(counts: &Counts) -> u64 {
-    counts.rejected.values().sum()
+    counts.rejected.values().map(|rejected| rejected.count).sum()
 }
 
 fn quantile(counts: &Counts, quantile: f64) -> String {
@@ -161,21 +167,26 @@ fn quantile(counts: &Counts, quantile: f64) -> String {
 }
 
 fn live_lines(counts: &Counts, (accepted, refused): (f64, f64), ran: Duration) -> Vec<String> {
-    let mut codes: Vec<_> = counts.rejected.iter().collect();
-    codes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let codes: Vec<_> = codes.iter().take(5).map(|(code, n)| format!("{code} {n}")).collect();
     let seconds = ran.as_secs();
     let mut lines = vec![
         format!("running    {:02}:{:02}", seconds / 60, seconds % 60),
-        format!("accepted   {:>9}  {accepted:>7.0}/s", counts.accepted),
-        format!("rejected   {:>9}  {refused:>7.0}/s   {}", rejected(counts), codes.join("  ")),
         format!(
             "answered   p50 {}   p99 {}   slowest {}",
             quantile(counts, 0.5),
             quantile(counts, 0.99),
             quantile(counts, 1.0)
         ),
+        format!("accepted   {:>9}  {accepted:>7.0}/s", counts.accepted),
+        format!("rejected   {:>9}  {refused:>7.0}/s", rejected(counts)),
     ];
+    let mut codes: Vec<_> = counts.rejected.iter().collect();
+    codes.sort_by_key(|(_, rejected)| std::cmp::Reverse(rejected.count));
+    lines.extend(
+        codes
+            .iter()
+            .take(CODES_SHOWN)
+            .map(|(code, rejected)| format!("  {code:<13}{:>5}  {}", rejected.count, rejected.why)),
+    );
     if counts.failed > 0 {
         lines.push(format!("failed     {:>9}  requests", counts.failed));
     }
@@ -197,7 +208,19 @@ fn plain_line(counts: &Counts, (accepted, refused): (f64, f64), ran: Duration) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::traffic::Rejected;
     use super::*;
+
+    #[test]
+    fn the_live_view_tells_why_events_are_rejected() {
+        let mut counts = Counts { accepted: 7, ..Counts::default() };
+        let why = "/properties/price is not of type number".to_owned();
+        counts.rejected.insert("schema".to_owned(), Rejected { count: 2, why });
+        let lines = live_lines(&counts, (1.0, 0.5), Duration::from_secs(61));
+        assert_eq!(lines[0], "running    01:01");
+        assert_eq!(lines[3], "rejected           2        0/s");
+        assert_eq!(lines[4], "  schema           2  /properties/price is not of type number");
+    }
 
     #[test]
     fn what_a_shell_would_split_is_quoted() {
