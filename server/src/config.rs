@@ -130,14 +130,26 @@ impl Settings {
         let mut sources = document.sources;
         sources.entry("default".to_owned()).or_default();
         sources.values_mut().for_each(|source| source.inherit(&layer.limits));
-        let mut settings = Self::from_layer(layer, &origin)?;
+        // Values that are read later are told by where they came from.
+        let place = |key: &str| {
+            let variable = format!("{ENVIRONMENT_PREFIX}{}", key.to_uppercase());
+            match environment.contains_key(&variable) {
+                true => variable,
+                false => format!("{origin}: {key}"),
+            }
+        };
+        let mut settings = Self::from_layer(layer, &origin, &place)?;
         settings.sources = sources;
         check_sources(&settings.sources, &origin)?;
         settings.take_flags(flags)?;
         Ok(settings)
     }
 
-    fn from_layer(layer: Layer, origin: &str) -> Result<Self, ConfigError> {
+    fn from_layer(
+        layer: Layer,
+        origin: &str,
+        place: &dyn Fn(&str) -> String,
+    ) -> Result<Self, ConfigError> {
         let certificate = match (layer.certificate, layer.private_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -146,9 +158,12 @@ impl Settings {
                 return Err(ConfigError::new(origin, what));
             }
         };
-        let address = |name: &str, text: Option<String>, default: &str| {
+        let address = |key: &str, text: Option<String>, default: &str| {
             listen_address(&text.unwrap_or_else(|| default.to_owned()))
-                .map_err(|what| ConfigError::new(format!("{origin}: {name}"), what))
+                .map_err(|what| ConfigError::new(place(key), what))
+        };
+        let networks = |texts: &[String]| {
+            networks(texts).map_err(|what| ConfigError::new(place("trusted_proxies"), what))
         };
         Ok(Self {
             data: layer.data.unwrap_or_else(|| "./tracklog-data".into()),
@@ -156,7 +171,7 @@ impl Settings {
             https: address("https", layer.https, "127.0.0.1:8443")?,
             certificate,
             public_host: layer.public_host,
-            trusted_proxies: networks(&layer.trusted_proxies.unwrap_or_default(), origin)?,
+            trusted_proxies: networks(&layer.trusted_proxies.unwrap_or_default())?,
             schemas: layer.schemas,
             log: layer.log.unwrap_or_else(|| "info".to_owned()),
             journal: JournalSettings {
@@ -208,13 +223,11 @@ fn listen_address(text: &str) -> Result<Option<SocketAddr>, String> {
 }
 
 /// Networks, or single addresses.
-fn networks(texts: &[String], origin: &str) -> Result<Vec<IpNet>, ConfigError> {
+fn networks(texts: &[String]) -> Result<Vec<IpNet>, String> {
     let network = |text: &String| {
         let alone = || text.parse::<IpAddr>().map(IpNet::from);
-        text.parse().or_else(|_| alone()).map_err(|_| {
-            let what = format!("{text:?} is no network like 10.0.0.0/8");
-            ConfigError::new(format!("{origin}: trusted_proxies"), what)
-        })
+        let network = text.parse().or_else(|_| alone());
+        network.map_err(|_| format!("{text:?} is no network like 10.0.0.0/8"))
     };
     texts.iter().map(network).collect()
 }

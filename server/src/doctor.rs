@@ -1,7 +1,7 @@
 //! What a machine can do for a log: facts about a folder's disk, and what would run there.
 //!
-//! Measures in files of its own beside the folder and removes them; the folder itself, and a node
-//! that may hold it, are left alone.
+//! Measures in a folder of its own inside and removes it; the log's files, and a node that may hold
+//! them, are left alone.
 
 use std::fs;
 use std::io;

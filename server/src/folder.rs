@@ -86,7 +86,10 @@ impl DataFolder {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self) -> Result<(), FolderError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        let made = match self.path.is_file() {
+            true => Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a file, not a folder")),
+            false => DirBuilder::new().recursive(true).mode(0o700).create(&self.path),
+        };
         made.map_err(|source| FolderError { path: self.path.clone(), source })
     }
 

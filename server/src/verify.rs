@@ -220,9 +220,9 @@ impl fmt::Display for VerifyLine {
                 first.from, first.to, first.position, first.slot, first.segment, first.what
             ),
             Self::Summary { clean, segments, readable, damaged, problems } => {
-                writeln!(f, "readable: {readable} in {segments} segments")?;
+                writeln!(f, "readable: {readable} in {}", counted(*segments, "segment"))?;
                 if !clean {
-                    writeln!(f, "damaged: {damaged}; {problems} problems")?;
+                    writeln!(f, "damaged: {damaged}; {}", counted(*problems, "problem"))?;
                 }
                 f.write_str(if *clean { "clean" } else { "not clean" })
             }
@@ -234,13 +234,43 @@ impl fmt::Display for VerifyLine {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { records, batches, commits, bytes } = self;
-        write!(f, "{records} records, {batches} batches, {commits} commits, {bytes} bytes")
+        let batches =
+            if *batches == 1 { "1 batch".to_owned() } else { format!("{batches} batches") };
+        let [records, commits] =
+            [(*records, "record"), (*commits, "commit")].map(|(n, what)| counted(n, what));
+        write!(f, "{records}, {batches}, {commits}, {}", size(*bytes))
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// As people read it; the exact number is in the JSON.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_summary_counts_as_people_do() {
+        let readable = Amount { records: 1, batches: 1, commits: 2, bytes: 2_666_496 };
+        let damaged = Amount { records: 0, batches: 0, commits: 0, bytes: 0 };
+        let summary =
+            VerifyLine::Summary { clean: true, segments: 1, readable, damaged, problems: 0 };
+        let wanted = "readable: 1 record, 1 batch, 2 commits, 2.5 MiB in 1 segment\nclean";
+        assert_eq!(summary.to_string(), wanted);
+    }
 
     #[test]
     fn lines_read_back_as_they_were_written() {

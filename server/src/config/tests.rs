@@ -81,10 +81,11 @@ fn a_bad_variable_is_named() {
         ("TRACKLOG_BACKEND", "fast", "unknown variant `fast`"),
         ("TRACKLOG_SLOT_BYTES", "big", "\"big\" is no size"),
         ("TRACKLOG_HTTP", "8080", "is no address like 127.0.0.1:8080"),
+        ("TRACKLOG_TRUSTED_PROXIES", "10.0.0.0/8, ten", "\"ten\" is no network"),
     ] {
         let message = Settings::load(&Flags::default(), environment(&[(name, value)]));
         let message = message.unwrap_err().to_string();
-        assert!(message.contains(says), "{message}");
+        assert!(message.starts_with(name) && message.contains(says), "{message}");
         assert_eq!(message.lines().count(), 1);
     }
 }
