@@ -22,8 +22,12 @@ impl Failure {
         Self::CouldNotRun(lines.collect::<Vec<_>>().join(" "))
     }
 
-    /// The same, naming what was worked on.
+    /// The same, naming what was worked on, unless the error's words begin with it.
     pub(crate) fn of(what: impl Display, error: impl Display) -> Self {
+        let (what, error) = (what.to_string(), error.to_string());
+        if error.starts_with(&what) {
+            return Self::could_not_run(error);
+        }
         Self::could_not_run(format!("{what}: {error}"))
     }
 
@@ -48,5 +52,11 @@ mod tests {
     fn a_failure_is_one_line() {
         let failure = Failure::of("x.json", "no JSON:\n  at line 3\n");
         assert_eq!(failure, Failure::CouldNotRun("x.json: no JSON: at line 3".to_owned()));
+    }
+
+    #[test]
+    fn what_was_worked_on_is_named_once() {
+        let failure = Failure::of("/etc", "/etc holds no log");
+        assert_eq!(failure, Failure::CouldNotRun("/etc holds no log".to_owned()));
     }
 }

@@ -11,12 +11,12 @@ use crate::output::Output;
 
 /// Say what this machine can do, and what will run on it
 ///
-/// Say what this machine can do: kernel, file system, io_uring, O_DIRECT, the disk backend that a
-/// node would run and why, how long a durable write takes, and whether a clock ran ahead.
+/// Kernel, file system, io_uring, O_DIRECT, the disk backend that a node would run and why, how
+/// long a durable write takes, and whether a clock ran ahead.
 #[derive(Args)]
 #[command(after_help = "\
-Writes some MiB to files of its own in the folder's file system, and removes them. A folder that is
-not there is not made: its parent is measured.
+Writes some MiB to files of its own in the folder, and removes them. A folder that is not there is
+not made: its parent is measured. Figures move with whatever else uses the disk.
 
 Examples:
   tracklog doctor

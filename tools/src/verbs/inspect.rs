@@ -10,7 +10,7 @@ use crate::output::Output;
 
 /// Explain a file of a data folder
 ///
-/// Explain a file of a data folder: a slot, a checkpoint, an index or what recovery cut out.
+/// A slot, a checkpoint, an index, or what recovery cut out.
 #[derive(Args)]
 #[command(after_help = "\
 Reads the file and changes nothing. What the bytes mean is in engine/FORMAT.md.

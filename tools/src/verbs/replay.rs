@@ -17,7 +17,7 @@ use crate::reading::{Piece, Place};
 
 /// Print a topic, or a range of it, again
 ///
-/// Print a topic, or a range of it, again: by append time, then partition, then offset.
+/// In the order of append times, then of partitions, then of offsets.
 #[derive(Args)]
 #[command(after_help = "\
 Places: an integer is an offset, in each partition. A TIME is RFC 3339 (2026-01-02T03:04:05Z), `now`

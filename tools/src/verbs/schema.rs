@@ -16,8 +16,8 @@ use crate::reading::{Place, Source};
 
 /// Register, list or try out schemas of events
 ///
-/// Register, list or try out schemas: JSON Schemas of an event's `properties` (of its `traits` for
-/// identify and group), by event name.
+/// These are JSON Schemas of an event's `properties` (of its `traits` for identify and group), by
+/// event name.
 #[derive(Args)]
 #[command(after_help = "\
 A file's name is the event's name, percent-encoded: `Order%20Completed.json`; `NAME@2.json` is

@@ -14,7 +14,7 @@ use crate::output::Output;
 
 /// Run a node
 ///
-/// Run a node: take events over HTTP and HTTPS, store them durably, until SIGTERM or Ctrl-C.
+/// Takes events over HTTP and HTTPS and stores them durably, until SIGTERM or Ctrl-C.
 #[derive(Args)]
 #[command(after_help = "\
 Without any configuration it serves http://127.0.0.1:8080 and https://127.0.0.1:8443 (with a
@@ -142,10 +142,12 @@ fn stopped_at_once() -> Failure {
 
 fn tell(node: &Node) -> Result<(), Failure> {
     tracing::info!("disk backend: {}", node.backend());
-    let key = node.default_key();
+    let (key, file) = (node.default_key(), node.folder().file("default.key"));
+    let file = file.display();
     if key.made {
-        let file = node.folder().file("default.key");
-        eprintln!("write key of the source `default`: {} (kept in {})", key.text, file.display());
+        eprintln!("write key of the source `default`: {} (kept in {file})", key.text);
+    } else {
+        tracing::info!("write key of the source `default`: see {file}");
     }
     let mut output = Output::new();
     output.line(&node.ready_line())?;

@@ -11,6 +11,9 @@ use crate::output::{Output, notice};
 use crate::pretty::Pretty;
 use crate::reading::{Piece, Place};
 
+/// Where a live view begins if nobody says otherwise.
+const NOW: &str = "now";
+
 /// Which records are shown.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct FilterArgs {
@@ -33,7 +36,8 @@ impl FilterArgs {
 
 /// Watch a topic live
 ///
-/// Watch a topic live, until Ctrl-C. Accepted events are in `raw`, refused ones in `rejected`.
+/// Shows each record as soon as it is durable, until Ctrl-C. Accepted events are in `raw`, refused
+/// ones in `rejected`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +49,7 @@ pub(crate) struct Tail {
     /// The topic
     topic: String,
     /// Begin here instead of now: an offset or a time, as `tracklog replay --from`
-    #[arg(long, value_name = "OFFSET|TIME", allow_hyphen_values = true, default_value = "now")]
+    #[arg(long, value_name = "OFFSET|TIME", allow_hyphen_values = true, default_value = NOW)]
     from: String,
     /// One partition alone
     #[arg(long, value_name = "N")]
@@ -77,6 +81,9 @@ impl Tail {
             let what = "no node runs there, so nothing will come: start one, or use replay";
             return Err(Failure::of(self.place.folder().path().display(), what));
         };
+        if self.from == NOW && std::io::stderr().is_terminal() {
+            notice(&format!("waiting for what comes into {}; Ctrl-C ends", self.topic));
+        }
         let source = crate::reading::Source::Node(node);
         let mut shown = Shown::new(self.json);
         let mut sink = |piece: Piece<'_>| shown.take(piece);

@@ -36,7 +36,7 @@ enum Action {
         /// How many partitions; fixed for ever
         #[arg(long, value_name = "N", default_value_t = 16)]
         partitions: u32,
-        /// Keep only the last record of each key
+        /// Only the last record of each key must stay; as yet older ones are not removed
         #[arg(long)]
         compact: bool,
     },
@@ -89,15 +89,29 @@ async fn create(place: &Place, new: NewTopic) -> Result<(), Failure> {
     match place.running()? {
         Some(node) => {
             let body = serde_json::to_vec(&new).map_err(Failure::could_not_run)?;
-            let _: TopicSummary = node.json(Method::POST, "/v1/topics", body.into()).await?;
+            let made = node.json(Method::POST, "/v1/topics", body.into()).await?;
+            tell_made(&made)
         }
         None => {
             let log = offline::open_for_change(place.folder().path()).await?;
-            topics::create(&*log.log(), &new).await.map_err(Failure::could_not_run)?;
+            let made = topics::create(&*log.log(), &new).await.map_err(Failure::could_not_run)?;
+            let made = topics::summary(&*log.log(), &made);
             log.close().await;
+            tell_made(&made)
         }
     }
-    Ok(())
+}
+
+fn tell_made(topic: &TopicSummary) -> Result<(), Failure> {
+    let mut output = Output::new();
+    let TopicSummary { topic, partitions, retention, .. } = topic;
+    output.line(&format!("{topic}: partitions {partitions}, retention {retention}"))?;
+    output.flush()
+}
+
+/// When a topic was made. The catalog's own is as old as the log, and has no time.
+fn made_at(time: &str) -> &str {
+    if time.starts_with("1970-01-01T00:00:00") { "-" } else { time }
 }
 
 async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
@@ -149,7 +163,7 @@ fn show_list(topics: &[TopicSummary], json: bool) -> Result<(), Failure> {
         ];
         rows.extend(topics.iter().map(|topic| {
             let (partitions, records) = (topic.partitions.to_string(), topic.records.to_string());
-            let (retention, created) = (topic.retention.clone(), topic.created_at.clone());
+            let (retention, created) = (topic.retention.clone(), made_at(&topic.created_at).into());
             vec![topic.topic.clone(), partitions, records, retention, created]
         }));
         output.write(table(&rows).as_bytes())?;
@@ -173,8 +187,8 @@ fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
             output.json(&PartitionLine { topic: &topic.topic, partition, start, end })?;
         }
     } else {
-        let created = &topic.created_at;
-        output.line(&format!("{}: {}, made {created}", topic.topic, topic.retention))?;
+        let TopicDetails { topic: name, retention, created_at, .. } = topic;
+        output.line(&format!("{name}: retention {retention}, created {}", made_at(created_at)))?;
         let mut rows = vec![["partition", "start", "end", "records"].map(str::to_owned).to_vec()];
         rows.extend(topic.partitions.iter().map(|range| {
             let records = range.end - range.start;

@@ -175,7 +175,10 @@ fn a_full_journal_refuses_with_429_and_goes_on_reading() {
     let statuses: Vec<_> = (0..FILLS_MAX).map(|_| fill(&node)).collect();
     assert_eq!(statuses[0], 200);
     assert!(statuses.contains(&429), "{statuses:?}");
-    assert!(statuses.iter().all(|status| matches!(status, 200 | 429)), "{statuses:?}");
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 429 | 503)), "{statuses:?}");
+    // Three mebibytes are several appends: where the limit comes between them some are stored.
+    let in_part = statuses.iter().filter(|status| **status == 503).count();
+    assert!(in_part <= 1, "{statuses:?}");
     let acked = statuses.iter().filter(|status| **status == 200).count() * 100;
     let dir = text(data.path());
     let stored = run(&["replay", "raw", "--json", "--data", dir]).lines().len();

@@ -37,8 +37,8 @@ const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
 /// Run a node of its own with realistic traffic, and watch it
 ///
-/// Run a node of its own with realistic shop traffic over HTTPS, some of it malformed, and watch
-/// what is accepted, what is rejected and why, how fast, and on which disk backend.
+/// The traffic is a shop's, over HTTPS, some of it malformed. Shows what is accepted, what is
+/// rejected and why, how fast, and on which disk backend.
 #[derive(Args)]
 #[command(after_help = "\
 The folder is made anew at each start; one that no demo made is never touched. While the demo runs
