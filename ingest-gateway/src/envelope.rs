@@ -946,7 +946,9 @@ fn schema_version(context: &ContextFacts<'_>) -> Option<u32> {
     let version = Members::find(context.protocols?.token, "event_version")?;
     let token = version.value;
     let digits = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(token);
-    digits.parse().ok()
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // One too large for any version is still one that the client asks for.
+    is_whole.then(|| digits.parse().unwrap_or(u32::MAX))
 }
 
 /// Whether a browser or a phone sent the event, so that the request's address is its user's.

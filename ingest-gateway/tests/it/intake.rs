@@ -612,7 +612,13 @@ fn payloads_are_held_against_their_schema() {
     assert_eq!(sending.stored(TRACK, versioned("2"))["messageId"], "m1");
     assert_eq!(sending.stored(TRACK, versioned("\"2\""))["messageId"], "m1");
     let unknown = refusal("schema", "/context/protocols/event_version");
-    assert_eq!(sending.rejected(TRACK, versioned("3")), unknown);
+    for version in ["3", "0", "\"3\"", "4294967296", "99999999999999999999"] {
+        assert_eq!(sending.rejected(TRACK, versioned(version)), unknown, "{version}");
+    }
+    for version in ["null", "1.5", "-1", "\"\"", "\"1.0.0\"", "{}", "[2]"] {
+        let stored = sending.stored(TRACK, versioned(version));
+        assert_eq!(stored["messageId"], "m1", "{version} is no whole number: the newest counts");
+    }
 }
 
 #[test]
