@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 use answer::{json, refusal, whole};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use query::{Parameters, reading};
 use stream::{Lines, LinesSender, OpenStreams};
@@ -175,11 +175,12 @@ impl Shared {
                 Some(topic) => self.events(topic, request.uri().query()).await,
                 None => no_topic(&name),
             },
-            _ => refusal(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "not_found",
-                &format!("this path takes {methods}"),
-            ),
+            _ => {
+                let why = format!("this path takes {methods}");
+                let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "not_found", &why);
+                answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+                answer
+            }
         }
     }
 

@@ -126,6 +126,18 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
 }
 
 #[test]
+fn a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes() {
+    block_on(async {
+        let operator = Operator::new().await;
+        let answer = operator.ask(Method::PATCH, "/v1/topics", "").await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["allow"]),
+            (405, &"GET, POST".parse().unwrap())
+        );
+    });
+}
+
+#[test]
 fn records_are_streamed_in_order_and_resumed_by_offset() {
     block_on(async {
         let operator = Operator::new().await;
