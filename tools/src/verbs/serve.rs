@@ -117,7 +117,14 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    tell(&node)?;
+    // Whoever waited for the line, or for one before it, may have gone: events come all the same.
+    match tell(&node) {
+        Ok(()) | Err(Failure::NobodyReads) => {}
+        Err(failure) => {
+            node.stop().await;
+            return Err(failure);
+        }
+    }
     let failed = tokio::select! {
         why = node.failed() => Some(why),
         _ = terminate.recv() => None,

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::rig::{Node, replay, run, text};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::rig::{Node, ended, replay, run, serve, text};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -119,6 +121,23 @@ fn sigterm_finishes_requests_in_hand_and_every_ack_is_kept() {
     assert!(status.success(), "{errors:?}");
     let stored = replay(data.path(), "raw").len() as u64;
     assert!(stored >= acked.load(Ordering::Relaxed), "{stored} of {acked:?}");
+}
+
+#[test]
+fn a_node_whose_ready_line_nobody_reads_serves_and_stops_cleanly() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = serve(data.path()).spawn().unwrap();
+    drop(process.stdout.take());
+    let address = data.path().join("node.json");
+    while !address.exists() {
+        assert_eq!(process.try_wait().unwrap(), None, "it runs");
+        std::thread::yield_now();
+    }
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    kill_process(pid.unwrap(), Signal::TERM).unwrap();
+    let ran = ended(process);
+    assert!(ran.status == 0 && ran.stderr.contains("stopping"), "{}", ran.stderr);
+    assert!(!address.exists(), "a stopped node is nowhere");
 }
 
 #[test]
