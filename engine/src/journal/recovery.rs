@@ -36,7 +36,7 @@ use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 /// one can hold.
 pub(crate) const SKIP_PER_COMMIT: u64 = APPEND_RECORDS_MAX;
 
-/// What was cut: commits that were written and never acked.
+/// What was cut: commits that are torn, or lie behind a torn one, and that nothing vouches for.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut {
     pub(crate) id: SegmentId,
@@ -97,7 +97,8 @@ pub enum Note {
         /// Whether an earlier opening has reported them.
         known: bool,
     },
-    /// Commits that were never acked were torn, and taken out.
+    /// Commits that are torn, or lie behind a torn one, and that nothing shows to have been acked
+    /// were taken out.
     Cut {
         /// Whose.
         run: Run,
@@ -156,7 +157,10 @@ impl fmt::Display for Note {
                 write!(f, "damage: commits {first} to {last} of run {run} are missing{known}")
             }
             Self::Cut { run, first, last, records } => {
-                write!(f, "cut commits {first} to {last} of run {run}, which were never acked")?;
+                write!(
+                    f,
+                    "cut commits {first} to {last} of run {run}, torn at the end of the log"
+                )?;
                 for (topic, partition, from, to) in records {
                     write!(f, "; {topic} partition {partition} offsets {from} to {}", to.0 - 1)?;
                 }
