@@ -44,7 +44,7 @@ enum Action {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The event's name, for a single file
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = event_name)]
         event: Option<String>,
         /// One object a line
         #[arg(long)]
@@ -62,7 +62,7 @@ enum Action {
         #[arg(value_name = "FILE", required_unless_present = "event", conflicts_with = "event")]
         files: Vec<PathBuf>,
         /// A schema that is registered, instead of files
-        #[arg(long, value_name = "NAME", requires = "payload")]
+        #[arg(long, value_name = "NAME", requires = "payload", value_parser = event_name)]
         event: Option<String>,
         /// Payloads, each one JSON object; all are held against each schema
         #[arg(long, value_name = "FILE")]
@@ -71,6 +71,13 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+}
+
+fn event_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty; say which event, as in --event 'Order Completed'".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 impl SchemaCommand {

@@ -110,3 +110,17 @@ fn schemas_of_a_folder_are_loaded_at_the_start() {
     assert_eq!(refused.status, 2);
     assert!(refused.stderr.lines().last().unwrap().contains("sold.json"), "{}", refused.stderr);
 }
+
+#[test]
+fn an_event_without_a_name_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("schema.json");
+    std::fs::write(&file, "{}").unwrap();
+    for verb in ["push", "check"] {
+        let files: &[&str] =
+            if verb == "push" { &[text(&file)] } else { &["--payload", text(&file)] };
+        let ran = run(&[&["schema", verb], files, &["--event", ""]].concat());
+        assert_eq!((ran.status, &*ran.stdout), (2, ""));
+        assert!(ran.stderr.contains("it is empty; say which event"), "{}", ran.stderr);
+    }
+}
