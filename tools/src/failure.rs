@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::terminal::printable;
+
 /// Why a verb did not end with status 0.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -37,7 +39,7 @@ impl Failure {
             Self::NobodyReads => ExitCode::SUCCESS,
             Self::AnswerIsNo => ExitCode::from(1),
             Self::CouldNotRun(line) => {
-                eprintln!("tracklog: {line}");
+                eprintln!("tracklog: {}", printable(&line));
                 ExitCode::from(2)
             }
         }

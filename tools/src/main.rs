@@ -4,6 +4,7 @@
 //! - [`reading`]: where a verb reads, a running node or a folder opened offline;
 //! - [`node_client`], [`http_client`]: talking to a node;
 //! - [`output`]: standard output, which carries data and nothing else;
+//! - [`terminal`]: text of others, made safe to show;
 //! - [`failure`]: one line on standard error, and the exit status: 0 done, 1 the answer is no, 2
 //!   could not run.
 #![forbid(unsafe_code)]
@@ -15,13 +16,16 @@ mod node_client;
 mod output;
 mod pretty;
 mod reading;
+mod terminal;
 mod tls;
 mod verbs;
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
+use terminal::printable;
 
 /// Event tracking in one program: SDK calls in, a durable log, and back out.
 #[derive(Parser)]
@@ -61,7 +65,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let ended = match Cli::parse().verb {
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    let ended = match cli.verb {
         Verb::Serve(serve) => serve.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Tail(tail) => tail.run(),
@@ -78,6 +83,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
     }
+}
+
+/// Says what is wrong with the arguments, or helps, and ends. Where an argument could do something
+/// to a terminal the error goes without colours, so that the rest can be escaped.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if text.lines().all(|line| matches!(printable(line), Cow::Borrowed(_))) {
+        error.exit();
+    }
+    text.lines().for_each(|line| eprintln!("{}", printable(line)));
+    std::process::exit(error.exit_code())
 }
 
 /// Runs a verb that waits for the network: one thread is enough for a client.

@@ -1,12 +1,14 @@
 //! Standard output: data, whole lines, and nothing else.
 //!
-//! Notices go to standard error. A reader that has gone (`| head`) ends the verb quietly.
+//! Notices go to standard error. Lines for people are made safe to show; bytes and JSON pass as they
+//! are. A reader that has gone (`| head`) ends the verb quietly.
 
 use std::io::{self, BufWriter, Stdout, Write as _};
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::terminal::printable;
 
 /// Standard output, buffered.
 pub(crate) struct Output(BufWriter<Stdout>);
@@ -21,16 +23,22 @@ impl Output {
         self.0.write_all(lines).map_err(|error| failure(&error))
     }
 
-    /// Writes one line.
+    /// Writes one line for people; one only, whatever is in it.
     pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
-        self.write(line.as_bytes())?;
+        self.write(printable(line).as_bytes())?;
         self.write(b"\n")
+    }
+
+    /// Writes text of our own making that has several lines.
+    pub(crate) fn lines(&mut self, text: &str) -> Result<(), Failure> {
+        text.lines().try_for_each(|line| self.line(line))
     }
 
     /// Writes one object as a line of JSON.
     pub(crate) fn json(&mut self, object: &impl Serialize) -> Result<(), Failure> {
         let line = serde_json::to_string(object).map_err(Failure::could_not_run)?;
-        self.line(&line)
+        self.write(line.as_bytes())?;
+        self.write(b"\n")
     }
 
     /// Lets the reader see what was written.
@@ -48,11 +56,13 @@ fn failure(error: &io::Error) -> Failure {
 
 /// Tells people something beside the data.
 pub(crate) fn notice(line: &str) {
-    eprintln!("tracklog: {line}");
+    eprintln!("tracklog: {}", printable(line));
 }
 
 /// Rows as columns, each as wide as its widest cell. The first row is the head.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let rows = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect());
+    let rows: Vec<Vec<_>> = rows.collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -60,7 +70,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');

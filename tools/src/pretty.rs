@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::terminal::printable;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown<'a> {
@@ -89,19 +91,6 @@ fn details(shown: &Shown<'_>) -> String {
     add("", shown.properties.map(RawValue::get));
     add("traits ", shown.traits.map(RawValue::get));
     parts.join("  ")
-}
-
-/// Names are free text: what would move a terminal's cursor is shown as an escape.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() {
-            shown.extend(letter.escape_unicode());
-        } else {
-            shown.push(letter);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Inspect {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let inspection = inspect(&self.file).map_err(Failure::could_not_run)?;
         let mut output = Output::new();
-        output.line(inspection.to_string().trim_end())?;
+        output.lines(inspection.to_string().trim_end())?;
         output.flush()
     }
 }

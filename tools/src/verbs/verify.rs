@@ -99,10 +99,7 @@ impl Shown {
         if self.json {
             return self.output.write(line.to_json().as_bytes());
         }
-        match line.to_string() {
-            text if text.is_empty() => Ok(()),
-            text => self.output.line(&text),
-        }
+        self.output.lines(&line.to_string())
     }
 
     fn end(mut self) -> Result<(), Failure> {

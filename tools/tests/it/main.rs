@@ -11,4 +11,5 @@ mod rig;
 mod schemas;
 mod sdk;
 mod serve;
+mod terminal;
 mod topics;

@@ -9,6 +9,7 @@ use tracklog_server::node::Node;
 use super::traffic::{Counts, Tally};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::terminal::printable;
 
 /// Over which time rates are taken.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -106,7 +107,8 @@ impl View {
     }
 
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
-        self.output.line(&self.facts.text())?;
+        self.output.lines(&self.facts.text())?;
+        self.output.line("")?;
         self.output.flush()
     }
 
@@ -126,7 +128,8 @@ impl View {
         self.lines_drawn = lines.len();
         // A line that a narrow terminal broke in two would not be drawn over: it is cut instead.
         let [cut, whole] = if self.live { ["\x1b[?7l", "\x1b[?7h"] } else { [""; 2] };
-        self.output.line(&format!("{cut}{}{whole}", lines.join("\n")))?;
+        let drawn = lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n");
+        self.output.write(format!("{cut}{drawn}{whole}\n").as_bytes())?;
         self.output.flush()
     }
 
@@ -135,7 +138,7 @@ impl View {
         self.draw(tally)?;
         let Facts { program, folder, .. } = &self.facts;
         let more = format!("\nThe folder stays: {program} replay raw --data {folder}");
-        self.output.line(&more)?;
+        self.output.lines(&more)?;
         self.output.flush()
     }
 
