@@ -46,6 +46,21 @@ fn a_folder_that_is_none_or_holds_no_log_is_one_line_and_is_left_as_it_is() {
     assert!(ran.refusal().starts_with(text(&file)), "{}", ran.stderr);
 }
 
+#[test]
+fn a_file_of_no_log_is_said_to_be_none_with_status_1() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("notes.txt", &b"milk"[..]), ("empty", b""), ("image", &[0; 8_192])] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let ran = run(&["inspect", text(&file)]);
+        let what = format!("{} is no slot, checkpoint, index or cut of a log", text(&file));
+        assert_eq!((ran.status, &*ran.stdout), (1, ""));
+        assert_eq!(ran.stderr, format!("tracklog: {what}\n"));
+    }
+    let ran = run(&["inspect", text(&folder.path().join("missing"))]);
+    assert!(ran.refusal().contains("missing"), "{}", ran.stderr);
+}
+
 /// Without the log's own lines.
 fn quietly(arguments: &[&str]) -> Ran {
     let mut command = tracklog(arguments);
