@@ -4,10 +4,12 @@
 use std::path::Path;
 use std::{fs, io};
 
-use tracklog_protocol::batch::{BatchBuilder, Producer};
+use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventFlags, EventKind, EventParts, Fields};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
-use tracklog_protocol::{KeyValue, PayloadKind, Record, TimeMicros};
+use tracklog_protocol::{
+    KeyValue, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence, TimeMicros,
+};
 
 const PROPERTIES: &str = r#"{"id":"p-17","price":12.50,"on\u0053ale":true,"coupon":null,"tags":["a",1e2],"box":{"x":1}}"#;
 const TIME: TimeMicros = TimeMicros(1_767_322_800_000_000);
@@ -121,7 +123,7 @@ fn rejected_event() -> RejectedParts<'static> {
 
 fn batch(kind: PayloadKind, records: &[Record<'_>]) -> Vec<u8> {
     let mut builder =
-        BatchBuilder::new(kind).produced_by(Producer { id: 1, epoch: 2, sequence: 3 });
+        BatchBuilder::new(kind).produced_by(ProducerId(1), ProducerEpoch(2), Sequence(3));
     for record in records {
         builder.push(*record);
     }

@@ -14,10 +14,10 @@
 //! |---|---|---|---|
 //! | 0 | 2 | magic | `TB` |
 //! | 2 | 1 | version | 1 |
-//! | 3 | 1 | header size | in units of 8 bytes: 8, or 11 with the producer's extension |
+//! | 3 | 1 | header size | in units of 8 bytes: 8; with flag 1 11; with flags 1 and 32 12 |
 //! | 4 | 1 | payload kind | [`PayloadKind`] |
 //! | 5 | 1 | codec | 0: none |
-//! | 6 | 2 | flags | 1 producer, 2 gap, 4 tombstones, 8 event times, 16 block checksums |
+//! | 6 | 2 | flags | 1 producer, 2 gap, 4 tombstones, 8 event times, 16 block checksums, 32 next |
 //! | 8 | 4 | batch bytes | all of it, this header included |
 //! | 12 | 4 | count | records, at least 1 |
 //! | 16 | 4 | body CRC | CRC-32 of the body |
@@ -27,6 +27,7 @@
 //! | 48 | 8 | base offset | stamped: of the first record |
 //! | 56 | 8 | append time | stamped, µs |
 //! | 64, 72, 80 | 8, 4, 8 | producer id, epoch, sequence | with flag 1; 76..80 is 0 |
+//! | 88 | 8 | next | of the sequence, with flag 32; else sequence + count |
 //!
 //! With flag 16 a table of one CRC-32 per 256 KiB of body follows, padded to 8; combined they
 //! give the body CRC. Then the body. One record: the record itself. More: a table with the end of
@@ -34,16 +35,23 @@
 //! multiple of 8. Ends count from where the records begin. A gap has no body: all its records
 //! were removed.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use crc32fast::Hasher;
 
-use crate::{Offset, PartitionId, PayloadKind, Record, TimeMicros, TopicId};
+use crate::{
+    Offset, PartitionId, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence, TimeMicros,
+    TopicId,
+};
 use crate::{event, rejected};
 
 /// Size of the fixed part of the header.
 pub const HEADER_BYTES: usize = 64;
 /// Size of the header with the producer's extension.
-const HEADER_BYTES_PRODUCER: usize = 88;
+const HEADER_BYTES_PRODUCER: usize = HEADER_BYTES + 24;
+/// Size of the header with all that it can have: the next sequence is stated too.
+pub const HEADER_BYTES_MAX: usize = HEADER_BYTES_PRODUCER + 8;
 /// No batch is larger.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Bodies above this size carry a checksum for each stretch of this size.
@@ -59,10 +67,15 @@ const FLAG_GAP: u16 = 2;
 const FLAG_TOMBSTONES: u16 = 4;
 const FLAG_EVENT_TIMES: u16 = 8;
 const FLAG_BLOCKS: u16 = 16;
-const FLAGS_KNOWN: u16 =
-    FLAG_PRODUCER | FLAG_GAP | FLAG_TOMBSTONES | FLAG_EVENT_TIMES | FLAG_BLOCKS;
+const FLAG_NEXT_SEQUENCE: u16 = 32;
+const FLAGS_KNOWN: u16 = FLAG_PRODUCER
+    | FLAG_GAP
+    | FLAG_TOMBSTONES
+    | FLAG_EVENT_TIMES
+    | FLAG_BLOCKS
+    | FLAG_NEXT_SEQUENCE;
 
-const _: () = assert!(HEADER_BYTES.is_multiple_of(8) && HEADER_BYTES_PRODUCER.is_multiple_of(8));
+const _: () = assert!(HEADER_BYTES.is_multiple_of(8) && HEADER_BYTES_MAX.is_multiple_of(8));
 const _: () = assert!((BATCH_BYTES_MAX as u64) < REMOVED as u64);
 
 /// Why bytes are no batch.
@@ -110,15 +123,26 @@ pub enum BatchError {
     },
 }
 
-/// What makes a producer idempotent within a partition.
+/// What a batch of an idempotent producer says of itself: by this a log knows it again.
+///
+/// A producer keeps a count for each partition that it writes to, its *sequence*. Each batch
+/// stands for a stretch of it, and stretches follow one another without a hole: a batch that is
+/// sent twice is seen to be the same, and one that is missing is seen to be missing.
+///
+/// A producer that counts its records needs to say no more than where a batch begins. One that
+/// derives its records from numbered input, as a stage does from another partition, counts the
+/// input instead, and says up to where: how many records come of it, if any, does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Producer {
-    /// Who.
-    pub id: u64,
-    /// Which of its lives.
-    pub epoch: u32,
-    /// The number of the batch's first record, from 0 in each partition.
-    pub sequence: u64,
+pub struct Produced {
+    /// By whom.
+    pub id: ProducerId,
+    /// By which of its writers.
+    pub epoch: ProducerEpoch,
+    /// Where the stretch begins.
+    pub sequence: Sequence,
+    /// Where the producer's next batch begins: behind this one's last record, unless the
+    /// producer said otherwise. Above `sequence`.
+    pub next: Sequence,
 }
 
 /// What the appender writes into a batch when its turn comes.
@@ -168,7 +192,7 @@ pub struct BatchHeader {
     header_crc: u32,
     event_times: Option<EventTimes>,
     stamp: Stamp,
-    producer: Option<Producer>,
+    produced: Option<Produced>,
 }
 
 impl BatchHeader {
@@ -207,18 +231,15 @@ impl BatchHeader {
             what: "payload kind",
             number: u32::from(fixed[4]),
         })?;
-        let producer = (flags & FLAG_PRODUCER != 0).then(|| producer_of(header)).flatten();
-        let expected = if producer.is_some() { HEADER_BYTES_PRODUCER } else { HEADER_BYTES };
-        if header.len() != expected || producer.is_some() != (flags & FLAG_PRODUCER != 0) {
-            return Err(BatchError::Malformed { part: "header" });
-        }
+        let count = u32_at(fixed, 12);
+        let produced = produced_of(header, flags, count)?;
         let times = EventTimes { min: time_at(fixed, 24), max: time_at(fixed, 32) };
         Ok(Self {
             kind,
             flags,
             header_bytes: fixed[3] * 8,
             batch_bytes: u32_at(fixed, 8),
-            count: u32_at(fixed, 12),
+            count,
             body_crc: u32_at(fixed, 16),
             header_crc: u32_at(fixed, HEADER_CRC_AT),
             event_times: (flags & FLAG_EVENT_TIMES != 0).then_some(times),
@@ -227,7 +248,7 @@ impl BatchHeader {
                 base_offset: Offset(u64_at(fixed, 48)),
                 append_time: time_at(fixed, 56),
             },
-            producer,
+            produced,
         })
     }
 
@@ -290,8 +311,8 @@ impl BatchHeader {
 
     /// Who produced it, where that is an idempotent producer.
     #[must_use]
-    pub const fn producer(&self) -> Option<Producer> {
-        self.producer
+    pub const fn produced(&self) -> Option<Produced> {
+        self.produced
     }
 
     /// Whether all its records were removed.
@@ -324,13 +345,29 @@ impl BatchHeader {
     }
 }
 
-fn producer_of(header: &[u8]) -> Option<Producer> {
-    let extension: &[u8; 24] = header.get(HEADER_BYTES..)?.first_chunk()?;
-    Some(Producer {
-        id: u64_at(extension, 0),
-        epoch: u32_at(extension, 8),
-        sequence: u64_at(extension, 16),
-    })
+/// Reads the extension of a header, which has just the size that its flags ask for.
+fn produced_of(header: &[u8], flags: u16, count: u32) -> Result<Option<Produced>, BatchError> {
+    let malformed = || BatchError::Malformed { part: "header" };
+    let extension = header.get(HEADER_BYTES..).ok_or_else(malformed)?;
+    let stated = flags & FLAG_NEXT_SEQUENCE != 0;
+    let header_bytes = match (flags & FLAG_PRODUCER != 0, stated) {
+        (false, false) => HEADER_BYTES,
+        (true, false) => HEADER_BYTES_PRODUCER,
+        (true, true) => HEADER_BYTES_MAX,
+        (false, true) => return Err(malformed()),
+    };
+    if header.len() != header_bytes {
+        return Err(malformed());
+    }
+    let Some(fields) = extension.first_chunk::<24>() else { return Ok(None) };
+    let sequence = Sequence(u64_at(fields, 16));
+    let next = match extension.get(24..).and_then(<[u8]>::first_chunk::<8>) {
+        Some(field) => Some(Sequence(u64_at(field, 0))),
+        None => sequence.0.checked_add(u64::from(count)).map(Sequence),
+    };
+    let next = next.filter(|next| *next > sequence).ok_or_else(malformed)?;
+    let (id, epoch) = (ProducerId(u64_at(fields, 0)), ProducerEpoch(u32_at(fields, 8)));
+    Ok(Some(Produced { id, epoch, sequence, next }))
 }
 
 /// One place of a batch.
@@ -605,10 +642,34 @@ impl BatchBuilder {
         Self { kind, producer: None, event_times: None, records: Vec::new(), ends: Vec::new() }
     }
 
-    /// Names the idempotent producer.
+    /// Names the idempotent producer, which counts its records, and where in its sequence the
+    /// batch begins.
     #[must_use]
-    pub const fn produced_by(mut self, producer: Producer) -> Self {
-        self.producer = Some(producer);
+    pub const fn produced_by(
+        mut self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        sequence: Sequence,
+    ) -> Self {
+        self.producer = Some(Producer { id, epoch, sequence, next: None });
+        self
+    }
+
+    /// Names the idempotent producer, which counts what the records are derived from, and for
+    /// which stretch of that the batch stands.
+    ///
+    /// # Panics
+    /// When the stretch is empty.
+    #[must_use]
+    pub fn derived_by(
+        mut self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        stretch: Range<Sequence>,
+    ) -> Self {
+        assert!(stretch.start < stretch.end, "a batch stands for some of its producer's input");
+        let (sequence, next) = (stretch.start, Some(stretch.end));
+        self.producer = Some(Producer { id, epoch, sequence, next });
         self
     }
 
@@ -637,7 +698,7 @@ impl BatchBuilder {
     #[must_use]
     pub const fn batch_bytes_next(&self, record_bytes: usize) -> usize {
         let body = table_bytes(self.ends.len() + 1) + align8(self.records.len()) + record_bytes;
-        HEADER_BYTES_PRODUCER + block_table_bytes(body) + body
+        HEADER_BYTES_MAX + block_table_bytes(body) + body
     }
 
     /// The batch.
@@ -653,7 +714,7 @@ impl BatchBuilder {
             count: self.ends.len(),
             body_bytes: table_bytes + self.records.len(),
             event_times: self.event_times,
-            producer: self.producer,
+            produced: self.producer.map(|producer| producer.of(self.ends.len())),
         };
         let mut bytes = BytesMut::zeroed(shape.batch_bytes());
         let body_at = shape.body_at();
@@ -670,18 +731,44 @@ impl BatchBuilder {
     }
 }
 
+/// What a builder is told of the producer.
+#[derive(Clone, Copy, Debug)]
+struct Producer {
+    id: ProducerId,
+    epoch: ProducerEpoch,
+    sequence: Sequence,
+    next: Option<Sequence>,
+}
+
+impl Producer {
+    fn of(self, count: usize) -> Produced {
+        let Self { id, epoch, sequence, next } = self;
+        let next = next.unwrap_or_else(|| sequence.plus(count as u64));
+        Produced { id, epoch, sequence, next }
+    }
+}
+
 /// What a header says besides checksums and stamp.
 struct Shape {
     kind: PayloadKind,
     count: usize,
     body_bytes: usize,
     event_times: Option<EventTimes>,
-    producer: Option<Producer>,
+    produced: Option<Produced>,
 }
 
 impl Shape {
     const fn header_bytes(&self) -> usize {
-        if self.producer.is_some() { HEADER_BYTES_PRODUCER } else { HEADER_BYTES }
+        match self.produced {
+            None => HEADER_BYTES,
+            Some(produced) if self.states_next(&produced) => HEADER_BYTES_MAX,
+            Some(_) => HEADER_BYTES_PRODUCER,
+        }
+    }
+
+    /// Whether the next sequence does not follow from the count.
+    const fn states_next(&self, produced: &Produced) -> bool {
+        produced.next.0 - produced.sequence.0 != self.count as u64
     }
 
     const fn body_at(&self) -> usize {
@@ -709,15 +796,19 @@ impl Shape {
             header[24..32].copy_from_slice(&times.min.0.to_le_bytes());
             header[32..40].copy_from_slice(&times.max.0.to_le_bytes());
         }
-        if let Some(producer) = self.producer {
+        if let Some(produced) = self.produced {
             flags |= FLAG_PRODUCER;
-            header[64..72].copy_from_slice(&producer.id.to_le_bytes());
-            header[72..76].copy_from_slice(&producer.epoch.to_le_bytes());
-            header[80..88].copy_from_slice(&producer.sequence.to_le_bytes());
+            header[64..72].copy_from_slice(&produced.id.0.to_le_bytes());
+            header[72..76].copy_from_slice(&produced.epoch.0.to_le_bytes());
+            header[80..88].copy_from_slice(&produced.sequence.0.to_le_bytes());
+            if self.states_next(&produced) {
+                flags |= FLAG_NEXT_SEQUENCE;
+                header[88..96].copy_from_slice(&produced.next.0.to_le_bytes());
+            }
         }
         header[..2].copy_from_slice(&MAGIC);
         header[2] = VERSION;
-        header[3] = u8::try_from(self.header_bytes() / 8).expect("a header has at most 88 bytes");
+        header[3] = u8::try_from(self.header_bytes() / 8).expect("a header has at most 96 bytes");
         header[4] = self.kind as u8;
         header[6..8].copy_from_slice(&flags.to_le_bytes());
         header[8..12].copy_from_slice(&u32_of(self.batch_bytes()).to_le_bytes());
@@ -781,7 +872,7 @@ pub fn write_gathered<'a>(
     let head_bytes = out.len() - body_bytes_of(out.len());
     let table_bytes = if count > 1 { table_bytes(count) } else { 0 };
     let shape =
-        Shape { kind, count, body_bytes: out.len() - head_bytes, event_times, producer: None };
+        Shape { kind, count, body_bytes: out.len() - head_bytes, event_times, produced: None };
     let (table, area) = out[head_bytes..].split_at_mut(table_bytes);
     table.fill(0);
     let mut end = 0;
@@ -918,13 +1009,14 @@ mod tests {
 
         #[test]
         fn hostile_bytes_under_good_checksums_never_panic(
-            mut bytes in prop::collection::vec(any::<u8>(), 64..400),
+            mut bytes in prop::collection::vec(any::<u8>(), 96..400),
             count in 0_u32..9,
-            flags in 0_u16..32,
+            flags in 0_u16..64,
             kind in 0_u8..5,
+            header_units in prop::sample::select(vec![8_u8, 11, 12]),
         ) {
             let length = u32_of(bytes.len());
-            bytes[..4].copy_from_slice(&[b'T', b'B', 1, 8]);
+            bytes[..4].copy_from_slice(&[b'T', b'B', 1, header_units]);
             bytes[4..6].copy_from_slice(&[kind, 0]);
             bytes[6..8].copy_from_slice(&flags.to_le_bytes());
             bytes[8..12].copy_from_slice(&length.to_le_bytes());
@@ -976,16 +1068,49 @@ mod tests {
         assert_eq!(error, BatchError::Checksum { part: "block table" });
     }
 
-    #[test]
-    fn the_producer_is_kept_through_the_stamp() {
-        let producer = Producer { id: 7, epoch: 2, sequence: 900 };
-        let mut builder = BatchBuilder::new(PayloadKind::Opaque).produced_by(producer);
-        builder.push(Record::opaque(b"x"));
+    const ID: ProducerId = ProducerId(7);
+    const EPOCH: ProducerEpoch = ProducerEpoch(2);
+
+    /// What a batch of three says of its producer, once it was stamped and read.
+    fn produced(builder: BatchBuilder) -> Option<Produced> {
+        let mut builder = builder;
+        for text in ["x", "", "yz"] {
+            builder.push(Record::opaque(text.as_bytes()));
+        }
         let mut bytes = builder.finish().view().bytes().to_vec();
         stamp(&mut bytes, &UNSTAMPED);
         let view = BatchView::checked(bytes.into()).expect("it is whole");
-        assert_eq!(view.header().producer(), Some(producer));
-        assert_eq!(contents(&view), [b"x".to_vec()]);
+        assert_eq!(contents(&view), [b"x".to_vec(), b"".to_vec(), b"yz".to_vec()]);
+        view.header().produced()
+    }
+
+    #[test]
+    fn the_producer_is_kept_through_the_stamp() {
+        let builder = || BatchBuilder::new(PayloadKind::Opaque);
+        assert_eq!(produced(builder()), None);
+        let (sequence, next) = (Sequence(900), Sequence(903));
+        let counted = Produced { id: ID, epoch: EPOCH, sequence, next };
+        assert_eq!(produced(builder().produced_by(ID, EPOCH, sequence)), Some(counted));
+        assert_eq!(produced(builder().derived_by(ID, EPOCH, sequence..next)), Some(counted));
+        for next in [Sequence(901), Sequence(904), Sequence(u64::MAX)] {
+            let derived = builder().derived_by(ID, EPOCH, sequence..next);
+            assert_eq!(produced(derived), Some(Produced { next, ..counted }));
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_does_not_rise_is_refused() {
+        let mut builder =
+            BatchBuilder::new(PayloadKind::Opaque).derived_by(ID, EPOCH, Sequence(5)..Sequence(9));
+        builder.push(Record::opaque(b"x"));
+        let good = builder.finish().view().bytes().to_vec();
+        assert!(VerifiedBatch::verify(good.clone().into()).is_ok());
+        for next in [0_u64, 4, 5] {
+            let mut bytes = good.clone();
+            bytes[88..96].copy_from_slice(&next.to_le_bytes());
+            let error = VerifiedBatch::verify(resealed(bytes)).map(|_| ()).unwrap_err();
+            assert_eq!(error, BatchError::Malformed { part: "header" });
+        }
     }
 
     #[test]

@@ -43,6 +43,36 @@ impl Offset {
     }
 }
 
+/// Who produces: what makes a batch known again when it is sent twice.
+///
+/// Nobody else has it: drawn at random, or the hash of a name under which the producer comes back
+/// after its process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProducerId(pub u64);
+
+/// Which of a producer's writers, of which one lives at a time: a later one fences all earlier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProducerEpoch(pub u32);
+
+/// A place in the count that a producer keeps for each partition. From 0; whoever writes for the
+/// producer goes on where the one before ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The first of every count.
+    pub const ZERO: Self = Self(0);
+
+    /// The place `count` further on.
+    ///
+    /// # Panics
+    /// When the sum leaves `u64`.
+    #[must_use]
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0.checked_add(count).expect("sequences do not run out"))
+    }
+}
+
 /// Microseconds since 1970-01-01T00:00:00Z. Negative before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeMicros(pub i64);
@@ -56,7 +86,7 @@ macro_rules! display_number {
         }
     )*};
 }
-display_number!(TopicId, Offset, TimeMicros);
+display_number!(TopicId, Offset, ProducerId, ProducerEpoch, Sequence, TimeMicros);
 
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

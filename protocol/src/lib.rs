@@ -18,7 +18,7 @@ pub mod rejected;
 mod trusted;
 
 pub use batch::{BatchError, BatchView, VerifiedBatch};
-pub use ids::{Offset, PartitionId, TimeMicros, TopicId};
+pub use ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, TopicId};
 pub use record::{KeyValue, PayloadKind, Record};
 pub use records::Records;
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use tracklog_protocol::BatchView;
-use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES};
+use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES_MAX};
 
 use super::plan::{Bad, Found, Planned};
 use super::slots::{OpenSlot, OpenSlots};
@@ -138,9 +138,6 @@ impl Scan<'_> {
         Ok(pages.freeze().slice(length(range.start - start)..length(range.end - start)))
     }
 }
-
-/// The header with the producer's extension.
-const HEADER_BYTES_MAX: usize = HEADER_BYTES + 24;
 
 /// How many of the first spans, which are in order, are read together, and where.
 fn first_window(mut spans: impl Iterator<Item = Range<u64>>) -> (Range<u64>, usize) {

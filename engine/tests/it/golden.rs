@@ -17,11 +17,12 @@ use tracklog_engine::disk::simulated::Crash;
 use tracklog_engine::disk::{Disk, FileName};
 use tracklog_engine::{BackendChoice, Engine, OfflineLog, Options, verify};
 use tracklog_log::{Append, Domain, Item, Lane, Log, Retention};
-use tracklog_protocol::batch::{BatchBuilder, Producer};
+use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
 use tracklog_protocol::{
-    BatchView, KeyValue, Offset, PartitionId, PayloadKind, Record, TimeMicros, VerifiedBatch,
+    BatchView, KeyValue, Offset, PartitionId, PayloadKind, ProducerEpoch, ProducerId, Record,
+    Sequence, TimeMicros, VerifiedBatch,
 };
 
 use crate::rig::{
@@ -76,8 +77,8 @@ fn listing(log: &dyn Log) -> String {
 
 fn list_batch(batch: &BatchView, text: &mut String) {
     let header = batch.header();
-    let producer = header.producer().map_or_else(String::new, |producer| {
-        format!(" producer {} {} {}", producer.id, producer.epoch, producer.sequence)
+    let producer = header.produced().map_or_else(String::new, |produced| {
+        format!(" producer {} {} {}", produced.id, produced.epoch, produced.sequence)
     });
     for (offset, record) in batch.records() {
         let (kind, bytes) = (record.kind(), record.bytes());
@@ -177,8 +178,11 @@ fn write_events(log: &dyn Log, raw: &[PartitionId]) {
 }
 
 fn produced_batch() -> VerifiedBatch {
-    let producer = Producer { id: 7, epoch: 2, sequence: 100 };
-    let mut batch = BatchBuilder::new(PayloadKind::Opaque).produced_by(producer);
+    let mut batch = BatchBuilder::new(PayloadKind::Opaque).produced_by(
+        ProducerId(7),
+        ProducerEpoch(2),
+        Sequence(100),
+    );
     for text in ["one", "", "three, which is longer"] {
         batch.push(Record::opaque(text.as_bytes()));
     }
