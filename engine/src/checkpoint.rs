@@ -16,6 +16,7 @@ use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{Base, CommitNumber, Opened, Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::SegmentId;
+use crate::seen::producers::Standing;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TLOGCKPT");
 const VERSION: u32 = 1;
@@ -23,6 +24,7 @@ const MAY_SKIP: u16 = 1;
 
 const SECTION_POSITION: u16 = 1;
 const SECTION_SLOTS: u16 = 2;
+const SECTION_PRODUCERS: u16 = 8;
 const SECTION_ENDED: u16 = 3;
 const SECTION_OPENED: u16 = 4;
 const SECTION_TOPICS: u16 = 5;
@@ -62,6 +64,8 @@ pub(crate) struct Checkpoint {
     pub(crate) topics: Vec<Topic>,
     pub(crate) partitions: Vec<(PartitionId, Extent)>,
     pub(crate) live: Vec<(PartitionId, Bytes, LiveRecord)>,
+    /// Where idempotent producers stand, those who wrote longest ago first.
+    pub(crate) producers: Vec<Standing>,
 }
 
 /// Why a file is no checkpoint.
@@ -112,6 +116,9 @@ impl Checkpoint {
                 fields.put_sized(&live.value);
             });
         });
+        section_that_may_be_skipped(&mut file, SECTION_PRODUCERS, |fields| {
+            fields.put_list(&self.producers, |fields, standing| standing.encode(fields));
+        });
         section(&mut file, SECTION_END, |_| {});
         file
     }
@@ -133,7 +140,7 @@ impl Checkpoint {
 /// The sections of a file, each under a checksum that held.
 #[derive(Default)]
 struct Sections<'a> {
-    known: [Option<Fields<'a>>; SECTION_LIVE as usize + 1],
+    known: [Option<Fields<'a>>; SECTION_PRODUCERS as usize + 1],
 }
 
 impl<'a> Sections<'a> {
@@ -179,6 +186,11 @@ impl<'a> Sections<'a> {
                 let value = Bytes::copy_from_slice(fields.sized()?);
                 Some((partition, key, LiveRecord { offset, value }))
             })?,
+            // Programs that knew no producers wrote none.
+            producers: match self.section(SECTION_PRODUCERS) {
+                Some(mut section) => section.list(Standing::decode)?,
+                None => Vec::new(),
+            },
         })
     }
 }
@@ -212,6 +224,7 @@ pub(crate) const fn section_name(kind: u16) -> &'static str {
         SECTION_TOPICS => "topics",
         SECTION_PARTITIONS => "partitions",
         SECTION_LIVE => "live records",
+        SECTION_PRODUCERS => "producers",
         SECTION_END => "end",
         _ => "of a later version",
     }
@@ -254,11 +267,20 @@ const SECTION_HEAD_BYTES: usize = 12;
 
 /// A section: u16 kind, u16 flags, u32 length, u32 CRC-32 of these three and the body, body.
 fn section(file: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
+    section_with(file, kind, 0, write);
+}
+
+/// One that programs which do not know it pass over.
+fn section_that_may_be_skipped(file: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
+    section_with(file, kind, MAY_SKIP, write);
+}
+
+fn section_with(file: &mut Vec<u8>, kind: u16, flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
     let mut body = Vec::new();
     write(&mut body);
     let at = file.len();
     file.put_u16(kind);
-    file.put_u16(0);
+    file.put_u16(flags);
     file.put_u32(crate::fields::length_u32(body.len()));
     let crc = section_crc(&file[at..], &body);
     file.put_u32(crc);
@@ -384,6 +406,7 @@ mod tests {
                 Bytes::from_static(b"key"),
                 LiveRecord { offset: Offset(3), value: Bytes::from_static(b"value") },
             )],
+            producers: vec![crate::seen::producers::sample(partition)],
         }
     }
 

@@ -26,6 +26,7 @@ mod options;
 mod partition;
 mod published;
 mod read;
+mod seen;
 mod verify;
 
 pub use engine::{Engine, State, Status};

@@ -41,6 +41,7 @@ use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
 use crate::read::{Reader, ReaderOptions};
+use crate::seen::producers::Producers;
 
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 /// Commit buffers kept for reuse.
@@ -170,6 +171,7 @@ fn new_log(
         unindexed: Vec::new(),
         base: None,
         append_time: TimeMicros(0),
+        producers: Producers::default(),
         ended: Vec::new(),
         highest_run: Run(0),
         highest_segment: SegmentNumber(0),
@@ -237,12 +239,15 @@ fn begin_run(
         opened_body: body,
         ended: recovered.ended.clone(),
         checkpoint_sequence: recovered.checkpoint_sequence + 2,
+        producers: std::mem::take(&mut recovered.producers),
         kept_bytes: if options.when_full == WhenFull::DropOldest { KEPT_BYTES } else { 0 },
         commit_deadline: options.commit_deadline,
     };
     for sequence in [recovered.checkpoint_sequence + 1, recovered.checkpoint_sequence + 2] {
         let at = position_of(&opened);
-        write_checkpoint(&**disk, &snapshot(&start, &published, at, recovered.base, sequence))?;
+        let (producers, base) = (&start.producers, recovered.base);
+        let checkpoint = snapshot(&start, &published, producers, at, base, sequence);
+        write_checkpoint(&**disk, &checkpoint)?;
     }
     // Both checkpoints are anew: what they no longer name may be used again.
     unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later, &mut held)?);
@@ -275,6 +280,7 @@ fn unname(disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), OpenError> {
         topics: catalog.topics().cloned().collect(),
         partitions: recovered.extents.iter().map(|(id, extent)| (*id, *extent)).collect(),
         live: live.map(|((id, key), live)| (*id, key.clone(), live.clone())).collect(),
+        producers: recovered.producers.iter().copied().collect(),
     };
     for _ in 0..2 {
         checkpoint.sequence += 1;

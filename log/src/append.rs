@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tracklog_protocol::{Offset, PartitionId, Record, VerifiedBatch};
+use tracklog_protocol::batch::Produced;
+use tracklog_protocol::{Offset, PartitionId, ProducerEpoch, Record, Sequence, VerifiedBatch};
 
 use crate::Epoch;
 
@@ -49,6 +50,15 @@ impl Item<'_> {
             Self::Record { partition, .. } | Self::Batch { partition, .. } => *partition,
         }
     }
+
+    /// What a batch says of its idempotent producer.
+    #[must_use]
+    pub const fn produced(&self) -> Option<Produced> {
+        match self {
+            Self::Record { .. } => None,
+            Self::Batch { batch, .. } => batch.view().header().produced(),
+        }
+    }
 }
 
 /// What must be true for an append to happen.
@@ -83,6 +93,24 @@ pub enum AppendError {
     ConditionFailed {
         /// Its index in [`Append::conditions`].
         index: usize,
+    },
+    /// A batch does not begin where its producer's last one ended. Nothing was stored. Where
+    /// `expected` lies above its beginning, it was stored before, up to there; else batches before
+    /// it are missing: send them first. See [`producers`](crate::producers).
+    #[error("item {item} of the append is out of sequence: its producer's next is {expected}")]
+    OutOfSequence {
+        /// Its index in [`Append::items`].
+        item: usize,
+        /// Where the producer's next batch in this partition must begin.
+        expected: Sequence,
+    },
+    /// A later writer of the same producer took over. Nothing was stored; stop.
+    #[error("item {item} of the append is stale: its producer is in epoch {current}")]
+    StaleProducer {
+        /// Its index in [`Append::items`].
+        item: usize,
+        /// The epoch that holds now.
+        current: ProducerEpoch,
     },
     /// Another writer took over the domain. Nothing was stored; stop.
     #[error("fenced: another writer holds epoch {}", current.0)]
@@ -134,6 +162,10 @@ pub trait Outcome: Send + Sync {
     /// The offset of item `item` of that append (a batch's first). Asked only after
     /// [`poll`](Self::poll) said `Ok`.
     fn offset(&self, append: u32, item: u32) -> Offset;
+
+    /// Whether that append was stored before, by an earlier one. Asked as
+    /// [`offset`](Self::offset) is.
+    fn is_duplicate(&self, append: u32) -> bool;
 }
 
 /// A claim on the outcome of one append. A future; dropping it cancels nothing.
@@ -180,7 +212,7 @@ impl Future for Ticket {
     }
 }
 
-/// The ack of an append: all its items are synced to disk.
+/// The ack of an append: all its items are synced to disk, by it or by an earlier one.
 pub struct Stored {
     outcome: Arc<dyn Outcome>,
     append: u32,
@@ -195,6 +227,12 @@ impl Stored {
     pub fn offset(&self, item: usize) -> Offset {
         let item = u32::try_from(item).expect("an append has far fewer than 2^32 items");
         self.outcome.offset(self.append, item)
+    }
+
+    /// Whether an earlier append of the same batches has stored them; offsets are theirs then.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.outcome.is_duplicate(self.append)
     }
 }
 

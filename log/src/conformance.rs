@@ -15,6 +15,7 @@ mod catalog;
 mod conditions;
 mod intake;
 mod meta;
+mod producers;
 mod program;
 mod reads;
 mod restarts;
@@ -67,6 +68,7 @@ pub fn cases() -> Vec<Case> {
     let rooms = [
         appends::CASES,
         conditions::CASES,
+        producers::CASES,
         reads::CASES,
         times::CASES,
         trims::CASES,

@@ -19,6 +19,7 @@ pub mod conformance;
 mod fetch;
 pub mod memory;
 pub mod meta;
+pub mod producers;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -72,7 +73,8 @@ impl Durability {
 /// - a commit is there whole or not at all, over all of its partitions;
 /// - what [`append`](Self::append) acked is there after any crash, once and in order;
 /// - nothing is readable before it is durable, and an end offset never goes back;
-/// - offsets of a partition rise by one, but for skips after damage, and are never given twice.
+/// - offsets of a partition rise by one, but for skips after damage, and are never given twice;
+/// - a batch that names its producer is stored once, however often it is sent: [`producers`].
 pub trait Log: Send + Sync + 'static {
     /// Becomes the writer of `domain`; fences all earlier writers of it.
     fn open(&self, domain: Domain) -> Pending<'_, Result<Epoch, AppendError>>;

@@ -13,6 +13,7 @@
 //! - [`lose_next_ack`](MemoryLog::lose_next_ack) is the other half of *unknown*: stored, not told;
 //! - [`fail_next`](MemoryLog::fail_next) refuses one append.
 
+mod history;
 mod outcome;
 mod store;
 
@@ -153,7 +154,7 @@ impl State {
             Ok(stamped) => (stamped, self.ack()),
             Err(error) => (Stamped::default(), Err(error)),
         };
-        let outcome = Arc::new(AppendOutcome::new(stamped.offsets));
+        let outcome = Arc::new(AppendOutcome::new(stamped.offsets, stamped.is_duplicate));
         let ticket = Ticket::new(Arc::clone(&outcome) as Arc<dyn Outcome>, 0);
         self.held.push_back(Held { outcome, result, ends: stamped.ends, permit });
         ticket

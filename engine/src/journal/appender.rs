@@ -31,9 +31,10 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::{Decided, Door, Gather, Input, Intake, Undecided};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
-use crate::journal::stamping::{Closed, Given, Keyed, Stamper};
+use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
 use crate::partition::places::{SegmentId, SegmentIndex};
 use crate::published::Published;
+use crate::seen::producers::Producers;
 
 /// So many commits may be on their way to the disk at once.
 const IN_FLIGHT_MAX: usize = 4;
@@ -117,6 +118,7 @@ struct InFlight {
     decision: Option<(Undecided, Decided)>,
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
+    produced: Vec<ProducedBatch>,
     records: u64,
     /// Of a `sealed`: the segment that follows.
     next: Option<SegmentId>,
@@ -135,6 +137,7 @@ pub(crate) struct Start {
     /// Where ended runs ended; the last one is the one this run stands on.
     pub(crate) ended: Vec<Base>,
     pub(crate) checkpoint_sequence: u64,
+    pub(crate) producers: Producers,
     /// Room at a segment's end that only the log's own appends may use.
     pub(crate) kept_bytes: usize,
     pub(crate) commit_deadline: Duration,
@@ -160,6 +163,8 @@ pub(crate) struct Journal {
     next_slot: Option<Prepared>,
     in_flight: VecDeque<InFlight>,
     stamper: Stamper,
+    /// Where idempotent producers stand at the last published commit.
+    producers: Producers,
     inputs: Vec<Input>,
     one_ended: bool,
     busy: bool,
@@ -175,7 +180,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// A journal that goes on behind a durable `opened` commit. Asks for the next slot at once.
     pub(crate) fn new(
-        start: Start,
+        mut start: Start,
         active: Prepared,
         published: Arc<Published>,
         intake: Arc<Intake>,
@@ -184,6 +189,7 @@ impl Journal {
         effects: &mut impl Effects,
     ) -> Self {
         let opened = start.opened;
+        let producers = std::mem::take(&mut start.producers);
         effects.prepare(opened.segment.next());
         Self {
             slot: active.slot,
@@ -196,7 +202,8 @@ impl Journal {
             base: start.opened_body.base,
             next_slot: None,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
-            stamper: Stamper::new(Arc::clone(&published), Arc::clone(&pool)),
+            stamper: Stamper::new(Arc::clone(&published), Arc::clone(&pool), producers.clone()),
+            producers,
             inputs: Vec::new(),
             one_ended: false,
             busy: false,
@@ -326,6 +333,7 @@ impl Journal {
         for keyed in &commit.keyed {
             self.apply(keyed);
         }
+        self.note_produced(&commit.produced, commit.header.append_time);
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.records.fetch_add(commit.records, Ordering::Relaxed);
         self.counters
@@ -348,8 +356,28 @@ impl Journal {
                 let rows = self.published.topics.read().catalog.row_count();
                 self.stamper.grow_to(rows);
             }
-            Change::Deleted(topic) => self.stamper.forget(topic),
+            Change::Deleted(topic) => {
+                self.stamper.forget(topic);
+                self.producers.forget(topic);
+            }
             Change::Trimmed(..) | Change::None => {}
+        }
+    }
+
+    /// Takes note of a published commit's batches of producers.
+    fn note_produced(&mut self, batches: &[ProducedBatch], append_time: TimeMicros) {
+        if batches.is_empty() {
+            return;
+        }
+        let topics = self.published.topics.read();
+        let is_there = |batch: &&ProducedBatch| topics.catalog.row(batch.partition).is_some();
+        let mut any = false;
+        for ProducedBatch { partition, produced, first } in batches.iter().filter(is_there) {
+            self.producers.store(*partition, produced, *first, append_time);
+            any = true;
+        }
+        if any {
+            self.producers.end_commit(append_time);
         }
     }
 
@@ -404,7 +432,8 @@ impl Journal {
     /// What the log adds up to at the last published commit.
     pub(crate) fn checkpoint(&mut self) -> Checkpoint {
         self.checkpoint_sequence += 1;
-        snapshot(&self.start, &self.published, self.durable, self.base, self.checkpoint_sequence)
+        let (position, sequence) = (self.durable, self.checkpoint_sequence);
+        snapshot(&self.start, &self.published, &self.producers, position, self.base, sequence)
     }
 
     /// Closes commits as far as the rules and the disk allow. Says whether one has to wait for a
@@ -529,6 +558,7 @@ impl Journal {
             decision: parts.decision,
             permits: parts.permits,
             keyed: parts.keyed,
+            produced: parts.produced,
             records: parts.records,
             next: parts.next,
             submitted: effects.monotonic(),
@@ -544,13 +574,14 @@ impl Journal {
         let header = self.header(CommitKind::Data, &closed.pages, closed.directory_bytes, effects);
         let first_items = gather.appends.iter().map(|share| share.first_item).collect();
         let Closed { pages, entries, given, .. } = closed;
-        let Given { offsets, refused, keyed, records } = given;
-        let decided = Decided::Stored { offsets, first_items, refused };
+        let Given { offsets, refused, duplicates, produced, keyed, records } = given;
+        let decided = Decided::Stored { offsets, first_items, refused, duplicates };
         let parts = InFlightParts {
             entries,
             decision: Some((std::mem::take(&mut gather.outcome), decided)),
             permits: std::mem::take(&mut gather.permits),
             keyed,
+            produced,
             records,
             next: None,
         };
@@ -628,6 +659,7 @@ impl ops::Drop for Journal {
 pub(crate) fn snapshot(
     start: &Start,
     published: &Published,
+    producers: &Producers,
     position: Position,
     base: Option<Base>,
     sequence: u64,
@@ -651,6 +683,7 @@ pub(crate) fn snapshot(
         live: live
             .map(|((partition, key), live)| (*partition, key.clone(), live.clone()))
             .collect(),
+        producers: producers.iter().copied().collect(),
     }
 }
 
@@ -661,6 +694,7 @@ struct InFlightParts {
     decision: Option<(Undecided, Decided)>,
     permits: Vec<Permit>,
     keyed: Vec<Keyed>,
+    produced: Vec<ProducedBatch>,
     records: u64,
     next: Option<SegmentId>,
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
-use tracklog_protocol::batch::{self, BATCH_BYTES_MAX};
+use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, Produced};
 use tracklog_protocol::{Offset, PayloadKind, TimeMicros, VerifiedBatch};
 
 use crate::catalog::Row;
@@ -73,6 +73,8 @@ pub(crate) struct AppendShare {
     pub(crate) items: u32,
     pub(crate) first_condition: u32,
     pub(crate) conditions: u32,
+    /// Some of its batches name their producer.
+    pub(crate) is_produced: bool,
 }
 
 /// Appends that will be one commit.
@@ -141,6 +143,14 @@ impl Gather {
         }
     }
 
+    /// What item `index` says of its producer.
+    pub(crate) fn produced(&self, index: u32) -> Option<Produced> {
+        match self.content(index) {
+            Gathered::Record { .. } => None,
+            Gathered::Batch(batch) => batch.view().header().produced(),
+        }
+    }
+
     fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Option<Permit>) -> u32 {
         let number = index_u32(self.appends.len());
         self.appends.push(AppendShare {
@@ -148,6 +158,7 @@ impl Gather {
             items: index_u32(append.items.len()),
             first_condition: index_u32(self.conditions.len()),
             conditions: index_u32(append.conditions.len()),
+            is_produced: measured.is_produced,
         });
         self.conditions.extend_from_slice(append.conditions);
         for (item, (row, event_time)) in append.items.iter().zip(&measured.rows) {
@@ -187,6 +198,7 @@ pub(crate) struct Measured {
     pub(crate) rows: SmallVec<[(Row, TimeMicros); 4]>,
     payload_bytes: usize,
     body_bytes_max: usize,
+    is_produced: bool,
 }
 
 impl Measured {
@@ -197,7 +209,7 @@ impl Measured {
     ) -> Result<Self, AppendError> {
         let mut rows = SmallVec::with_capacity(append.items.len());
         let (mut payload_bytes, mut body_bytes_max, mut records) = (0, 0, 0);
-        let mut batch_bytes_max = 0;
+        let (mut batch_bytes_max, mut is_produced) = (0, false);
         for item in append.items {
             let partition = item.partition();
             let row = row(partition).ok_or(AppendError::UnknownPartition { partition })?;
@@ -213,6 +225,7 @@ impl Measured {
                 Item::Batch { batch, .. } => {
                     let header = batch.view().header();
                     let time = header.event_times().map(|times| times.max);
+                    is_produced |= header.produced().is_some();
                     (header.batch_bytes(), ENTRY_BYTES, time, header.count())
                 }
             };
@@ -231,7 +244,7 @@ impl Measured {
             let bytes = payload_bytes.max(body_bytes_max);
             return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
         }
-        Ok(Self { rows, payload_bytes, body_bytes_max })
+        Ok(Self { rows, payload_bytes, body_bytes_max, is_produced })
     }
 }
 
@@ -475,8 +488,10 @@ pub(crate) enum Decided {
         offsets: Vec<Offset>,
         /// By append: its first item.
         first_items: Vec<u32>,
-        /// Appends whose conditions did not hold, in order.
+        /// Appends that were refused, in order.
         refused: Vec<(u32, AppendError)>,
+        /// Appends that earlier ones have stored, in order.
+        duplicates: Vec<u32>,
     },
     /// None of them is known to be durable.
     Failed(AppendError),
@@ -562,5 +577,12 @@ impl Outcome for CommitOutcome {
         let end = first_items.get(append as usize + 1).copied();
         assert!(end.is_none_or(|end| at < end), "the append has no such item");
         offsets[at as usize]
+    }
+
+    fn is_duplicate(&self, append: u32) -> bool {
+        match self.decided.get() {
+            Some(Decided::Stored { duplicates, .. }) => duplicates.binary_search(&append).is_ok(),
+            _ => false,
+        }
     }
 }

@@ -31,6 +31,7 @@ use crate::journal::intake::APPEND_RECORDS_MAX;
 use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
 use crate::journal::walk::{Found, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
+use crate::seen::producers::Producers;
 
 /// So far every end offset skips for each commit whose extent cannot be told: as many records as
 /// one can hold.
@@ -61,6 +62,8 @@ pub(crate) struct Recovered {
     /// The last good data commit.
     pub(crate) base: Option<Base>,
     pub(crate) append_time: TimeMicros,
+    /// Where idempotent producers stand.
+    pub(crate) producers: Producers,
     /// Where every ended run with segments in use ended, the one just judged included.
     pub(crate) ended: Vec<Base>,
     pub(crate) highest_run: Run,
@@ -325,6 +328,7 @@ struct Recovery<'a> {
     catalog: Catalog,
     extents: BTreeMap<PartitionId, Extent>,
     append_time: TimeMicros,
+    producers: Producers,
     damaged: Vec<Stretch>,
     given_up: Vec<Stretch>,
     new_skip: u64,
@@ -373,6 +377,7 @@ impl<'a> Recovery<'a> {
             catalog: Catalog::new(),
             extents: BTreeMap::new(),
             append_time: TimeMicros(0),
+            producers: Producers::default(),
             damaged: Vec::new(),
             given_up: Vec::new(),
             new_skip: 0,
@@ -402,6 +407,7 @@ impl<'a> Recovery<'a> {
         for (partition, key, live) in checkpoint.live {
             self.catalog.restore_live(partition, key, live);
         }
+        self.producers = checkpoint.producers.into_iter().collect();
         self.extents = checkpoint.partitions.into_iter().collect();
         self.track_partitions();
         self.append_time = checkpoint.position.append_time;
@@ -898,10 +904,15 @@ impl<'a> Recovery<'a> {
             Content::Walked(walked) => walked,
         };
         let mut builder = IndexBuilder::default();
+        let mut walker = None;
         for found in walked.found.iter().filter(|found| found.header.number <= end) {
             builder.add(&found.header, &found.entries);
             if behind.is_none_or(|position| is_behind(&found.header, &position)) {
-                self.apply(id, found)?;
+                let walker = match &mut walker {
+                    Some(walker) => walker,
+                    none => none.insert(self.walker(id)?),
+                };
+                self.apply(walker, found);
             }
         }
         if needed {
@@ -912,33 +923,38 @@ impl<'a> Recovery<'a> {
     }
 
     /// Applies a commit to what the log adds up to.
-    fn apply(&mut self, id: SegmentId, found: &Found) -> Result<(), OpenError> {
+    fn apply(&mut self, walker: &mut Walker, found: &Found) {
         self.append_time = self.append_time.max(found.header.append_time);
         if found.header.kind == CommitKind::Data {
             let Found { header, hash, .. } = found;
             self.base = Some(Base { run: header.run, number: header.number, hash: *hash });
         }
+        let append_time = found.header.append_time;
+        let mut any_produced = false;
         for entry in &found.entries {
             if let Some(extent) = self.extents.get_mut(&entry.partition) {
                 extent.end = extent.end.max(entry.end_offset());
+                let head = walker.batch_header(&found.header, entry);
+                if let Some(produced) = head.and_then(|head| head.produced()) {
+                    any_produced = true;
+                    let (partition, first) = (entry.partition, entry.base_offset);
+                    self.producers.store(partition, &produced, first, append_time);
+                }
             }
             if self.catalog.is_compact(entry.partition) {
-                self.apply_keys(id, &found.header, entry)?;
+                self.apply_keys(walker, &found.header, entry);
             }
         }
-        Ok(())
+        if any_produced {
+            self.producers.end_commit(append_time);
+        }
     }
 
-    fn apply_keys(
-        &mut self,
-        id: SegmentId,
-        header: &CommitHeader,
-        entry: &DirectoryEntry,
-    ) -> Result<(), OpenError> {
-        let Some(batch) = self.walker(id)?.batch(header, entry) else {
+    fn apply_keys(&mut self, walker: &mut Walker, header: &CommitHeader, entry: &DirectoryEntry) {
+        let Some(batch) = walker.batch(header, entry) else {
             let (partition, offset) = (entry.partition, entry.base_offset);
             self.notes.push(Note::LostKey { partition, offset });
-            return Ok(());
+            return;
         };
         for (offset, record) in batch.records() {
             let Some(record) = record.key_value() else { continue };
@@ -946,6 +962,7 @@ impl<'a> Recovery<'a> {
                 Change::Created(_) => self.track_partitions(),
                 Change::Deleted(topic) => {
                     self.extents.retain(|partition, _| partition.topic != topic);
+                    self.producers.forget(topic);
                 }
                 Change::Trimmed(partition, start) => {
                     if let Some(extent) = self.extents.get_mut(&partition) {
@@ -955,7 +972,6 @@ impl<'a> Recovery<'a> {
                 Change::None => {}
             }
         }
-        Ok(())
     }
 
     /// Raises every end.
@@ -1064,6 +1080,7 @@ impl<'a> Recovery<'a> {
             unindexed: self.unindexed,
             base,
             append_time: self.append_time,
+            producers: self.producers,
             ended,
             highest_run,
             highest_segment,

@@ -3,6 +3,8 @@
 //! Promises
 //! - Conditions are checked, and offsets given, in the order in which the appends came, against
 //!   the state as stamped: commits in flight, and earlier appends of the same gather, included.
+//! - So are batches of idempotent producers: what was stored before is not stored again, what is
+//!   out of sequence is refused. Appends without such batches pay one branch for it.
 //! - A partition's batches lie side by side, its records in the order in which they came.
 //! - Single records are copied once more here, from the gather's arena into the commit's pages:
 //!   only now is it known how much each partition got.
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::HashMap;
 use tracklog_log::{AppendError, Condition};
-use tracklog_protocol::batch::{self, EventTimes, Stamp};
+use tracklog_protocol::batch::{self, EventTimes, Produced, Stamp};
 use tracklog_protocol::{
     KeyValue, Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch,
 };
@@ -24,6 +26,7 @@ use crate::disk::{BufferPool, PAGE_BYTES, PageBuffer};
 use crate::journal::commit::{COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, field};
 use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
 use crate::published::Published;
+use crate::seen::producers::{Expected, Place, Producers};
 
 /// A gathered batch is split above this size.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
@@ -43,12 +46,23 @@ pub(crate) struct Keyed {
     pub(crate) record: Bytes,
 }
 
+/// A batch of an idempotent producer, to be noted when its commit is published.
+pub(crate) struct ProducedBatch {
+    pub(crate) partition: PartitionId,
+    pub(crate) produced: Produced,
+    pub(crate) first: Offset,
+}
+
 /// What the appends of a gather got.
 pub(crate) struct Given {
     /// By item.
     pub(crate) offsets: Vec<Offset>,
-    /// Appends whose conditions did not hold, in order.
+    /// Appends that were refused, in order.
     pub(crate) refused: Vec<(u32, AppendError)>,
+    /// Appends that earlier ones have stored, in order.
+    pub(crate) duplicates: Vec<u32>,
+    /// In the order of the directory.
+    pub(crate) produced: Vec<ProducedBatch>,
     pub(crate) keyed: Vec<Keyed>,
     pub(crate) records: u64,
 }
@@ -68,6 +82,11 @@ pub(crate) struct Stamper {
     rows: Vec<Stamped>,
     /// The last record of every key of compacted topics.
     keys: HashMap<(PartitionId, Bytes), Offset>,
+    producers: Producers,
+    /// The commit that is being closed holds batches of theirs.
+    any_produced: bool,
+    /// What producers' next batches must say, within an append that is being checked.
+    expected: HashMap<Place, Expected>,
     touched: Vec<Row>,
     groups: Vec<Group>,
 }
@@ -88,7 +107,11 @@ struct Group {
 
 impl Stamper {
     /// Begins with what is published.
-    pub(crate) fn new(published: Arc<Published>, pool: Arc<BufferPool>) -> Self {
+    pub(crate) fn new(
+        published: Arc<Published>,
+        pool: Arc<BufferPool>,
+        producers: Producers,
+    ) -> Self {
         let topics = published.topics.read();
         let row = |row: usize| Row(u32::try_from(row).expect("rows are counted in u32"));
         let rows = (0..topics.catalog.row_count()).map(|at| topics.extent_of(row(at)).end);
@@ -96,7 +119,17 @@ impl Stamper {
         let live = topics.catalog.live().iter();
         let keys = live.map(|(key, live)| (key.clone(), live.offset)).collect();
         drop(topics);
-        Self { published, pool, rows, keys, touched: Vec::new(), groups: Vec::new() }
+        Self {
+            published,
+            pool,
+            rows,
+            keys,
+            producers,
+            any_produced: false,
+            expected: HashMap::default(),
+            touched: Vec::new(),
+            groups: Vec::new(),
+        }
     }
 
     /// Makes room for the partitions of a topic that was created.
@@ -104,37 +137,52 @@ impl Stamper {
         self.rows.resize(rows, Stamped::at(Offset::ZERO));
     }
 
-    /// Forgets the keys of a topic that was deleted.
+    /// Forgets the keys and producers of a topic that was deleted.
     pub(crate) fn forget(&mut self, topic: TopicId) {
         self.keys.retain(|(partition, _), _| partition.topic != topic);
+        self.producers.forget(topic);
     }
 
     /// Stamps a gather and lays it out.
     pub(crate) fn close(&mut self, gather: &mut Gather, append_time: TimeMicros) -> Closed {
-        let given = self.stamp(gather);
+        let mut given = self.stamp(gather, append_time);
         self.sort_touched();
         self.group(gather);
+        if std::mem::take(&mut self.any_produced) {
+            given.produced = self.note_produced(gather, append_time);
+        }
         let directory_bytes = self.groups.len() * ENTRY_BYTES;
         let (pages, entries) = self.lay_out(gather, append_time);
         Closed { pages, directory_bytes, entries, given }
     }
 
-    /// Gives every append whose conditions hold its offsets, and links the items of each
-    /// partition.
-    fn stamp(&mut self, gather: &mut Gather) -> Given {
+    /// Gives every append that is not refused its offsets, and links the items of each partition.
+    fn stamp(&mut self, gather: &mut Gather, append_time: TimeMicros) -> Given {
         let published = Arc::clone(&self.published);
         let topics = published.topics.read();
         let mut given = Given {
             offsets: vec![Offset::ZERO; gather.items.len()],
             refused: Vec::new(),
+            duplicates: Vec::new(),
+            produced: Vec::new(),
             keyed: Vec::new(),
             records: 0,
         };
         for append in 0..gather.appends.len() {
             let share = gather.appends[append];
             let row = |partition| topics.catalog.row(partition);
-            if let Err(index) = self.check(gather, share, row) {
-                given.refused.push((field(append), AppendError::ConditionFailed { index }));
+            let partition = |row| topics.catalog.partition(row);
+            let mut checked = Ok(());
+            if share.is_produced {
+                let offsets = &mut given.offsets;
+                if self.find_stored(gather, share, append_time, partition, offsets) {
+                    given.duplicates.push(field(append));
+                    continue;
+                }
+                checked = self.check_sequences(gather, share, append_time, partition);
+            }
+            if let Err(error) = checked.and_then(|()| self.check(gather, share, row)) {
+                given.refused.push((field(append), error));
                 continue;
             }
             for index in share.first_item..share.first_item + share.items {
@@ -146,6 +194,14 @@ impl Stamper {
                 given.records += u64::from(count);
                 if topics.catalog.is_compact(partition) {
                     self.note_keys(gather, index, partition, offset, &mut given.keyed);
+                }
+                // Of a topic that was deleted since the append came nothing is noted.
+                if share.is_produced
+                    && let Some(produced) = gather.produced(index)
+                    && topics.catalog.row(partition).is_some()
+                {
+                    self.producers.store(partition, &produced, offset, append_time);
+                    self.any_produced = true;
                 }
             }
         }
@@ -167,13 +223,68 @@ impl Stamper {
         offset
     }
 
-    /// Checks an append's conditions; the index of the first that does not hold.
+    /// Looks for an append's items among what was stored before. Says whether all were, and then
+    /// where.
+    fn find_stored(
+        &self,
+        gather: &Gather,
+        share: AppendShare,
+        now: TimeMicros,
+        partition: impl Fn(Row) -> PartitionId,
+        offsets: &mut [Offset],
+    ) -> bool {
+        (share.first_item..share.first_item + share.items).all(|index| {
+            let partition = partition(gather.items[index as usize].row);
+            let produced = gather.produced(index);
+            let first = produced.and_then(|it| self.producers.find(partition, &it, now));
+            first.map(|first| offsets[index as usize] = first).is_some()
+        })
+    }
+
+    /// Checks that each batch of an append goes on where its producer's last one ended, within
+    /// the append too.
+    fn check_sequences(
+        &mut self,
+        gather: &Gather,
+        share: AppendShare,
+        now: TimeMicros,
+        partition: impl Fn(Row) -> PartitionId,
+    ) -> Result<(), AppendError> {
+        self.expected.clear();
+        for item in 0..share.items {
+            let index = share.first_item + item;
+            let Some(produced) = gather.produced(index) else { continue };
+            let partition = partition(gather.items[index as usize].row);
+            let place = Place { partition, id: produced.id };
+            let expected = self.expected.get(&place).copied();
+            let expected = expected.unwrap_or_else(|| self.producers.expected(place, now));
+            self.expected.insert(place, expected.follow(&produced, item as usize)?);
+        }
+        Ok(())
+    }
+
+    /// Lists the batches of producers in the order of the directory, which is the order in which
+    /// they count as having written.
+    fn note_produced(&mut self, gather: &Gather, append_time: TimeMicros) -> Vec<ProducedBatch> {
+        let topics = self.published.topics.read();
+        let mut batches = Vec::new();
+        for group in self.groups.iter().filter(|group| group.whole) {
+            let Some(produced) = gather.produced(group.first_item) else { continue };
+            let partition = topics.catalog.partition(group.row);
+            self.producers.order(Place { partition, id: produced.id });
+            batches.push(ProducedBatch { partition, produced, first: group.base_offset });
+        }
+        self.producers.end_commit(append_time);
+        batches
+    }
+
+    /// Checks an append's conditions; names the first that does not hold.
     fn check(
         &self,
         gather: &Gather,
         share: AppendShare,
         row: impl Fn(PartitionId) -> Option<Row>,
-    ) -> Result<(), usize> {
+    ) -> Result<(), AppendError> {
         let first = share.first_condition as usize;
         let conditions = &gather.conditions[first..first + share.conditions as usize];
         let holds = |condition: &Condition| match condition {
@@ -186,7 +297,10 @@ impl Stamper {
             }
             _ => false,
         };
-        conditions.iter().position(|condition| !holds(condition)).map_or(Ok(()), Err)
+        match conditions.iter().position(|condition| !holds(condition)) {
+            Some(index) => Err(AppendError::ConditionFailed { index }),
+            None => Ok(()),
+        }
     }
 
     /// Remembers the keys that an item of a compacted topic sets.

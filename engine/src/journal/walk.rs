@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracklog_protocol::BatchView;
+use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES_MAX};
 
 use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
 use crate::journal::commit::{
@@ -161,6 +162,25 @@ impl Walker {
         named_batch(bytes, entry)
     }
 
+    /// The header of one batch of a commit, if it is good and the one that the directory names.
+    pub(crate) fn batch_header(
+        &mut self,
+        header: &CommitHeader,
+        entry: &DirectoryEntry,
+    ) -> Option<BatchHeader> {
+        let at = u64::from(header.position) + u64::from(entry.place);
+        let end = at + HEADER_BYTES_MAX.min(entry.batch_bytes as usize) as u64;
+        if at < self.window_at || end > self.window_at + self.window_bytes as u64 {
+            // The next header lies beyond the window where batches are large.
+            let is_large = entry.batch_bytes as usize >= WINDOW_BYTES;
+            let read_bytes = if is_large { 2 * PAGE_BYTES } else { WINDOW_BYTES };
+            self.read_window(at / PAGE_BYTES as u64 * PAGE_BYTES as u64, read_bytes);
+        }
+        let skip = usize::try_from(at - self.window_at).ok()?;
+        let head = BatchHeader::decode(self.window.get(skip..self.window_bytes)?).ok()?;
+        names(entry, &head).then_some(head)
+    }
+
     /// How many bytes the slot has from `at` on.
     pub(crate) fn bytes_left(&self, at: u32) -> usize {
         usize::try_from(self.slot.bytes().saturating_sub(u64::from(at))).unwrap_or(usize::MAX)
@@ -221,11 +241,14 @@ fn good(commit: &Bytes, entry: &DirectoryEntry) -> bool {
 /// The batch in `bytes`, if it is good and the one that `entry` names.
 pub(crate) fn named_batch(bytes: Bytes, entry: &DirectoryEntry) -> Option<BatchView> {
     let batch = batch_of_slot(bytes).ok()?;
-    let fits = batch.header().header_crc() == entry.batch_crc
-        && batch.partition() == entry.partition
-        && batch.base_offset() == entry.base_offset
-        && batch.count() == entry.count;
-    fits.then_some(batch)
+    names(entry, batch.header()).then_some(batch)
+}
+
+fn names(entry: &DirectoryEntry, header: &BatchHeader) -> bool {
+    header.header_crc() == entry.batch_crc
+        && header.stamp().partition == entry.partition
+        && header.stamp().base_offset == entry.base_offset
+        && header.count() == entry.count
 }
 
 /// Makes the index of a segment again, from its commits up to number `last`.

@@ -12,13 +12,15 @@ use std::sync::Arc;
 
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{
-    KeyValue, Offset, PartitionId, PayloadKind, Record, TimeMicros, VerifiedBatch,
+    KeyValue, Offset, PartitionId, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence,
+    TimeMicros, VerifiedBatch,
 };
 
 use super::Harness;
 use super::rig::{Content, Found, Opened, Rig, events_at, name, only_record, records, spec};
 use super::task::block_on;
 use crate::memory::{MemoryLog, MemoryOptions};
+use crate::producers::BATCHES_REMEMBERED;
 use crate::{
     AppendError, Condition, Domain, Epoch, FetchError, Item, Retention, Ticket, TimeKind, Topic,
 };
@@ -48,6 +50,8 @@ pub fn random_program(harness: &mut dyn Harness, seed: u64, steps: usize) {
 const IN_FLIGHT_MAX: usize = 40;
 /// Topics that may be there at once.
 const TOPICS: u64 = 4;
+/// Idempotent producers there are.
+const PRODUCERS: u64 = 3;
 /// Event times lie below this, so that programs meet equal ones.
 const EVENT_TIME_MAX: u64 = 50;
 
@@ -57,8 +61,14 @@ struct Program<'h> {
     random: Random,
     live: BTreeMap<String, Twins>,
     deleted: Vec<Twins>,
+    /// The last epoch of producers but one.
+    epoch: u32,
     /// Where the last record of each key lies, by the twin's partition.
     keys: BTreeMap<(PartitionId, Vec<u8>), Offset>,
+    /// Where each producer stands, by the twin's partition.
+    sequences: BTreeMap<(PartitionId, ProducerId), Sequence>,
+    /// The last appends of producers, to be sent again.
+    produced: VecDeque<Vec<Load>>,
     in_flight: VecDeque<InFlight>,
     /// Where in the program we are, for messages.
     at: String,
@@ -74,7 +84,13 @@ struct Twins {
 /// An append whose ticket was not waited for yet, and what the twin made of it.
 struct InFlight {
     ticket: Ticket,
-    expected: Result<Vec<Offset>, AppendError>,
+    expected: Result<Expected, AppendError>,
+}
+
+/// What the twin said of an append that is stored.
+struct Expected {
+    offsets: Vec<Offset>,
+    is_duplicate: bool,
 }
 
 /// The same partition in both logs.
@@ -109,7 +125,10 @@ impl<'h> Program<'h> {
             random: Random(seed),
             live: BTreeMap::new(),
             deleted: Vec::new(),
+            epoch: 0,
             keys: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            produced: VecDeque::new(),
             in_flight: VecDeque::new(),
             at: String::new(),
         }
@@ -117,7 +136,8 @@ impl<'h> Program<'h> {
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..55 => self.append(),
+            0..40 => self.append(),
+            40..55 => self.append_produced(),
             55..65 => self.compare_fetch(),
             65..72 => self.compare_times(),
             72..77 => self.trim(),
@@ -149,9 +169,14 @@ impl<'h> Program<'h> {
             loads.iter().map(|load| load.item(of(&load.pair))).collect()
         };
         let ticket = self.rig.submit(&conditions(|it| it.subject), &items(|it| it.subject));
-        let expected = self.twin.append(&conditions(|it| it.twin), &items(|it| it.twin));
-        if let Ok(offsets) = &expected {
-            self.note_keys(loads, offsets);
+        let expected = self.twin.submit(&conditions(|it| it.twin), &items(|it| it.twin));
+        let expected = block_on(expected).map(|stored| Expected {
+            offsets: (0..loads.len()).map(|item| stored.offset(item)).collect(),
+            is_duplicate: stored.is_duplicate(),
+        });
+        if let Ok(expected) = &expected {
+            self.note_keys(loads, &expected.offsets);
+            self.note_sequences(loads);
         }
         self.in_flight.push_back(InFlight { ticket, expected });
         if self.in_flight.len() > IN_FLIGHT_MAX {
@@ -174,6 +199,60 @@ impl<'h> Program<'h> {
         }
     }
 
+    fn note_sequences(&mut self, loads: &[Load]) {
+        for load in loads {
+            if let Some(produced) = load.batch.view().header().produced() {
+                let next = self.sequences.entry((load.pair.twin, produced.id)).or_default();
+                *next = produced.next.max(*next);
+            }
+        }
+    }
+
+    /// One to three batches of one producer, or some that were sent before.
+    fn append_produced(&mut self) {
+        let repeated = if self.random.below(3) == 0 {
+            self.random.index(self.produced.len()).and_then(|at| self.produced.remove(at))
+        } else {
+            None
+        };
+        let gone = |load: &Load| self.twin.log.extent(load.pair.twin).is_none();
+        let repeated = repeated.filter(|loads| !loads.iter().any(gone));
+        let loads = repeated.unwrap_or_else(|| self.produce());
+        self.submit(&[], &loads);
+        self.produced.push_front(loads);
+        self.produced.truncate(3 * BATCHES_REMEMBERED);
+    }
+
+    /// Batches that follow one another, unless one leaves a gap, or an earlier writer sends it.
+    fn produce(&mut self) -> Vec<Load> {
+        let id = ProducerId(self.random.below(PRODUCERS));
+        let mut ahead = BTreeMap::new();
+        let mut loads = Vec::new();
+        for _ in 0..1 + self.random.below(3) {
+            let Some(pair) = self.pair().filter(|pair| !pair.compact) else { continue };
+            let stored = self.sequences.get(&(pair.twin, id)).copied().unwrap_or_default();
+            let next = ahead.entry(pair.twin).or_insert(stored);
+            let skipped = u64::from(self.random.below(12) == 0);
+            let epoch = self.epoch + 1 - u32::from(self.random.below(12) == 0);
+            self.epoch += u32::from(self.random.below(30) == 0);
+            let mut builder = BatchBuilder::new(PayloadKind::Opaque);
+            let (sequence, count) = (next.plus(skipped), 1 + self.random.below(4));
+            *next = sequence.plus(count);
+            builder = match self.random.below(3) {
+                0 => {
+                    *next = sequence.plus(1 + self.random.below(1 << 33));
+                    builder.derived_by(id, ProducerEpoch(epoch), sequence..*next)
+                }
+                _ => builder.produced_by(id, ProducerEpoch(epoch), sequence),
+            };
+            for _ in 0..count {
+                builder.push(Record::opaque(&self.random.bytes(100)));
+            }
+            loads.push(Load { pair, batch: builder.finish(), whole: true });
+        }
+        loads
+    }
+
     fn settle(&mut self) {
         while !self.in_flight.is_empty() {
             self.settle_one();
@@ -187,14 +266,16 @@ impl<'h> Program<'h> {
         let stored = block_on(ticket);
         match (&stored, &expected) {
             (Ok(stored), Ok(expected)) => {
-                for (item, offset) in expected.iter().enumerate() {
+                assert_eq!(stored.is_duplicate(), expected.is_duplicate, "{}", self.at);
+                for (item, offset) in expected.offsets.iter().enumerate() {
                     assert_eq!(stored.offset(item), *offset, "item {item}; {}", self.at);
                 }
             }
             (Err(error), Err(expected)) => {
                 assert!(same_kind(error, expected), "{error} and {expected}; {}", self.at);
             }
-            _ => panic!("{stored:?}, the twin {expected:?}; {}", self.at),
+            (Err(error), Ok(_)) => panic!("{error}, and the twin stored it; {}", self.at),
+            (Ok(_), Err(error)) => panic!("stored, the twin says {error}; {}", self.at),
         }
     }
 

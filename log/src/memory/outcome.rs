@@ -9,6 +9,7 @@ use crate::{AppendError, Outcome};
 
 pub(super) struct AppendOutcome {
     offsets: Vec<Offset>,
+    is_duplicate: bool,
     decision: Mutex<Decision>,
 }
 
@@ -19,8 +20,8 @@ struct Decision {
 }
 
 impl AppendOutcome {
-    pub(super) fn new(offsets: Vec<Offset>) -> Self {
-        Self { offsets, decision: Mutex::default() }
+    pub(super) fn new(offsets: Vec<Offset>, is_duplicate: bool) -> Self {
+        Self { offsets, is_duplicate, decision: Mutex::default() }
     }
 
     /// Returns who waits for it.
@@ -52,5 +53,9 @@ impl Outcome for AppendOutcome {
 
     fn offset(&self, _: u32, item: u32) -> Offset {
         self.offsets[item as usize]
+    }
+
+    fn is_duplicate(&self, _: u32) -> bool {
+        self.is_duplicate
     }
 }

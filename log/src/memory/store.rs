@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder, Stamp};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
 
+use super::history::History;
 use crate::{
     Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
     Fetched, FetchedPartition, Item, Retention, TimeKind, Topic, TopicName, TopicSpec,
@@ -21,6 +22,7 @@ pub(super) struct Store {
     topics_made: u32,
     topics: BTreeMap<TopicName, Topic>,
     partitions: BTreeMap<PartitionId, Partition>,
+    history: History,
 }
 
 struct Partition {
@@ -39,6 +41,8 @@ pub(super) struct Stamped {
     pub(super) offsets: Vec<Offset>,
     /// Where each partition ends once this append is published.
     pub(super) ends: Vec<(PartitionId, Offset)>,
+    /// An earlier append has stored it.
+    pub(super) is_duplicate: bool,
 }
 
 impl Default for Store {
@@ -50,6 +54,7 @@ impl Default for Store {
             topics_made: 0,
             topics: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            history: History::default(),
         }
     }
 }
@@ -73,11 +78,18 @@ impl Store {
     ) -> Result<Stamped, AppendError> {
         self.check_writer(epoch)?;
         self.check_partitions(append)?;
+        let append_time = TimeMicros(now.0.max(self.last_time.0 + 1));
+        if let Some(offsets) = self.history.find(append.items, append_time) {
+            return Ok(Stamped { offsets, ends: Vec::new(), is_duplicate: true });
+        }
         let cut = Cut::of(append.items)?;
+        self.history.check(append.items, append_time)?;
         if let Some(index) = append.conditions.iter().position(|it| !self.holds(it)) {
             return Err(AppendError::ConditionFailed { index });
         }
-        Ok(self.stamp(cut, now))
+        let stamped = self.stamp(cut, append_time);
+        self.history.add(append.items, &stamped.offsets, append_time);
+        Ok(stamped)
     }
 
     fn check_writer(&self, epoch: Epoch) -> Result<(), AppendError> {
@@ -110,8 +122,7 @@ impl Store {
         }
     }
 
-    fn stamp(&mut self, cut: Cut, now: TimeMicros) -> Stamped {
-        let append_time = TimeMicros(now.0.max(self.last_time.0 + 1));
+    fn stamp(&mut self, cut: Cut, append_time: TimeMicros) -> Stamped {
         self.last_time = append_time;
         let mut bases = Vec::new();
         let mut ends = BTreeMap::new();
@@ -127,6 +138,7 @@ impl Store {
         Stamped {
             offsets: cut.places.iter().map(offset_of).collect(),
             ends: ends.into_iter().collect(),
+            is_duplicate: false,
         }
     }
 
@@ -144,6 +156,8 @@ impl Store {
         for partition in self.partitions.values_mut() {
             partition.batches.retain(|batch| batch.end_offset() <= partition.end);
         }
+        let partitions = &self.partitions;
+        self.history.retain(|id, first| partitions.get(&id).is_some_and(|it| first < it.end));
         self.closed = Some(Arc::clone(why));
     }
 
@@ -217,6 +231,7 @@ impl Store {
             .remove(name)
             .ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
         self.partitions.retain(|id, _| id.topic != topic.id);
+        self.history.retain(|id, _| id.topic != topic.id);
         Ok(())
     }
 

@@ -8,8 +8,9 @@ use tracklog_log::conformance::{self, Harness, cases, random_program};
 use tracklog_log::memory::MemoryLog;
 use tracklog_log::{
     Append, AppendError, Busy, CatalogError, Domain, Epoch, Extent, Fetch, FetchError, Fetched,
-    Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+    Item, Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
 };
+use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::memory_log;
@@ -78,6 +79,7 @@ enum Defect {
     AsksForNoConditions,
     LetsEveryEpochIn,
     StoresSomeTwice,
+    KnowsNoProducers,
     AppendsWhatItRefused,
     ReadsOneTooFar,
     FindsOneTooLate,
@@ -86,10 +88,11 @@ enum Defect {
     ForgetsToTrim,
 }
 
-const DEFECTS: [Defect; 9] = [
+const DEFECTS: [Defect; 10] = [
     Defect::AsksForNoConditions,
     Defect::LetsEveryEpochIn,
     Defect::StoresSomeTwice,
+    Defect::KnowsNoProducers,
     Defect::AppendsWhatItRefused,
     Defect::ReadsOneTooFar,
     Defect::FindsOneTooLate,
@@ -107,6 +110,23 @@ struct Defective {
 impl Defective {
     fn has(&self, defect: Defect) -> bool {
         self.defect == defect
+    }
+
+    /// Appends the same records, and says of no batch who produced it.
+    fn append_anonymous(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket {
+        let anonymous = |item: &Item<'_>| {
+            let Item::Batch { batch, .. } = item else { return None };
+            let mut builder = BatchBuilder::new(batch.view().header().kind());
+            batch.view().records().for_each(|(_, record)| builder.push(record));
+            Some(builder.finish())
+        };
+        let batches: Vec<_> = append.items.iter().map(anonymous).collect();
+        let items = append.items.iter().zip(&batches).map(|(item, batch)| match batch {
+            Some(batch) => Item::Batch { partition: item.partition(), batch },
+            None => *item,
+        });
+        let items: Vec<_> = items.collect();
+        self.log.append(permit, epoch, Append { items: &items, ..append })
     }
 
     fn newest_epoch(&self) -> Epoch {
@@ -139,6 +159,9 @@ impl Log for Defective {
             let more = self.log.reserve(Lane(202), 0).unwrap();
             let twice = Append { conditions: &[], ..append };
             drop(self.log.append(more, epoch, twice));
+        }
+        if self.has(Defect::KnowsNoProducers) {
+            return self.append_anonymous(permit, epoch, append);
         }
         self.log.append(permit, epoch, append)
     }

@@ -8,10 +8,15 @@ use std::task::{Context, Poll, Waker};
 
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
+use tracklog_log::producers::SILENCE_MAX;
 use tracklog_log::{
-    Append, AppendError, Condition, Domain, Epoch, Fetch, FetchMode, Lane, Log, TimeKind,
+    Append, AppendError, Condition, Domain, Epoch, Fetch, FetchMode, Item, Lane, Log, Ticket,
+    TimeKind,
 };
-use tracklog_protocol::{Offset, TimeMicros};
+use tracklog_protocol::batch::BatchBuilder;
+use tracklog_protocol::{
+    Offset, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence, TimeMicros, VerifiedBatch,
+};
 
 use crate::{Fixture, memory_log};
 
@@ -122,6 +127,77 @@ fn append_times_rise_strictly_whatever_the_clock_does() {
     };
     let found = [-50, -49, 1_000, 1_001, 1_002, 1_003, 2_001].map(at);
     assert_eq!(found, [0, 1, 1, 2, 3, 4, 5].map(|offset| Ok(Offset(offset))));
+}
+
+fn batch_of(producer: u64, sequence: u64) -> VerifiedBatch {
+    let (id, sequence) = (ProducerId(producer), Sequence(sequence));
+    let builder = BatchBuilder::new(PayloadKind::Opaque);
+    let mut builder = builder.produced_by(id, ProducerEpoch(0), sequence);
+    builder.push(Record::opaque(b"x"));
+    builder.finish()
+}
+
+fn submit_batch(fixture: &Fixture, batch: &VerifiedBatch) -> Ticket {
+    let permit = fixture.log.reserve(Lane::STAGES, 100).unwrap();
+    let items = [Item::Batch { partition: fixture.partition(), batch }];
+    fixture.log.append(permit, fixture.epoch, Append { conditions: &[], items: &items })
+}
+
+#[test]
+fn a_duplicate_of_a_held_append_shares_its_fate() {
+    let mut fixture = Fixture::new();
+    let batch = batch_of(7, 0);
+    for lost in [true, false] {
+        fixture.log.hold();
+        let mut tickets = [submit_batch(&fixture, &batch), submit_batch(&fixture, &batch)];
+        assert!(tickets.iter_mut().all(|ticket| poll(ticket).is_pending()));
+        if lost {
+            fixture.log.lose_held("the disk is gone");
+            for ticket in tickets {
+                assert_eq!(block_on(ticket).unwrap_err(), unknown("the disk is gone"));
+            }
+            fixture.epoch = block_on(fixture.log.open(Domain::WHOLE)).unwrap();
+        } else {
+            fixture.log.release();
+            let told = tickets.map(|ticket| block_on(ticket).unwrap());
+            let told = told.map(|stored| (stored.offset(0), stored.is_duplicate()));
+            assert_eq!(told, [(Offset(0), false), (Offset(0), true)]);
+        }
+    }
+    assert_eq!(fixture.end(), Offset(1));
+}
+
+#[test]
+fn what_is_stored_and_not_told_is_a_duplicate_when_it_is_sent_again() {
+    let fixture = Fixture::new();
+    fixture.log.lose_next_ack("the answer was lost");
+    let batch = batch_of(7, 0);
+    let lost = block_on(submit_batch(&fixture, &batch)).unwrap_err();
+    assert_eq!(lost, unknown("the answer was lost"));
+    let again = block_on(submit_batch(&fixture, &batch)).unwrap();
+    assert_eq!((again.offset(0), again.is_duplicate()), (Offset(0), true));
+}
+
+#[test]
+fn a_producer_that_is_silent_for_too_long_is_forgotten() {
+    let now = Arc::new(AtomicI64::new(0));
+    let clock = {
+        let now = Arc::clone(&now);
+        Arc::new(move || TimeMicros(now.load(Ordering::Relaxed)))
+    };
+    let fixture = Fixture::over(MemoryLog::new(MemoryOptions { clock, budget_bytes: 1 << 20 }));
+    let send = |producer, sequence, time: i64| {
+        now.store(time, Ordering::Relaxed);
+        let stored = block_on(submit_batch(&fixture, &batch_of(producer, sequence)));
+        stored.map(|stored| (stored.offset(0).0, stored.is_duplicate()))
+    };
+    let silence = SILENCE_MAX.as_micros() as i64;
+    assert_eq!(send(7, 0, 0), Ok((0, false)));
+    assert_eq!(send(7, 0, silence), Ok((0, true)), "to be sent again is not to write");
+    let forgotten = AppendError::OutOfSequence { item: 0, expected: Sequence(0) };
+    assert_eq!(send(7, 1, silence + 1), Err(forgotten));
+    assert_eq!(send(7, 0, silence + 1), Ok((1, false)));
+    assert_eq!(send(7, 1, silence + 2), Ok((2, false)));
 }
 
 #[test]

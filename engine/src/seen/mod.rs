@@ -1,0 +1,3 @@
+//! What the log has seen before, and knows again.
+
+pub(crate) mod producers;
