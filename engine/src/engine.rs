@@ -73,6 +73,12 @@ pub struct Status {
     pub reads_active: u64,
     /// Batches read from maps of full segments.
     pub reads_map: u64,
+    /// Bytes of maps that answers hold.
+    pub reads_pinned_bytes: u64,
+    /// Windows of maps that were copied, since answers held too much of them already.
+    pub reads_copied: u64,
+    /// Bytes that replay threads are at, or that wait to be taken.
+    pub replay_bytes: u64,
     /// Segments in use.
     pub segments: usize,
     /// Size of a slot.
@@ -158,6 +164,9 @@ impl Engine {
             reads_ring: load(&reads.ring),
             reads_active: load(&reads.active),
             reads_map: load(&reads.map),
+            reads_pinned_bytes: self.reader.pinned_bytes(),
+            reads_copied: self.reader.windows_copied(),
+            replay_bytes: self.reader.replay_bytes(),
             segments: self.client.published.places.read().segment_ids().len(),
             slot_bytes: self.slot_bytes,
             state: self.state(),

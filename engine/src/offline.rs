@@ -13,6 +13,7 @@ use crate::disk::{BackendChoice, Disk, FolderAccess, open_folder};
 use crate::error::OpenError;
 use crate::journal::recovery::{Note, recover};
 use crate::open::{published_of, reader_of};
+use crate::options::Options;
 use crate::published::Published;
 use crate::read::Reader;
 
@@ -52,7 +53,8 @@ impl OfflineLog {
         let (topics, places, tail) = published_of(&recovered, 0, INDEX_BYTES);
         let published = Published::new(topics, places, tail);
         published.close();
-        let reader = reader_of(&published, &disk, REPLAY_THREADS)?;
+        let reading = Options { replay_threads: REPLAY_THREADS, ..Options::default() };
+        let reader = reader_of(&published, &disk, &reading)?;
         Ok(Some(Self { published, reader, budget: Budget::new(0), notes: recovered.notes }))
     }
 

@@ -319,7 +319,7 @@ fn assemble(
         budget: Budget::new(options.budget_bytes.min(slot_bytes)),
     };
     let counters = Arc::new(Counters::default());
-    let reader = reader_of(&published, disk, options.replay_threads)?;
+    let reader = reader_of(&published, disk, options)?;
     let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
     let keeper = Keeper::new(
         Arc::clone(disk),
@@ -359,11 +359,13 @@ fn assemble(
 pub(crate) fn reader_of(
     published: &Arc<Published>,
     disk: &Arc<dyn Disk>,
-    threads: usize,
+    opened: &Options,
 ) -> Result<Arc<Reader>, OpenError> {
     let rebuilds = Arc::clone(disk);
     let options = ReaderOptions {
-        threads,
+        threads: opened.replay_threads,
+        pinned_bytes: opened.pinned_bytes,
+        replay_bytes: opened.replay_bytes,
         open_slots_max: OPEN_SLOTS_MAX,
         rebuild: Arc::new(move |id, last| walk::index_of(&*rebuilds, id, last)),
     };

@@ -30,6 +30,12 @@ pub struct Options {
     pub index_bytes: u64,
     /// How many threads read the past. With 0 whoever asks does it himself.
     pub replay_threads: usize,
+    /// What the answers to fetches may hold of maps together; beyond it answers are copies. Bounds
+    /// what a slow reader keeps of the journal's slots, by no more than one window for each.
+    pub pinned_bytes: u64,
+    /// What the replay threads may be at: what is being read for replays, and what was read and not
+    /// taken by its caller. More waits, first come, first served; a single larger fetch goes alone.
+    pub replay_bytes: u64,
     /// How large the journal may grow; only the disk bounds it otherwise.
     pub journal_bytes_max: Option<u64>,
     /// What to do when there is no room.
@@ -49,6 +55,8 @@ impl Default for Options {
             ring_bytes: 64 << 20,
             index_bytes: 256 << 20,
             replay_threads: 2,
+            pinned_bytes: 256 << 20,
+            replay_bytes: 128 << 20,
             journal_bytes_max: None,
             when_full: WhenFull::Refuse,
             accept_loss: false,

@@ -49,6 +49,15 @@ fn encode_reads(status: &Status, text: &mut String) {
     for (place, count) in places {
         line(text, "tracklog_log_batches_read_total", &format!("{{place=\"{place}\"}}"), count);
     }
+    const PINNED: &str = "tracklog_log_pinned_bytes";
+    declare(text, PINNED, "gauge", "Bytes of mapped segments that answers hold.");
+    line(text, PINNED, "", status.reads_pinned_bytes);
+    const COPIED: &str = "tracklog_log_windows_copied";
+    declare(text, COPIED, "counter", "Windows copied since answers held too much of maps.");
+    line(text, &format!("{COPIED}_total"), "", status.reads_copied);
+    const REPLAY: &str = "tracklog_log_replay_bytes";
+    declare(text, REPLAY, "gauge", "Bytes being read for replays, or read and not yet taken.");
+    line(text, REPLAY, "", status.replay_bytes);
 }
 
 /// Entry `i` of the engine's counts is of times below 2^i µs. Told from 32 µs to 17 s: what lies

@@ -2,19 +2,20 @@
 //!
 //! Promises
 //! - [`Map::bytes`] touches nothing before the kernel has read it: a bad block or a file that was
-//!   cut short is an error that names the place, not a signal that ends the process.
+//!   cut short is an error that names the place, not a signal that ends the process. Whether it
+//!   has is asked first, page by page, which is cheap; what is missing is read in then.
 //! - What it answers pins the map, and the map its file, also after the file was removed.
 //!
 //! Assumes that the file is not written while mapped (the journal maps full segments only). A
-//! sector that dies after it was read in, and whose page was dropped again before it is touched,
-//! still ends the process.
+//! sector that dies after it was read in, and whose page was dropped again between the look and
+//! the touch, still ends the process.
 //!
 //! Made by `files`.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,7 +30,12 @@ pub(super) struct FileMap {
     /// For kernels that cannot populate a map: they are read from instead.
     file: File,
     name: String,
+    /// Whether the kernel tells us which pages are in memory. To strangers it says "all of them".
+    is_ours: bool,
 }
+
+/// So many pages are asked about at once.
+const PAGES_AT_ONCE: usize = 512;
 
 impl FileMap {
     pub(super) fn new(file: &File, name: &str) -> io::Result<Self> {
@@ -39,7 +45,43 @@ impl FileMap {
         // against other processes, and `create_slot` refuses a slot in use. What is read is
         // populated first, so that even a truncated file is an error.
         let map = unsafe { MmapOptions::new().map(&file)? };
-        Ok(Self { map, file, name: name.to_owned() })
+        let is_ours = file.metadata()?.uid() == rustix::process::geteuid().as_raw();
+        Ok(Self { map, file, name: name.to_owned(), is_ours })
+    }
+
+    /// The range as places in memory, if it lies in the file.
+    fn range(&self, at: u64, length: usize) -> Option<Range<usize>> {
+        let start = usize::try_from(at).ok()?;
+        let end = start.checked_add(length)?;
+        (end <= self.map.len()).then_some(start..end)
+    }
+
+    /// Whether the kernel has read in all pages that `range` touches, and not dropped them since.
+    /// When in doubt, no. Pages behind the end of a file that was cut short may still be in memory,
+    /// and yet not to be touched: the length is asked for too.
+    fn is_resident(&self, range: &Range<usize>) -> bool {
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        let mut chunks = (start..range.end).step_by(PAGES_AT_ONCE * PAGE_BYTES);
+        self.is_ours
+            && self.file.metadata().is_ok_and(|now| now.len() >= range.end as u64)
+            && chunks.all(|at| {
+                let end = range.end.min(at + PAGES_AT_ONCE * PAGE_BYTES);
+                self.are_resident(at, (end - at).div_ceil(PAGE_BYTES))
+            })
+    }
+
+    /// The same of the `pages` at `at`, which is the start of one; [`PAGES_AT_ONCE`] at most.
+    fn are_resident(&self, at: usize, pages: usize) -> bool {
+        assert!(pages <= PAGES_AT_ONCE, "the answer has a place for each page");
+        assert!(at + (pages - 1) * PAGE_BYTES < self.map.len(), "the pages lie in the map");
+        let mut resident = [0_u8; PAGES_AT_ONCE];
+        let start = self.map.as_ptr().wrapping_add(at).cast_mut();
+        // SAFETY: the pages lie in the mapping, and there is a byte for each of them in
+        // `resident` (both asserted above). Nothing is read or written through `start`: the
+        // kernel looks at its tables alone, and refuses a place that is not at a page's start.
+        let looked =
+            unsafe { libc::mincore(start.cast(), pages * PAGE_BYTES, resident.as_mut_ptr()) };
+        looked == 0 && resident[..pages].iter().all(|page| page & 1 == 1)
     }
 
     /// Has the kernel read in all pages that `range` touches. False when it cannot do that.
@@ -72,20 +114,28 @@ impl FileMap {
 
 impl Map for FileMap {
     fn bytes(self: Arc<Self>, at: u64, length: usize) -> io::Result<Bytes> {
-        let start = usize::try_from(at).ok();
-        let range = start.and_then(|start| Some(start..start.checked_add(length)?));
-        let Some(range) = range.filter(|range| range.end <= self.map.len()) else {
+        let Some(range) = self.range(at, length) else {
             let what = format!("{} ends before {at} + {length}", self.name);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
         };
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if self.populate(&range)? {
+        if self.is_resident(&range) || self.populate(&range)? {
             Ok(Bytes::from_owner(Pinned { map: self, range }))
         } else {
             self.copy(range)
         }
+    }
+
+    fn expect(&self, at: u64, length: usize) {
+        let Some(range) = self.range(at, length).filter(|range| !range.is_empty()) else { return };
+        if self.is_resident(&range) {
+            return;
+        }
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        // A hint: a kernel that does not take it reads when it is asked to.
+        let _taken = self.map.advise_range(Advice::WillNeed, start, range.end - start);
     }
 }
 
@@ -121,6 +171,37 @@ mod tests {
         assert_eq!(Arc::clone(&map).bytes(0, 5 * 4096).unwrap().len(), 5 * 4096);
         let error = map.bytes(3 * 4096 + 7, 4 * 4096).unwrap_err().to_string();
         assert!(error.starts_with("slot-00000001 cannot be read at 20480"), "{error}");
+    }
+
+    #[test]
+    fn pages_that_were_dropped_are_read_in_again() {
+        let (file, map) = mapped(1100);
+        let all = 0..1100 * PAGE_BYTES;
+        file.sync_all().unwrap();
+        let drop_cache = || {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        };
+        drop_cache();
+        let bytes = Arc::clone(&map).bytes(0, all.end).unwrap();
+        assert!(map.is_resident(&all), "what was read in is known to be there");
+        assert_eq!(bytes[4096..4096 + 3], [80, 81, 82]);
+        drop(bytes);
+        file.set_len(5 * 4096).unwrap();
+        assert!(!map.is_resident(&all) && !map.is_resident(&(5 * 4096..5 * 4096 + 1)));
+        assert!(map.is_resident(&(7..5 * 4096)));
+        map.expect(0, all.end);
+        map.expect(u64::MAX, 2);
+        map.bytes(0, all.end).unwrap_err();
+    }
+
+    #[test]
+    fn strangers_are_not_believed() {
+        let (file, map) = mapped(2);
+        let Ok(mut map) = Arc::try_unwrap(map) else { panic!("nobody else has it") };
+        map.is_ours = false;
+        assert!(!map.is_resident(&(0..10)));
+        file.set_len(0).unwrap();
+        Arc::new(map).bytes(0, 10).unwrap_err();
     }
 
     #[test]

@@ -261,4 +261,8 @@ pub trait Map: Send + Sync + 'static {
     /// # Errors
     /// When the disk did not give them, or they lie outside.
     fn bytes(self: Arc<Self>, at: u64, length: usize) -> io::Result<Bytes>;
+
+    /// Says that these bytes will be asked for soon. They may be read in meanwhile; nobody waits,
+    /// and whether it worked shows when they are asked for.
+    fn expect(&self, at: u64, length: usize);
 }

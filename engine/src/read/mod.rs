@@ -9,16 +9,21 @@
 //!   batch from a disk was checked: its checksums, and that it is the one that was asked for.
 //! - A bad block or a bad batch costs that batch only: it is named as damage, and reading goes on
 //!   behind it. Records whose commits are lost are named too.
-//! - 2 and 3 run on replay threads. Whoever asks never waits for a disk, and never touches a map
-//!   that is not in memory.
+//! - 2 and 3 run on replay threads, under a budget of bytes. Whoever asks never waits for a disk,
+//!   and never touches a map that is not in memory.
+//! - Fetches that wait for the same segment are read in one pass over it.
+//! - Answers hold no more of maps than their budget says: beyond it they are copies.
 //! - A slot is mapped only while its segment is full and listed; [`Reader::forget`] says whether
 //!   somebody still holds bytes of it.
 //!
 //! Where to look: `plan` decides what to read, `scan` reads it, `answer` puts it together;
-//! `times` finds offsets by time, `slots` keeps slots open, `threads` runs the work.
+//! `times` finds offsets by time, `slots` keeps slots open, `pinned` counts what answers hold of
+//! their maps, `threads` runs the work and keeps the replay budget, `together` reads a segment for
+//! all who wait for it.
 //! Called by the engine's `Log`.
 
 mod answer;
+mod pinned;
 mod plan;
 mod scan;
 mod slots;
@@ -26,6 +31,7 @@ mod slots;
 mod tests;
 mod threads;
 mod times;
+mod together;
 
 use std::fmt;
 use std::io;
@@ -40,10 +46,12 @@ use crate::index_file;
 use crate::journal::commit::{CommitNumber, SegmentNumber};
 use crate::partition::places::{Held, SegmentId, SegmentIndex, UnreadSegment};
 use crate::published::Published;
+use pinned::PinnedBytes;
 use plan::{Asked, Plan};
 use scan::Scan;
 use slots::OpenSlots;
 use threads::Threads;
+use together::Reading;
 
 /// No answer holds much more, whatever was asked.
 const FETCH_BYTES_MAX: usize = 32 << 20;
@@ -61,6 +69,10 @@ pub(crate) type Rebuild =
 pub(crate) struct ReaderOptions {
     /// How many threads read from the disk. With 0 whoever asks does it himself.
     pub(crate) threads: usize,
+    /// What answers may hold of maps; beyond it they are copies.
+    pub(crate) pinned_bytes: u64,
+    /// What may be read for replays, or wait to be taken, at a time.
+    pub(crate) replay_bytes: u64,
     /// So many slots are kept open, and mapped where they are full.
     pub(crate) open_slots_max: usize,
     pub(crate) rebuild: Rebuild,
@@ -73,6 +85,7 @@ pub(crate) struct Reader {
     rebuild: Rebuild,
     slots: OpenSlots,
     pool: BufferPool,
+    pinned: Arc<PinnedBytes>,
     threads: Threads,
     turn: AtomicU64,
 }
@@ -93,7 +106,17 @@ impl Reader {
         disk: Arc<dyn Disk>,
         options: ReaderOptions,
     ) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        let threads = Threads::start(options.threads, options.replay_bytes)?;
+        Ok(Arc::new(Self::with_threads(published, disk, options, threads)))
+    }
+
+    fn with_threads(
+        published: Arc<Published>,
+        disk: Arc<dyn Disk>,
+        options: ReaderOptions,
+        threads: Threads,
+    ) -> Self {
+        Self {
             slots: OpenSlots::new(
                 Arc::clone(&disk),
                 Arc::clone(&published),
@@ -103,9 +126,10 @@ impl Reader {
             disk,
             rebuild: options.rebuild,
             pool: BufferPool::new(IDLE_BYTES_MAX),
-            threads: Threads::start(options.threads)?,
+            pinned: PinnedBytes::new(options.pinned_bytes),
+            threads,
             turn: AtomicU64::new(0),
-        }))
+        }
     }
 
     /// See [`tracklog_log::Log::fetch`]. A fetch that waits ends with [`FetchError::Closed`] when
@@ -150,20 +174,29 @@ impl Reader {
         if plan.is_in_memory() {
             return answer::fetched(plan, epoch, &self.published);
         }
-        let reader = Arc::clone(self);
-        let work = move || {
-            let mut plan = reader.read_indexes(&asked, plan)?;
-            reader.scan().read(plan.batches_mut());
-            answer::fetched(plan, epoch, &reader.published)
-        };
-        self.threads.run(fetch.mode, work).await.unwrap_or(Err(FetchError::Closed))
+        let (promise, answer) = self.threads.promise();
+        let reading = Reading::new(Arc::clone(self), asked, plan, epoch, promise);
+        self.threads.read(fetch.mode, reading);
+        answer.await.unwrap_or(Err(FetchError::Closed))
     }
 
     /// Plans again and again until no partition lacks the index that it needs, or enough is there.
-    fn read_indexes(&self, asked: &Asked, mut plan: Plan) -> Result<Plan, FetchError> {
-        let mut held = Held::new();
-        while !plan.unread.is_empty() && held.len() < HELD_MAX {
-            for (partition, unread) in plan.unread.iter().take(HELD_MAX - held.len()) {
+    /// `held` are those at hand already, and those that were read.
+    fn read_indexes(
+        &self,
+        asked: &Asked,
+        mut plan: Plan,
+        held: &mut Held,
+    ) -> Result<Plan, FetchError> {
+        if plan.unread.is_empty() {
+            return Ok(plan);
+        }
+        if !held.is_empty() {
+            plan = Plan::make(&self.published, asked, held)?;
+        }
+        let held_max = held.len() + HELD_MAX;
+        while !plan.unread.is_empty() && held.len() < held_max {
+            for (partition, unread) in plan.unread.iter().take(held_max - held.len()) {
                 match self.read_index(*unread) {
                     Ok(index) => {
                         held.insert(unread.id.number, index);
@@ -177,7 +210,7 @@ impl Reader {
                     }
                 }
             }
-            plan = Plan::make(&self.published, asked, &held)?;
+            plan = Plan::make(&self.published, asked, held)?;
         }
         Ok(plan)
     }
@@ -213,13 +246,28 @@ impl Reader {
     }
 
     const fn scan(&self) -> Scan<'_> {
-        Scan { slots: &self.slots, pool: &self.pool }
+        Scan { slots: &self.slots, pool: &self.pool, pinned: &self.pinned }
     }
 
     /// Lets go of a segment that is no longer listed. Says whether somebody still holds bytes of
     /// its map: then its slot must not be written again.
     pub(crate) fn forget(&self, segment: SegmentNumber) -> bool {
         self.slots.forget(segment)
+    }
+
+    /// What answers hold of maps.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.pinned.bytes()
+    }
+
+    /// How many windows of maps were copied, since answers held too much.
+    pub(crate) fn windows_copied(&self) -> u64 {
+        self.pinned.copied()
+    }
+
+    /// What is being read for replays, or waits to be taken.
+    pub(crate) fn replay_bytes(&self) -> u64 {
+        self.threads.replay_bytes()
     }
 
     /// Ends the threads; what waits for them ends with [`FetchError::Closed`].

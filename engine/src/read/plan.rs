@@ -18,6 +18,7 @@ use tracklog_protocol::{BatchView, Offset, PartitionId};
 
 use crate::catalog::Row;
 use crate::disk::batch_of_ring;
+use crate::journal::commit::SegmentNumber;
 use crate::partition::places::{Held, Place, Places, SegmentId, Share, UnreadSegment};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
@@ -100,6 +101,13 @@ impl Planned {
     /// Whether it has to be read.
     pub(super) const fn is_unread(&self) -> bool {
         matches!(self.found, Found::Unread)
+    }
+
+    /// Whether it is the same batch, planned by another fetch.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.place == other.place
+            && self.partition == other.partition
+            && self.segment == other.segment
     }
 
     /// What became of it.
@@ -238,8 +246,7 @@ impl Plan {
 
     /// Whether all of it is in memory already.
     pub(super) fn is_in_memory(&self) -> bool {
-        let mut batches = self.partitions.iter().flat_map(|partition| &partition.batches);
-        self.unread.is_empty() && !batches.any(Planned::is_unread)
+        self.unread.is_empty() && self.unread_batches().next().is_none()
     }
 
     /// Whether it would move nobody forward.
@@ -250,9 +257,39 @@ impl Plan {
     }
 
     /// All batches that are to be read.
-    pub(super) fn batches_mut(&mut self) -> Vec<&mut Planned> {
+    pub(super) fn batches_mut(&mut self) -> impl Iterator<Item = &mut Planned> {
         let batches = self.partitions.iter_mut().flat_map(|partition| &mut partition.batches);
-        batches.filter(|batch| batch.is_unread()).collect()
+        batches.filter(|batch| batch.is_unread())
+    }
+
+    /// The first segment that is to be read, or whose index is.
+    pub(super) fn first_segment(&self) -> Option<SegmentNumber> {
+        let batches = self.unread_batches().map(|batch| batch.segment.number);
+        batches.chain(self.unread.iter().map(|(_, unread)| unread.id.number)).min()
+    }
+
+    /// What is to be read, up to the end of `segment` and in all.
+    pub(super) fn bytes(&self, segment: SegmentNumber) -> (u64, u64) {
+        self.unread_batches().fold((0, 0), |(first, all), batch| {
+            let bytes = u64::from(batch.place.batch_bytes);
+            (first + if batch.segment.number <= segment { bytes } else { 0 }, all + bytes)
+        })
+    }
+
+    /// Leaves what is to be read behind `segment` to another fetch.
+    pub(super) fn cut_after(&mut self, segment: SegmentNumber) {
+        for partition in &mut self.partitions {
+            let is_behind = |batch: &Planned| batch.is_unread() && batch.segment.number > segment;
+            if let Some(first) = partition.batches.iter().position(is_behind) {
+                partition.batches.truncate(first);
+                partition.state = Progress::More;
+            }
+        }
+    }
+
+    fn unread_batches(&self) -> impl Iterator<Item = &Planned> {
+        let batches = self.partitions.iter().flat_map(|partition| &partition.batches);
+        batches.filter(|batch| batch.is_unread())
     }
 }
 

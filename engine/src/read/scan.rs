@@ -2,31 +2,41 @@
 //!
 //! Promises
 //! - Batches that lie side by side are read together, in windows of at most 1 MiB (or one batch).
-//! - What a map gives is not copied. What is read around the page cache is copied only where it
-//!   would pin much more memory than it fills.
+//!   The next windows of a map are asked for ahead, so that the disk works on them meanwhile.
+//! - Whoever plans them, each window is read once: batches of several fetches may come together.
+//! - What a map gives is not copied unless answers hold too much of maps. What is read around the
+//!   page cache is copied only where it would pin much more memory than it fills.
 //! - A window that cannot be read is read again batch by batch, and a batch that is no good in
 //!   a map is read again from the disk itself, before it is called damaged.
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tracklog_protocol::BatchView;
 use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES_MAX};
 
+use super::pinned::PinnedBytes;
 use super::plan::{Bad, Found, Planned};
 use super::slots::{OpenSlot, OpenSlots};
-use crate::disk::{BufferPool, PAGE_BYTES, batch_of_slot};
+use crate::disk::{BufferPool, Map, PAGE_BYTES, batch_of_slot};
 
 /// Nothing larger is read at once, but for a single batch.
 const WINDOW_BYTES_MAX: u64 = 1 << 20;
-/// So many bytes that nobody asked for are read along rather than read around.
+/// So many bytes that nobody asked for are read along rather than read around. Larger holes cost
+/// nothing where the windows behind them are on their way already.
 const HOLE_BYTES_MAX: u64 = 16 << 10;
+/// So many windows, and so many bytes, are asked for ahead: what keeps a disk busy while a window
+/// is checked, with small windows as with large ones.
+const AHEAD_WINDOWS: usize = 64;
+const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Reads batches from slots.
 pub(super) struct Scan<'a> {
     pub(super) slots: &'a OpenSlots,
     pub(super) pool: &'a BufferPool,
+    pub(super) pinned: &'a Arc<PinnedBytes>,
 }
 
 impl Scan<'_> {
@@ -47,30 +57,65 @@ impl Scan<'_> {
     }
 
     fn read_segment(&self, open: &OpenSlot, batches: &mut [&mut Planned]) {
+        let windows = windows(batches.iter().map(|batch| batch.place.at()..batch.place.end()));
+        let mut ahead = Ahead { next: 0, bytes: 0 };
         let mut rest = batches;
-        while !rest.is_empty() {
-            let spans = rest.iter().map(|batch| batch.place.at()..batch.place.end());
-            let (window, count) = first_window(spans);
-            let (now, later) = rest.split_at_mut(count);
-            self.read_window(open, &window, now);
+        for (at, (window, count)) in windows.iter().enumerate() {
+            if let Some(map) = &open.map {
+                ahead.expect(&**map, &windows, at);
+            }
+            let (now, later) = rest.split_at_mut(*count);
+            self.read_window(open, window, now);
             rest = later;
         }
     }
 
     fn read_window(&self, open: &OpenSlot, window: &Range<u64>, batches: &mut [&mut Planned]) {
-        let wanted: u64 = batches.iter().map(|batch| u64::from(batch.place.batch_bytes)).sum();
-        let copy = open.map.is_none() && wanted * 2 < window.end - window.start;
-        let bytes = self.bytes(open, window);
-        for batch in batches {
-            let found = bytes.as_ref().ok().and_then(|bytes| {
+        let is_sparse = wanted_bytes(batches) * 2 < window.end - window.start;
+        let (bytes, copy) = self.window(open, window, is_sparse);
+        for at in 0..batches.len() {
+            let (before, rest) = batches.split_at_mut(at);
+            let batch = &mut *rest[0];
+            // What two fetches ask for is checked once.
+            if let Some(same) = before.last().filter(|before| before.is_same(batch)) {
+                batch.found = same.found.clone();
+                continue;
+            }
+            let found = bytes.as_ref().and_then(|bytes| {
                 let start = length(batch.place.at() - window.start);
-                let slice = bytes.slice(start..start + batch.place.batch_bytes as usize);
-                let slice = if copy { Bytes::copy_from_slice(&slice) } else { slice };
+                let end = start + batch.place.batch_bytes as usize;
+                let slice = match copy {
+                    true => Bytes::copy_from_slice(&bytes[start..end]),
+                    false => bytes.slice(start..end),
+                };
                 check(batch, slice).ok()
             });
             let found = found.map_or_else(|| self.read_again(open, batch), Ok);
             batch.found = Found::Read(found);
         }
+    }
+
+    /// The bytes of a window, if they can be had, and whether they are for copying from.
+    fn window(
+        &self,
+        open: &OpenSlot,
+        window: &Range<u64>,
+        is_sparse: bool,
+    ) -> (Option<Bytes>, bool) {
+        match self.mapped(open, window) {
+            Some(bytes) => match self.pinned.pin(bytes) {
+                Ok(bytes) => (Some(bytes), false),
+                Err(bytes) if is_sparse => (Some(bytes), true),
+                Err(bytes) => (Some(self.copy(&bytes)), false),
+            },
+            None => (self.direct(open, window).ok(), is_sparse),
+        }
+    }
+
+    fn copy(&self, bytes: &Bytes) -> Bytes {
+        let mut pages = self.pool.take(bytes.len());
+        pages[..bytes.len()].copy_from_slice(bytes);
+        pages.freeze().slice(..bytes.len())
     }
 
     /// Reads one batch from the disk itself.
@@ -117,12 +162,13 @@ impl Scan<'_> {
 
     /// From the map where there is one and it works, else around the page cache.
     fn bytes(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
-        let map = open.map.clone();
-        let bytes = map.map(|map| map.bytes(range.start, length(range.end - range.start)));
-        match bytes {
-            Some(Ok(bytes)) => Ok(bytes),
-            Some(Err(_)) | None => self.direct(open, range),
-        }
+        self.mapped(open, range).map_or_else(|| self.direct(open, range), Ok)
+    }
+
+    /// From the map, where there is one and it works.
+    fn mapped(&self, open: &OpenSlot, range: &Range<u64>) -> Option<Bytes> {
+        let map = open.map.clone()?;
+        map.bytes(range.start, length(range.end - range.start)).ok()
     }
 
     fn direct(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
@@ -137,6 +183,56 @@ impl Scan<'_> {
         open.slot.read(start, &mut pages)?;
         Ok(pages.freeze().slice(length(range.start - start)..length(range.end - start)))
     }
+}
+
+/// Which windows were asked for ahead.
+struct Ahead {
+    /// The first that was not.
+    next: usize,
+    /// Of those asked for, from the one being read on.
+    bytes: u64,
+}
+
+impl Ahead {
+    /// Asks for the windows behind the one at `now`, which is read next, as far as is good.
+    fn expect(&mut self, map: &dyn Map, windows: &[(Range<u64>, usize)], now: usize) {
+        let bytes_of = |window: &Range<u64>| window.end - window.start;
+        if let Some((read, _)) = now.checked_sub(1).and_then(|before| windows.get(before))
+            && now <= self.next
+        {
+            self.bytes -= bytes_of(read);
+        }
+        while self.next < windows.len().min(now + AHEAD_WINDOWS) && self.bytes < AHEAD_BYTES {
+            let window = &windows[self.next].0;
+            map.expect(window.start, length(bytes_of(window)));
+            self.bytes += bytes_of(window);
+            self.next += 1;
+        }
+    }
+}
+
+/// All windows of spans that are in order, with how many spans lie in each.
+fn windows(spans: impl Iterator<Item = Range<u64>> + Clone) -> Vec<(Range<u64>, usize)> {
+    let (mut windows, mut rest) = (Vec::new(), spans);
+    while rest.clone().next().is_some() {
+        let (window, count) = first_window(rest.clone());
+        rest.nth(count - 1);
+        windows.push((window, count));
+    }
+    windows
+}
+
+/// What is asked for of a window, each byte once.
+fn wanted_bytes(batches: &[&mut Planned]) -> u64 {
+    let mut wanted = (0, 0);
+    for batch in batches {
+        let (sum, end) = wanted;
+        wanted = (
+            sum + batch.place.end().saturating_sub(end.max(batch.place.at())),
+            end.max(batch.place.end()),
+        );
+    }
+    wanted.0
 }
 
 /// How many of the first spans, which are in order, are read together, and where.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
@@ -45,11 +45,22 @@ struct Choice {
     index_bytes: u64,
     threads: usize,
     open_slots: usize,
+    pinned_bytes: u64,
+    /// Work waits for [`Rig::turn`] then.
+    by_hand: Option<u64>,
 }
 
 impl Default for Choice {
     fn default() -> Self {
-        Self { partitions: 4, ring_bytes: 0, index_bytes: 1 << 30, threads: 0, open_slots: 8 }
+        Self {
+            partitions: 4,
+            ring_bytes: 0,
+            index_bytes: 1 << 30,
+            threads: 0,
+            open_slots: 8,
+            pinned_bytes: 1 << 30,
+            by_hand: None,
+        }
     }
 }
 
@@ -90,9 +101,18 @@ impl Rig {
             assert_eq!(index.last(), last, "what lies behind the last listed commit is void");
             Ok(index.clone())
         });
-        let options =
-            ReaderOptions { threads: choice.threads, open_slots_max: choice.open_slots, rebuild };
-        let reader = Reader::new(Arc::clone(&published), Arc::new(disk.clone()), options).unwrap();
+        let options = ReaderOptions {
+            threads: choice.threads,
+            pinned_bytes: choice.pinned_bytes,
+            replay_bytes: choice.by_hand.unwrap_or(1 << 30),
+            open_slots_max: choice.open_slots,
+            rebuild,
+        };
+        let (seen, on) = (Arc::clone(&published), Arc::new(disk.clone()));
+        let reader = match choice.by_hand.map(Threads::by_hand) {
+            Some(threads) => Arc::new(Reader::with_threads(seen, on, options, threads)),
+            None => Reader::new(seen, on, options).unwrap(),
+        };
         let (segment, slot) = Self::begin(&disk, &published, 1);
         let (position, number) = (FIRST_COMMIT_AT, CommitNumber::NONE);
         let (ends, written) = (BTreeMap::new(), Vec::new());
@@ -500,7 +520,7 @@ fn a_segment_that_is_freed_while_it_is_read_is_no_damage() {
     assert!(!rig.reader.forget(freed.number));
     // The slot is used again, for something else.
     rig.disk.corrupt(freed.slot, 0, &[0xAA; 3 * PAGE_BYTES]);
-    rig.reader.scan().read(plan.batches_mut());
+    rig.reader.scan().read(plan.batches_mut().collect());
     let found = answer::fetched(plan, EPOCH, &rig.published).unwrap().partitions.remove(0);
     assert_eq!((texts(&found, 0).len(), found.damage.len()), (7, 0));
     assert_eq!(found.extent.start, Offset(3));
@@ -675,6 +695,183 @@ fn a_closed_map_that_is_held_is_used_again() {
     drop(rig.one(0, 4));
     drop(rig.one(1, 0));
     assert_eq!(maps(), before + 2, "one for each segment: nobody held the old ones");
+}
+
+#[test]
+fn answers_beyond_the_pinned_budget_are_copies() {
+    // A batch fits, and a window over several commits does not.
+    let rig = three_segments(&Choice { pinned_bytes: 4096, ..Choice::default() });
+    let pinned = rig.fetch(&[(partition(0), 0)], 1).unwrap();
+    let held = rig.reader.pinned_bytes();
+    assert!((1..4096).contains(&held), "{held}");
+    let copies = rig.one(0, 0);
+    assert_eq!(rig.reader.windows_copied(), 2, "one of each full segment");
+    assert_eq!(rig.reader.pinned_bytes(), held);
+    for (segment, is_held) in [(1, true), (2, false)] {
+        rig.published.places.write().drop_oldest().unwrap();
+        assert_eq!(rig.reader.forget(SegmentNumber(segment)), is_held);
+    }
+    drop(pinned);
+    assert_eq!(rig.reader.pinned_bytes(), 0);
+    assert_eq!(texts(&copies, 0), TEN);
+}
+
+#[test]
+fn without_a_pinned_budget_nobody_holds_a_map() {
+    let rig = three_segments(&Choice { pinned_bytes: 0, ..Choice::default() });
+    let all = rig.one(0, 0);
+    for segment in [1, 2] {
+        rig.published.places.write().drop_oldest().unwrap();
+        assert!(!rig.reader.forget(SegmentNumber(segment)));
+    }
+    assert_eq!(texts(&all, 0), TEN);
+}
+
+/// Sixteen partitions with sixteen batches of about 3 KB each in segment 1, and one in segment 2.
+fn interleaved(by_hand: u64) -> Rig {
+    let mut rig = Rig::new(&Choice { partitions: 17, by_hand: Some(by_hand), ..Choice::default() });
+    let all: Vec<_> = (0..16).map(|index| (partition(index), large_batch(3_000))).collect();
+    for _ in 0..16 {
+        rig.commit(&all);
+    }
+    rig.roll();
+    rig.commit(&all);
+    rig.roll();
+    rig.write(partition(16), &["what the ring holds"]);
+    rig
+}
+
+type Fetching = Pending<'static, Result<Fetched, FetchError>>;
+
+impl Rig {
+    /// Begins a fetch, which waits for [`Rig::turn`].
+    fn begin_fetch(&self, index: u32, bytes_max: usize, mode: FetchMode) -> Fetching {
+        let asked = Fetch { mode, ..asked(&[(partition(index), 0)], bytes_max, false) };
+        let mut fetching = self.reader.fetch(EPOCH, asked);
+        assert!(!is_over(&mut fetching));
+        fetching
+    }
+
+    fn turn(&self) -> bool {
+        self.reader.threads.turn()
+    }
+
+    fn windows_read(&self) -> usize {
+        self.disk.trace().iter().filter(|line| line.contains("MapBytes")).count()
+    }
+}
+
+fn is_over(fetching: &mut Fetching) -> bool {
+    poll(fetching).is_some()
+}
+
+fn poll(fetching: &mut Fetching) -> Option<FetchedPartition> {
+    match fetching.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(fetched) => Some(fetched.unwrap().partitions.remove(0)),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn fetches_for_one_segment_read_each_window_once() {
+    let rig = interleaved(1 << 30);
+    let mut fetching: Vec<_> =
+        (0..16).map(|index| rig.begin_fetch(index, PLENTY, FetchMode::Replay)).collect();
+    assert!(rig.turn());
+    let windows = (16 * 16 * 3_100_usize).div_ceil(1 << 20);
+    assert_eq!(rig.windows_read(), windows, "the segment is read once for all sixteen");
+    for fetching in &mut fetching {
+        let found = poll(fetching).unwrap();
+        assert_eq!((found.next, found.batches.len()), (Offset(16), 16), "cut behind the segment");
+        assert_eq!(found.damage, []);
+    }
+    assert!(!rig.turn());
+    // Alone a fetch goes on into the next segment.
+    let mut alone = rig.begin_fetch(3, PLENTY, FetchMode::Replay);
+    assert!(rig.turn());
+    assert_eq!(poll(&mut alone).unwrap().next, Offset(17));
+}
+
+#[test]
+fn those_who_ask_for_the_same_batches_share_them() {
+    let rig = interleaved(1 << 30);
+    let mut fetching = [(); 2].map(|()| rig.begin_fetch(5, PLENTY, FetchMode::Replay));
+    assert!(rig.turn());
+    let [one, other] = fetching.each_mut().map(|it| poll(it).unwrap().batches);
+    assert_eq!(one.len(), 16);
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!(one.bytes().as_ptr(), other.bytes().as_ptr());
+    }
+}
+
+#[test]
+fn an_index_that_several_lack_is_read_once() {
+    let by_hand = Some(1 << 30);
+    let mut rig = Rig::new(&Choice { index_bytes: 0, by_hand, ..Choice::default() });
+    rig.commit(&[(partition(0), large_batch(9)), (partition(1), large_batch(9))]);
+    rig.roll();
+    let mut fetching = [0, 1].map(|index| rig.begin_fetch(index, 1_000, FetchMode::Replay));
+    assert!(rig.turn());
+    for fetching in &mut fetching {
+        assert_eq!(poll(fetching).unwrap().batches.len(), 1);
+    }
+    assert_eq!(rig.rebuilds.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn replays_wait_for_their_budget_in_order_and_live_readers_do_not() {
+    let rig = interleaved(10_000);
+    // Each reads three batches of about 3,100 bytes.
+    let replay = |index| rig.begin_fetch(index, 9_500, FetchMode::Replay);
+    let (mut first, mut second, mut third) = (replay(0), replay(1), replay(2));
+    assert!(rig.turn());
+    let share = rig.reader.replay_bytes();
+    assert!((9_000..9_500).contains(&share), "{share}");
+    assert!(!rig.turn(), "the first answer is not taken");
+    let mut live = rig.begin_fetch(9, 9_500, FetchMode::Live);
+    assert!(rig.turn() && is_over(&mut live));
+    assert_eq!(rig.reader.replay_bytes(), share, "live readers do not count");
+    assert!(poll(&mut first).is_some_and(|found| found.batches.len() == 3));
+    assert_eq!(rig.reader.replay_bytes(), 0);
+    assert!(rig.turn() && !is_over(&mut third) && !rig.turn());
+    // An answer that is dropped gives back its share as one that is taken.
+    drop(second);
+    assert!(rig.turn() && is_over(&mut third));
+    assert_eq!((rig.turn(), rig.reader.replay_bytes()), (false, 0));
+    second = replay(4);
+    drop(second);
+}
+
+#[test]
+fn a_fetch_larger_than_the_budget_is_read_alone() {
+    let rig = interleaved(5_000);
+    let small = |index| rig.begin_fetch(index, 4_000, FetchMode::Replay);
+    let mut before = small(0);
+    let mut large = rig.begin_fetch(1, PLENTY, FetchMode::Replay);
+    let mut behind = small(2);
+    assert!(rig.turn());
+    assert!(!rig.turn(), "nobody passes the large one by");
+    assert!(is_over(&mut before) && rig.turn() && !rig.turn());
+    let found = poll(&mut large).unwrap();
+    assert_eq!(found.next, Offset(16), "no room for the segment behind");
+    drop(found);
+    assert!(rig.turn() && is_over(&mut behind));
+}
+
+#[test]
+fn a_fetch_given_up_while_it_waits_is_in_nobodys_way() {
+    let rig = interleaved(10_000);
+    let replay = |index, bytes| rig.begin_fetch(index, bytes, FetchMode::Replay);
+    let mut first = replay(0, 4_000);
+    let given_up = replay(1, PLENTY);
+    let mut behind = replay(2, 4_000);
+    assert!(rig.turn() && !rig.turn());
+    drop(given_up);
+    let windows = rig.windows_read();
+    while rig.turn() {}
+    assert!(is_over(&mut first) && is_over(&mut behind));
+    assert_eq!(rig.windows_read(), windows + 1);
+    assert_eq!(rig.reader.replay_bytes(), 0);
 }
 
 #[test]

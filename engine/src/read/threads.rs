@@ -1,7 +1,14 @@
-//! The threads that read from disks, and the answers that come from them.
+//! The threads that read from disks, what waits for them, and the answers that come from them.
 //!
 //! Promises
 //! - Work for live readers goes before work for replays; within each, first come, first served.
+//! - What is being read for replays, and what was read for them and not taken yet, stays within
+//!   a budget of bytes; a fetch larger than all of it is read when nothing else is. Live readers
+//!   neither count nor wait. A share is given back when its caller takes the answer or gives up
+//!   (and, if a thread is at it, when that is done): who does neither holds it.
+//! - With a fetch go all others that wait and read the same segment first, as far as the budget
+//!   reaches without passing anybody by. Those of live readers take along live ones alone: what
+//!   a replay adds would be waited for.
 //! - Work whose answer nobody waits for any more is passed over when its turn comes.
 //! - An answer always comes: `None` where the work will not be done, since the threads were
 //!   stopped or it panicked.
@@ -18,33 +25,80 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 use tracklog_log::FetchMode;
 
-type Work = Box<dyn FnOnce() + Send>;
+use super::together::{Reading, read_together};
+use crate::journal::commit::SegmentNumber;
+
+/// What waits for a thread.
+enum Job {
+    /// Done alone. Its size is not known: it does not count.
+    Work(Box<dyn FnOnce() + Send>),
+    Read(Box<Reading>),
+}
+
+impl Job {
+    /// What it counts while it is at work. What nobody waits for is over at once.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Read(reading) if reading.is_awaited() => reading.bytes(),
+            Self::Work(_) | Self::Read(_) => 0,
+        }
+    }
+
+    fn segment(&self) -> Option<SegmentNumber> {
+        match self {
+            Self::Read(reading) if reading.is_awaited() => reading.segment(),
+            Self::Work(_) | Self::Read(_) => None,
+        }
+    }
+}
+
+/// What a thread has taken.
+enum Taken {
+    Work(Box<dyn FnOnce() + Send>),
+    /// The first, and those that go with it.
+    Read(Vec<Reading>),
+}
+
+impl Taken {
+    fn run(self) {
+        let done = catch_unwind(AssertUnwindSafe(|| match self {
+            Self::Work(work) => work(),
+            Self::Read(group) => read_together(group),
+        }));
+        if done.is_err() {
+            tracing::error!("a read panicked");
+        }
+    }
+}
 
 /// Threads, and the work that waits for them.
 pub(super) struct Threads {
     waiting: Arc<Waiting>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    count: usize,
+    /// Whether whoever asks does the work.
+    at_once: bool,
 }
 
-#[derive(Default)]
 struct Waiting {
     queues: Mutex<Queues>,
     changed: Condvar,
+    replay_bytes_max: u64,
 }
 
 #[derive(Default)]
 struct Queues {
-    live: VecDeque<Work>,
-    replay: VecDeque<Work>,
+    live: VecDeque<Job>,
+    replay: VecDeque<Job>,
+    /// What counts of the replays at work.
+    replay_bytes: u64,
     stopped: bool,
 }
 
 impl Threads {
-    pub(super) fn start(count: usize) -> io::Result<Self> {
-        let waiting = Arc::<Waiting>::default();
+    /// With a `count` of 0 whoever asks does the work, and nothing is counted.
+    pub(super) fn start(count: usize, replay_bytes_max: u64) -> io::Result<Self> {
         // Made before its threads, so that those which did start end when another does not.
-        let threads = Self { waiting, threads: Mutex::default(), count };
+        let threads = Self::new(count == 0, replay_bytes_max);
         for index in 0..count {
             let waiting = Arc::clone(&threads.waiting);
             let builder = thread::Builder::new().name(format!("replay-{index}"));
@@ -53,27 +107,66 @@ impl Threads {
         Ok(threads)
     }
 
+    fn new(at_once: bool, replay_bytes_max: u64) -> Self {
+        let waiting =
+            Waiting { queues: Mutex::default(), changed: Condvar::new(), replay_bytes_max };
+        Self { waiting: Arc::new(waiting), threads: Mutex::default(), at_once }
+    }
+
+    /// No threads: work waits until the test does some of it.
+    #[cfg(test)]
+    pub(super) fn by_hand(replay_bytes_max: u64) -> Self {
+        Self::new(false, replay_bytes_max)
+    }
+
+    /// Does what a thread would do next. False when it would wait.
+    #[cfg(test)]
+    pub(super) fn turn(&self) -> bool {
+        let taken = self.waiting.take(&mut self.waiting.queues.lock());
+        taken.map(Taken::run).is_some()
+    }
+
     /// Has `work` done by one of the threads; without threads, at once.
     pub(super) fn run<T: Send + 'static>(
         &self,
         mode: FetchMode,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Answer<T> {
-        let slot = Arc::<Slot<T>>::default();
-        let answer = Answer { slot: Arc::clone(&slot) };
-        let promise = Promise { slot };
+        let (promise, answer) = self.promise();
         let work = move || {
             if promise.is_awaited() {
                 let result = work();
-                promise.slot.state.lock().result = Some(result);
+                promise.keep(result);
             }
         };
-        if self.count == 0 {
+        if self.at_once {
             work();
         } else {
-            self.waiting.push(mode, Box::new(work));
+            self.waiting.push(mode, Job::Work(Box::new(work)));
         }
         answer
+    }
+
+    /// Has a fetch read by one of the threads, maybe together with others; without threads, at
+    /// once.
+    pub(super) fn read(&self, mode: FetchMode, reading: Reading) {
+        if self.at_once {
+            read_together(vec![reading]);
+        } else {
+            self.waiting.push(mode, Job::Read(Box::new(reading)));
+        }
+    }
+
+    /// Two ends: who works keeps the promise, who asks awaits the answer.
+    pub(super) fn promise<T>(&self) -> (Promise<T>, Answer<T>) {
+        let slot = Arc::<Slot<T>>::default();
+        let answer = Answer { slot: Arc::clone(&slot), waiting: Arc::clone(&self.waiting) };
+        (Promise { slot, share: None }, answer)
+    }
+
+    /// What counts of the replays at work.
+    pub(super) fn replay_bytes(&self) -> u64 {
+        self.waiting.queues.lock().replay_bytes
     }
 
     /// Ends the threads after what they are at. What still waits is not done.
@@ -96,16 +189,16 @@ impl Drop for Threads {
 }
 
 impl Waiting {
-    fn push(&self, mode: FetchMode, work: Work) {
+    fn push(&self, mode: FetchMode, job: Job) {
         let mut queues = self.queues.lock();
         if queues.stopped {
             drop(queues);
             // Outside of the lock: its promise wakes somebody.
-            return drop(work);
+            return drop(job);
         }
         match mode {
-            FetchMode::Live => queues.live.push_back(work),
-            FetchMode::Replay => queues.replay.push_back(work),
+            FetchMode::Live => queues.live.push_back(job),
+            FetchMode::Replay => queues.replay.push_back(job),
         }
         drop(queues);
         self.changed.notify_one();
@@ -120,25 +213,106 @@ impl Waiting {
         self.changed.notify_all();
     }
 
-    fn work(&self) {
-        while let Some(work) = self.next() {
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                tracing::error!("a read panicked");
-            }
+    fn work(self: &Arc<Self>) {
+        while let Some(taken) = self.next() {
+            taken.run();
         }
     }
 
-    fn next(&self) -> Option<Work> {
+    fn next(self: &Arc<Self>) -> Option<Taken> {
         let mut queues = self.queues.lock();
         loop {
-            if let Some(work) = queues.live.pop_front().or_else(|| queues.replay.pop_front()) {
-                return Some(work);
+            if let Some(taken) = self.take(&mut queues) {
+                return Some(taken);
             }
             if queues.stopped {
                 return None;
             }
             self.changed.wait(&mut queues);
         }
+    }
+
+    /// What is to be done next, if something is and the budget lets it.
+    fn take(self: &Arc<Self>, queues: &mut Queues) -> Option<Taken> {
+        if let Some(job) = queues.live.pop_front() {
+            let segment = job.segment();
+            return Some(match job {
+                Job::Work(work) => Taken::Work(work),
+                Job::Read(first) => {
+                    let others = same_segment(&mut queues.live, segment, u64::MAX);
+                    Taken::Read(std::iter::once(*first).chain(others).collect())
+                }
+            });
+        }
+        let bytes = queues.replay.front()?.bytes();
+        let left = self.replay_bytes_max.saturating_sub(queues.replay_bytes);
+        if bytes > left && queues.replay_bytes > 0 {
+            return None;
+        }
+        let job = queues.replay.pop_front()?;
+        let segment = job.segment();
+        let first = match job {
+            Job::Work(work) => return Some(Taken::Work(work)),
+            Job::Read(first) => first,
+        };
+        let others = same_segment(&mut queues.replay, segment, left.saturating_sub(bytes));
+        let mut group: Vec<Reading> = std::iter::once(*first).chain(others).collect();
+        for reading in &mut group {
+            let bytes = reading.bytes();
+            queues.replay_bytes += bytes;
+            reading.promise_mut().share = Some(ReplayShare { waiting: Arc::clone(self), bytes });
+        }
+        Some(Taken::Read(group))
+    }
+}
+
+/// Takes those that wait and read `segment` first out of the queue, as far as `left` reaches for
+/// all that wait before them too.
+fn same_segment(
+    queue: &mut VecDeque<Job>,
+    segment: Option<SegmentNumber>,
+    mut left: u64,
+) -> Vec<Reading> {
+    let mut taken = Vec::new();
+    let Some(segment) = segment else { return taken };
+    let mut passed = 0;
+    while let Some(job) = queue.get(passed) {
+        let Some(still) = left.checked_sub(job.bytes()) else { break };
+        left = still;
+        if job.segment() != Some(segment) {
+            passed += 1;
+        } else if let Some(Job::Read(reading)) = queue.remove(passed) {
+            taken.push(*reading);
+        }
+    }
+    taken
+}
+
+/// What counts of the budget for one fetch, as long as it is kept.
+struct ReplayShare {
+    waiting: Arc<Waiting>,
+    bytes: u64,
+}
+
+impl ReplayShare {
+    /// Makes it larger by `more`, if there is room and nobody else waits for it.
+    fn grow(&mut self, more: u64) -> bool {
+        let mut queues = self.waiting.queues.lock();
+        let fits = queues.replay.is_empty()
+            && queues.replay_bytes.saturating_add(more) <= self.waiting.replay_bytes_max;
+        if fits {
+            queues.replay_bytes += more;
+            self.bytes += more;
+        }
+        fits
+    }
+}
+
+impl Drop for ReplayShare {
+    fn drop(&mut self) {
+        self.waiting.queues.lock().replay_bytes -= self.bytes;
+        // What waits next may be small enough for several threads.
+        self.waiting.changed.notify_all();
     }
 }
 
@@ -148,25 +322,47 @@ struct Slot<T> {
 }
 
 struct State<T> {
-    result: Option<T>,
+    /// The share lives as long as the result waits to be taken.
+    result: Option<(T, Option<ReplayShare>)>,
     over: bool,
+    given_up: bool,
     waker: Option<Waker>,
 }
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { result: None, over: false, waker: None }) }
+        let state = State { result: None, over: false, given_up: false, waker: None };
+        Self { state: Mutex::new(state) }
     }
 }
 
 /// The side that does the work. Dropped, it says that whatever there is, is all.
-struct Promise<T> {
+pub(super) struct Promise<T> {
     slot: Arc<Slot<T>>,
+    share: Option<ReplayShare>,
 }
 
 impl<T> Promise<T> {
-    fn is_awaited(&self) -> bool {
-        Arc::strong_count(&self.slot) > 1
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.slot.state.lock().given_up
+    }
+
+    /// Whether so many bytes more may be read for it.
+    pub(super) fn may_grow(&mut self, more: u64) -> bool {
+        self.share.as_mut().is_none_or(|share| share.grow(more))
+    }
+
+    /// Gives the result to whoever waits for it.
+    pub(super) fn keep(mut self, result: T) {
+        let result = (result, self.share.take());
+        let mut state = self.slot.state.lock();
+        if !state.given_up {
+            state.result = Some(result);
+            return;
+        }
+        drop(state);
+        // Outside of the lock: others may go on.
+        drop(result);
     }
 }
 
@@ -185,6 +381,7 @@ impl<T> Drop for Promise<T> {
 /// A result to come. Dropping it calls off work that has not begun.
 pub(super) struct Answer<T> {
     slot: Arc<Slot<T>>,
+    waiting: Arc<Waiting>,
 }
 
 impl<T> Future for Answer<T> {
@@ -193,12 +390,30 @@ impl<T> Future for Answer<T> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.slot.state.lock();
         if state.over {
-            return Poll::Ready(state.result.take());
+            let taken = state.result.take();
+            drop(state);
+            return Poll::Ready(taken.map(|(result, _share)| result));
         }
         let before = state.waker.replace(context.waker().clone());
         drop(state);
         drop(before);
         Poll::Pending
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        let mut state = self.slot.state.lock();
+        state.given_up = true;
+        let (left, was_over) = (state.result.take(), state.over);
+        drop(state);
+        drop(left);
+        if !was_over {
+            // What waits behind it may fit now. Under the lock, so that no thread is between its
+            // look and its sleep.
+            drop(self.waiting.queues.lock());
+            self.waiting.changed.notify_one();
+        }
     }
 }
 
@@ -226,7 +441,7 @@ mod tests {
 
     #[test]
     fn live_readers_go_first_and_the_rest_in_order() {
-        let threads = Threads::start(1).unwrap();
+        let threads = Threads::start(1, 0).unwrap();
         let free = busy(&threads);
         let done = Arc::new(Mutex::new(Vec::new()));
         let run = |mode, name| {
@@ -249,7 +464,7 @@ mod tests {
 
     #[test]
     fn work_that_nobody_waits_for_is_passed_over() {
-        let threads = Threads::start(1).unwrap();
+        let threads = Threads::start(1, 0).unwrap();
         let free = busy(&threads);
         let count = Arc::new(AtomicUsize::new(0));
         let run = || {
@@ -266,7 +481,7 @@ mod tests {
 
     #[test]
     fn stopping_answers_what_waits_and_what_comes_later() {
-        let threads = Threads::start(1).unwrap();
+        let threads = Threads::start(1, 0).unwrap();
         let free = busy(&threads);
         let waits = threads.run(FetchMode::Replay, || 1);
         thread::scope(|scope| {
@@ -279,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_panic_costs_its_own_answer_only() {
-        let threads = Threads::start(1).unwrap();
+        let threads = Threads::start(1, 0).unwrap();
         assert_eq!(block_on(threads.run(FetchMode::Live, || panic!("on purpose"))), None::<()>);
         assert_eq!(block_on(threads.run(FetchMode::Live, || 3)), Some(3));
         threads.stop();
@@ -287,7 +502,7 @@ mod tests {
 
     #[test]
     fn without_threads_the_work_is_done_by_whoever_asks() {
-        let threads = Threads::start(0).unwrap();
+        let threads = Threads::start(0, 0).unwrap();
         let me = thread::current().id();
         assert_eq!(block_on(threads.run(FetchMode::Live, || thread::current().id())), Some(me));
     }
