@@ -430,6 +430,20 @@ mod tests {
     }
 
     #[test]
+    fn programs_that_know_no_producers_pass_them_over_and_wrote_none() {
+        let file = sample().encode();
+        let sections = look(&file).sections;
+        let producers = sections.iter().find(|(kind, ..)| *kind == SECTION_PRODUCERS);
+        let (_, flags, bytes) = producers.expect("the section is there");
+        assert_eq!(*flags, MAY_SKIP);
+        let end = file.len() - SECTION_HEAD_BYTES;
+        let mut without = file[..end - SECTION_HEAD_BYTES - bytes].to_vec();
+        without.extend_from_slice(&file[end..]);
+        let producers = Vec::new();
+        assert_eq!(Checkpoint::decode(&without), Ok(Checkpoint { producers, ..sample() }));
+    }
+
+    #[test]
     fn an_unknown_section_is_passed_over_only_when_it_may_be() {
         let mut file = sample().encode();
         file.truncate(file.len() - 12);

@@ -38,8 +38,8 @@
 
 use std::time::Duration;
 
-/// So many of a producer's last batches in a partition are known again. It may have as many in
-/// flight there.
+/// So many of a producer's last batches in a partition are known again. It may send as many there
+/// from the oldest on whose ack is missing.
 pub const BATCHES_REMEMBERED: usize = 8;
 
 /// A producer that writes nothing to a partition for longer is forgotten there.

@@ -436,6 +436,12 @@ impl Journal {
         snapshot(&self.start, &self.published, &self.producers, position, self.base, sequence)
     }
 
+    /// Whether producers stand where they will when all that is in flight is published.
+    #[cfg(test)]
+    pub(crate) fn producers_agree(&self) -> bool {
+        *self.stamper.producers() == self.producers
+    }
+
     /// Closes commits as far as the rules and the disk allow. Says whether one has to wait for a
     /// slot.
     fn close_commits(&mut self, effects: &mut impl Effects) -> bool {

@@ -32,6 +32,7 @@ use crate::open::{Opening, Threads, open_disk};
 use crate::options::Options;
 use crate::partition::places::SegmentId;
 
+mod produced;
 mod wild;
 
 const SLOT_BYTES: u64 = 2 << 20;
@@ -407,10 +408,14 @@ fn random_append(numbers: &mut Numbers, payload: &mut u64, rig: &Rig) -> Sent {
 
 /// Runs a program for each seed; the environment may choose others.
 fn run_programs(count: u64, options: &Options) {
+    run_seeds(count, |seed| run_program(seed, options));
+}
+
+fn run_seeds(count: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let first = number("TRACKLOG_SEED").unwrap_or(0);
     for seed in first..first + number("TRACKLOG_SEEDS").unwrap_or(count) {
-        let outcome = std::panic::catch_unwind(|| run_program(seed, options));
+        let outcome = std::panic::catch_unwind(|| run(seed));
         assert!(outcome.is_ok(), "TRACKLOG_SEED={seed} TRACKLOG_SEEDS=1 repeats this");
     }
 }

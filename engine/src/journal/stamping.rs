@@ -143,6 +143,12 @@ impl Stamper {
         self.producers.forget(topic);
     }
 
+    /// Where producers stand, commits in flight included.
+    #[cfg(test)]
+    pub(crate) const fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
     /// Stamps a gather and lays it out.
     pub(crate) fn close(&mut self, gather: &mut Gather, append_time: TimeMicros) -> Closed {
         let mut given = self.stamp(gather, append_time);

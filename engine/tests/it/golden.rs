@@ -2,21 +2,23 @@
 //!
 //! `testdata/vN` holds the files of a small log, each compressed with zstd, and `contents.txt`,
 //! every record in it, a line each. They are kept for ever: what was written once can be read.
+//! So do logs of one version that differ in what it lets older programs pass over.
 //!
-//! A new version gets a folder of its own, with
+//! A new one gets a folder of its own, with
 //! `cargo test -p tracklog-engine --test it -- --ignored write_the_golden_log`, which writes the
-//! folder of the version in [`VERSION`]. Do that for a version that is not released yet only.
+//! last of [`LOGS`]. Do that for one that is not released yet only.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tracklog_engine::disk::simulated::Crash;
-use tracklog_engine::disk::{Disk, FileName};
+use tracklog_engine::disk::simulated::{Crash, SimDisk};
+use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{BackendChoice, Engine, OfflineLog, Options, verify};
-use tracklog_log::{Append, Domain, Item, Lane, Log, Retention};
+use tracklog_log::{Append, AppendError, Domain, Item, Lane, Log, Retention, Stored};
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
@@ -29,17 +31,19 @@ use crate::rig::{
     Machine, SLOT_BYTES, append, batches, options, payload, set, submit, topic, wait,
 };
 
-/// The version of the format that this program writes.
-const VERSION: u32 = 1;
+/// All that were ever written; the last is as this program writes them.
+const LOGS: [&str; 2] = ["v1", WITH_PRODUCERS];
+/// Version 1, with idempotent producers in checkpoints.
+const WITH_PRODUCERS: &str = "v1-producers";
 
-fn testdata(version: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/v{version}"))
+fn testdata(log: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(log)
 }
 
-/// The log of a version, in a folder of its own.
-fn unpacked(version: u32) -> TempDir {
+/// A log in a folder of its own.
+fn unpacked(log: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("there is room for a folder");
-    unpack(&testdata(version), folder.path());
+    unpack(&testdata(log), folder.path());
     folder
 }
 
@@ -78,7 +82,12 @@ fn listing(log: &dyn Log) -> String {
 fn list_batch(batch: &BatchView, text: &mut String) {
     let header = batch.header();
     let producer = header.produced().map_or_else(String::new, |produced| {
-        format!(" producer {} {} {}", produced.id, produced.epoch, produced.sequence)
+        let next = if produced.next == produced.sequence.plus(u64::from(header.count())) {
+            String::new()
+        } else {
+            format!(" to {}", produced.next)
+        };
+        format!(" producer {} {} {}{next}", produced.id, produced.epoch, produced.sequence)
     });
     for (offset, record) in batch.records() {
         let (kind, bytes) = (record.kind(), record.bytes());
@@ -98,19 +107,19 @@ fn list_batch(batch: &BatchView, text: &mut String) {
 
 #[test]
 fn logs_of_every_version_open_read_and_go_on() {
-    for version in 1..=VERSION {
-        let expected = fs::read_to_string(testdata(version).join("contents.txt"));
+    for name in LOGS {
+        let expected = fs::read_to_string(testdata(name).join("contents.txt"));
         let expected = expected.expect("it is in the tree");
-        let folder = unpacked(version);
+        let folder = unpacked(name);
         let report = verify(folder.path(), &mut |_| {}).expect("it opens");
-        assert!(report.clean, "version {version}: {report}");
+        assert!(report.clean, "{name}: {report}");
         {
             let log = OfflineLog::open(folder.path()).expect("it opens");
-            assert_eq!(listing(&log), expected, "version {version}, offline");
+            assert_eq!(listing(&log), expected, "{name}, offline");
         }
         let options = Options { backend: BackendChoice::Blocking, ..options() };
         let log = Engine::open(folder.path(), &options).expect("it opens");
-        assert_eq!(listing(&log), expected, "version {version}");
+        assert_eq!(listing(&log), expected, "{name}");
         let raw = topic(&log, "raw", 2, Retention::Keep)[0];
         let end = log.extent(raw).expect("it is there").end;
         assert_eq!(append(&log, raw, b"more").expect("it is stored"), end);
@@ -119,11 +128,70 @@ fn logs_of_every_version_open_read_and_go_on() {
         assert_eq!(log.extent(raw).expect("it is there").end, end.plus(1));
         drop(log);
         let report = verify(folder.path(), &mut |_| {}).expect("it opens");
-        assert!(report.clean, "version {version}, gone on with: {report}");
+        assert!(report.clean, "{name}, gone on with: {report}");
     }
 }
 
-/// What a log holds that uses all that version 1 has.
+/// A log on a simulated disk, where it is not long since it was written.
+fn simulated(log: &str) -> SimDisk {
+    let (disk, folder) = (SimDisk::new(1), unpacked(log));
+    disk.set_auto(true);
+    for number in 0.. {
+        let slot = SlotId(number);
+        let Ok(bytes) = fs::read(folder.path().join("journal").join(slot.to_string())) else {
+            break;
+        };
+        disk.create_slot(slot, bytes.len() as u64).expect("there is room");
+        disk.corrupt(slot, 0, &bytes);
+    }
+    for name in [FileName::CheckpointA, FileName::CheckpointB] {
+        let bytes = fs::read(folder.path().join(name.path())).expect("it is in the tree");
+        disk.set_file(&name, Some(bytes));
+    }
+    disk
+}
+
+/// What becomes of a batch: its first offset, and whether it was there before.
+fn sent(
+    log: &dyn Log,
+    partition: PartitionId,
+    batch: &VerifiedBatch,
+) -> Result<(u64, bool), AppendError> {
+    let stored = send_batch(log, partition, batch)?;
+    Ok((stored.offset(0).0, stored.is_duplicate()))
+}
+
+#[test]
+fn producers_of_a_golden_log_are_known_again() {
+    let mut disk = simulated(WITH_PRODUCERS);
+    for _ in 0..2 {
+        let log = Engine::open_on(Arc::new(disk.clone()), &options()).expect("it opens");
+        let raw = topic(&log, "raw", 2, Retention::Keep)[1];
+        assert_eq!(sent(&log, raw, &counted_batch(2, 0)), Ok((3, true)));
+        assert_eq!(sent(&log, raw, &derived_batch(0..1 << 40)), Ok((6, true)));
+        assert_eq!(sent(&log, raw, &counted_batch(2, 3)), Ok((50, true)));
+        let current = ProducerEpoch(2);
+        let stale = Err(AppendError::StaleProducer { item: 0, current });
+        assert_eq!(sent(&log, raw, &counted_batch(1, 3)), stale);
+        let expected = Err(AppendError::OutOfSequence { item: 0, expected: Sequence(6) });
+        assert_eq!(sent(&log, raw, &counted_batch(2, 9)), expected);
+        drop(log);
+        disk = disk.reboot();
+    }
+}
+
+#[test]
+fn a_log_written_before_producers_were_kept_knows_none_below_its_checkpoints() {
+    let disk = simulated("v1");
+    let log = Engine::open_on(Arc::new(disk), &options()).expect("it opens");
+    let raw = topic(&log, "raw", 2, Retention::Keep)[1];
+    let expected = Err(AppendError::OutOfSequence { item: 0, expected: Sequence(0) });
+    assert_eq!(sent(&log, raw, &counted_batch(2, 103)), expected);
+    let end = log.extent(raw).expect("it is there").end;
+    assert_eq!(sent(&log, raw, &counted_batch(2, 0)), Ok((end.0, false)));
+}
+
+/// What a log holds that uses all that version 1 has, producers in checkpoints included.
 fn write_log(machine: &mut Machine) {
     let log = machine.engine();
     let raw = topic(log, "raw", 2, Retention::Keep);
@@ -145,8 +213,15 @@ fn write_log(machine: &mut Machine) {
     let mut buffer = Vec::new();
     let delete = KeyValue { key: b"size", value: None }.encode(&mut buffer);
     wait(submit(log, &[(keys, delete)])).expect("it is stored");
-    append_batch(log, raw[1], &produced_batch());
-    append_batch(log, raw[1], &batch_with_blocks());
+    for batch in [
+        counted_batch(1, 0),
+        derived_batch(0..1 << 40),
+        derived_batch(1 << 40..(1 << 40) + 1),
+        batch_with_blocks(),
+        counted_batch(2, 3),
+    ] {
+        send_batch(log, raw[1], &batch).expect("it is stored");
+    }
     let name = tracklog_log::TopicName::new("gone").expect("a topic name");
     wait(log.delete_topic(&name)).expect("it was there");
     wait(log.trim(raw[0], Offset(2))).expect("it is stored");
@@ -177,15 +252,24 @@ fn write_events(log: &dyn Log, raw: &[PartitionId]) {
     }
 }
 
-fn produced_batch() -> VerifiedBatch {
-    let mut batch = BatchBuilder::new(PayloadKind::Opaque).produced_by(
-        ProducerId(7),
-        ProducerEpoch(2),
-        Sequence(100),
-    );
+/// Three records of producer 7.
+fn counted_batch(epoch: u32, sequence: u64) -> VerifiedBatch {
+    let (epoch, sequence) = (ProducerEpoch(epoch), Sequence(sequence));
+    let builder = BatchBuilder::new(PayloadKind::Opaque);
+    let mut batch = builder.produced_by(ProducerId(7), epoch, sequence);
     for text in ["one", "", "three, which is longer"] {
         batch.push(Record::opaque(text.as_bytes()));
     }
+    batch.finish()
+}
+
+/// Two records of producer 8.
+fn derived_batch(stretch: Range<u64>) -> VerifiedBatch {
+    let stretch = Sequence(stretch.start)..Sequence(stretch.end);
+    let builder = BatchBuilder::new(PayloadKind::Opaque);
+    let mut batch = builder.derived_by(ProducerId(8), ProducerEpoch(0), stretch);
+    batch.push(Record::opaque(b"derived from much"));
+    batch.push(Record::opaque(b"and kept"));
     batch.finish()
 }
 
@@ -197,21 +281,25 @@ fn batch_with_blocks() -> VerifiedBatch {
     batch.finish()
 }
 
-fn append_batch(log: &dyn Log, partition: PartitionId, batch: &VerifiedBatch) {
+fn send_batch(
+    log: &dyn Log,
+    partition: PartitionId,
+    batch: &VerifiedBatch,
+) -> Result<Stored, AppendError> {
     let epoch = wait(log.open(Domain::WHOLE)).expect("it opens");
     let permit = log.reserve(Lane::FIRST_SOURCE, batch.view().bytes().len());
     let permit = permit.expect("there is room in the budget");
     let items = [Item::Batch { partition, batch }];
-    wait(log.append(permit, epoch, Append { conditions: &[], items: &items })).expect("stored");
+    wait(log.append(permit, epoch, Append { conditions: &[], items: &items }))
 }
 
 #[test]
-#[ignore = "writes the golden log of this version anew"]
+#[ignore = "writes the last golden log anew"]
 fn write_the_golden_log() {
     let mut machine = Machine::new(2026);
     write_log(&mut machine);
     machine.stop();
-    let folder = testdata(VERSION);
+    let folder = testdata(WITH_PRODUCERS);
     let pack = |path: &str, bytes: &[u8]| {
         let path = folder.join(format!("{path}.zst"));
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("it is ours");

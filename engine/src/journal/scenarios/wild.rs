@@ -457,12 +457,7 @@ fn records_in(
 
 /// Runs a program for each seed; the environment may choose others.
 fn run(count: u64, options: &Options, wrongs: Wrongs) {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let first = number("TRACKLOG_SEED").unwrap_or(0);
-    for seed in first..first + number("TRACKLOG_SEEDS").unwrap_or(count) {
-        let outcome = std::panic::catch_unwind(|| Program::run(seed, options, wrongs));
-        assert!(outcome.is_ok(), "TRACKLOG_SEED={seed} TRACKLOG_SEEDS=1 repeats this");
-    }
+    run_seeds(count, |seed| Program::run(seed, options, wrongs));
 }
 
 fn dropping() -> Options {
