@@ -21,9 +21,11 @@ use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::Counters;
 use crate::journal::intake::{Door, Input};
-use crate::open::{OpeningReport, Threads, open_disk, open_path};
+use crate::open::{Machines, Opening, OpeningReport, Threads, open_disk, open_path};
 use crate::options::Options;
 use crate::read::Reader;
+#[cfg(any(test, feature = "simulation"))]
+use crate::stepped::Stepper;
 use crate::verify::{Progress, VerifyReport, verify_published};
 
 /// The last topic id but a few, for those in flight.
@@ -119,24 +121,39 @@ impl Engine {
         Self::start(disk, opening)
     }
 
-    fn start(disk: Arc<dyn Disk>, opening: crate::open::Opening) -> Result<Self, OpenError> {
+    /// Opens the log on `disk` without threads: it goes on only as far as the [`Stepper`] is told
+    /// to. It takes slots down to 2 MiB. With [`Options::replay_threads`] 0, and a disk and calls
+    /// that one thread and one seed decide, the same happens every time.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        options: &Options,
+    ) -> Result<(Self, Stepper), OpenError> {
+        let opening = open_disk(&disk, options)?;
+        let (log, machines) = Self::assemble(disk, opening);
+        let stepper = Stepper::new(&log.disk, &log.client.intake, machines);
+        Ok((log, stepper))
+    }
+
+    fn start(disk: Arc<dyn Disk>, opening: Opening) -> Result<Self, OpenError> {
+        let (log, machines) = Self::assemble(disk, opening);
+        let threads = Threads::start(&log.disk, &log.client.intake, machines)?;
+        *log.threads.lock() = Some(threads);
+        Ok(log)
+    }
+
+    /// A log that nobody drives yet.
+    fn assemble(disk: Arc<dyn Disk>, opening: Opening) -> (Self, Machines) {
         for note in &opening.report.notes {
             tracing::warn!("{note}");
         }
-        let crate::open::Opening {
-            client,
-            reader,
-            counters,
-            report,
-            keeper,
-            journal,
-            jobs,
-            slot_bytes,
-        } = opening;
-        let threads = Threads::start(&disk, &client.intake, journal, keeper, jobs)?;
+        let Opening { client, reader, counters, report, slot_bytes, machines } = opening;
         let opened = std::sync::atomic::AtomicU64::new(report.run << 16);
-        let threads = Mutex::new(Some(threads));
-        Ok(Self { disk, client, reader, counters, report, slot_bytes, threads, opened })
+        let threads = Mutex::default();
+        (Self { disk, client, reader, counters, report, slot_bytes, threads, opened }, machines)
     }
 
     /// What the opening found.
@@ -195,11 +212,12 @@ impl Engine {
     }
 
     /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when
-    /// it is done.
+    /// it is done; of a log that is driven step by step, at once.
     pub fn close(&self) {
-        let Some(threads) = self.threads.lock().take() else { return };
         self.client.intake.push(Input::Stop);
-        threads.join();
+        if let Some(threads) = self.threads.lock().take() {
+            threads.join();
+        }
         self.reader.stop();
     }
 

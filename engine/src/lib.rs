@@ -27,6 +27,8 @@ mod partition;
 mod published;
 mod read;
 mod seen;
+#[cfg(any(test, feature = "simulation"))]
+mod stepped;
 mod verify;
 
 pub use engine::{Engine, State, Status};
@@ -37,6 +39,8 @@ pub use journal::recovery::Note;
 pub use offline::OfflineLog;
 pub use open::OpeningReport;
 pub use options::{BackendChoice, Options, WhenFull};
+#[cfg(any(test, feature = "simulation"))]
+pub use stepped::Stepper;
 pub use verify::{
     Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport, verify, verify_on,
 };

@@ -78,11 +78,16 @@ pub(crate) struct Opening {
     pub(crate) reader: Arc<Reader>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) report: OpeningReport,
-    pub(crate) keeper: Keeper,
+    pub(crate) slot_bytes: u64,
+    pub(crate) machines: Machines,
+}
+
+/// What of a log has to be driven: by threads, or step by step.
+pub(crate) struct Machines {
     pub(crate) journal: Journal,
+    pub(crate) keeper: Keeper,
     /// What the journal asked for while it was made.
     pub(crate) jobs: Vec<Job>,
-    pub(crate) slot_bytes: u64,
 }
 
 /// Opens the folder at `path` to write.
@@ -351,8 +356,8 @@ fn assemble(
     let unindexed = recovered.segments.into_iter();
     let unindexed = unindexed.filter(|(id, _)| recovered.unindexed.contains(&id.number));
     asked.jobs.extend(unindexed.map(|(id, index)| Job::Index { id, index }));
-    let (jobs, slot_bytes) = (asked.jobs, heading.slot_bytes);
-    Ok(Opening { client, reader, counters, report, keeper, journal, jobs, slot_bytes })
+    let machines = Machines { journal, keeper, jobs: asked.jobs };
+    Ok(Opening { client, reader, counters, report, slot_bytes: heading.slot_bytes, machines })
 }
 
 /// Starts what reads from the log on `disk`.
@@ -529,14 +534,26 @@ impl Effects for Asked {
     }
 }
 
-/// What the journal asks for, handed to the disk and to the keeper's thread.
+/// What the journal asks for, handed to the disk and to the keeper.
 pub(crate) struct Handed {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) intake: Arc<Intake>,
-    pub(crate) jobs: mpsc::Sender<Job>,
+    disk: Arc<dyn Disk>,
+    intake: Arc<Intake>,
+    jobs: mpsc::Sender<Job>,
 }
 
 impl Handed {
+    /// Hands jobs to whoever takes them from the other end, these first.
+    pub(crate) fn new(
+        disk: &Arc<dyn Disk>,
+        intake: &Arc<Intake>,
+        first: Vec<Job>,
+    ) -> (Self, mpsc::Receiver<Job>) {
+        let (jobs, taken) = mpsc::channel();
+        let handed = Self { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs };
+        first.into_iter().for_each(|job| handed.hand(job));
+        (handed, taken)
+    }
+
     fn hand(&self, job: Job) {
         // The keeper ends after the journal: a job that nobody takes comes at the very end, and
         // is done again by the next opening.
@@ -583,13 +600,10 @@ impl Threads {
     pub(crate) fn start(
         disk: &Arc<dyn Disk>,
         intake: &Arc<Intake>,
-        journal: Journal,
-        keeper: Keeper,
-        first: Vec<Job>,
+        machines: Machines,
     ) -> Result<Self, OpenError> {
-        let (jobs, taken) = mpsc::channel();
-        let effects = Handed { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs };
-        first.into_iter().for_each(|job| effects.hand(job));
+        let Machines { journal, keeper, jobs } = machines;
+        let (effects, taken) = Handed::new(disk, intake, jobs);
         let (intake, watched) = (Arc::clone(intake), Arc::clone(intake));
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let keeper = named("tracklog-keeper")

@@ -4,7 +4,7 @@
 //! the keeper run, and when the machine dies. [`Model`] is what a caller may rely on: what was
 //! acked is there, once and in order; what is there was sent; what was once there stays there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros, TopicId};
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
 use crate::disk::simulated::{Crash, Lasting, OperationKind, SimDisk};
-use crate::disk::{Access, Disk, FileName, Slot, SlotId};
+use crate::disk::{Access, Disk, FileName, SlotId};
 use crate::error::OpenError;
-use crate::journal::appender::{Counters, Effects, Journal, Next, SegmentFull};
-use crate::journal::commit::{CommitNumber, SegmentNumber};
+use crate::journal::appender::{Counters, Next};
+use crate::journal::commit::CommitNumber;
 use crate::journal::intake::Input;
 use crate::journal::recovery::{Note, Recovered, recover};
 use crate::journal::walk::Walker;
-use crate::keeper::{Job, Keeper};
 use crate::open::{Opening, Threads, open_disk};
 use crate::options::Options;
 use crate::partition::places::SegmentId;
+use crate::stepped::Stepper;
 
 mod produced;
 mod wild;
@@ -60,48 +60,11 @@ impl Numbers {
     }
 }
 
-/// Hands the journal's wishes to the simulated disk and to a list of jobs.
-struct Wishes {
-    disk: SimDisk,
-    intake: Arc<crate::journal::intake::Intake>,
-    jobs: VecDeque<Job>,
-}
-
-impl Effects for Wishes {
-    fn write(&mut self, slot: &Arc<dyn Slot>, at: u64, pages: Bytes, number: CommitNumber) {
-        let intake = Arc::clone(&self.intake);
-        let done = move |result| intake.push(Input::Written { number, result });
-        slot.submit(at, pages, Box::new(done));
-    }
-
-    fn prepare(&mut self, segment: SegmentNumber) {
-        self.jobs.push_back(Job::Prepare(segment));
-    }
-
-    fn segment_full(&mut self, full: SegmentFull) {
-        self.jobs.push_back(Job::Full(full));
-    }
-
-    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint) {
-        self.jobs.push_back(Job::Dropped { id, checkpoint });
-    }
-
-    fn now(&self) -> TimeMicros {
-        self.disk.now()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.disk.monotonic()
-    }
-}
-
 /// A node without threads.
 struct Rig {
     disk: SimDisk,
     client: crate::intake_client::IntakeClient,
-    journal: Journal,
-    keeper: Keeper,
-    wishes: Wishes,
+    stepper: Stepper,
     counters: Arc<Counters>,
     notes: Vec<Note>,
 }
@@ -117,26 +80,19 @@ impl Rig {
 
     fn open_with(disk: &SimDisk, options: &Options) -> Result<Self, OpenError> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let Opening { client, journal, keeper, jobs, report, counters, .. } =
-            open_disk(&shared, options)?;
-        let intake = Arc::clone(&client.intake);
-        let wishes = Wishes { disk: disk.clone(), intake, jobs: jobs.into() };
-        let (disk, notes) = (disk.clone(), report.notes);
-        Ok(Self { disk, client, journal, keeper, wishes, counters, notes })
+        let Opening { client, report, counters, machines, .. } = open_disk(&shared, options)?;
+        let stepper = Stepper::new(&shared, &client.intake, machines);
+        Ok(Self { disk: disk.clone(), client, stepper, counters, notes: report.notes })
     }
 
     /// One step of the journal.
     fn step(&mut self) -> Next {
-        self.journal.step(&mut self.wishes)
+        self.stepper.step()
     }
 
     /// One job of the keeper.
     fn keep(&mut self) -> bool {
-        let job = self.wishes.jobs.pop_front();
-        job.is_some_and(|job| {
-            self.keeper.run(job);
-            true
-        })
+        self.stepper.run_keeper()
     }
 
     /// Runs until nothing is left to do but to wait for time to pass.
@@ -941,7 +897,7 @@ fn a_log_on_a_full_disk_opens_as_often_as_one_likes() {
         assert_eq!(readable(&disk), [(last.0, b"a".to_vec())], "opening {opening}");
     }
     disk.set_capacity(u64::MAX >> 1);
-    rig.keeper.catch_up();
+    rig.stepper.look_for_room();
     assert_eq!(acked(&mut rig, b"b"), last.plus(1));
 }
 
@@ -1183,7 +1139,7 @@ fn a_full_disk_costs_no_segment_more_than_it_must_and_no_checkpoint() {
         rig.settle();
         refused |= matches!(result(ticket), Some(Err(AppendError::Full { .. })));
         if refused {
-            rig.keeper.catch_up();
+            rig.stepper.look_for_room();
             rig.settle();
             assert_eq!(
                 *before.get_or_insert_with(|| start(&rig)),
@@ -1197,7 +1153,7 @@ fn a_full_disk_costs_no_segment_more_than_it_must_and_no_checkpoint() {
     assert!(whole(FileName::CheckpointA) || whole(FileName::CheckpointB));
     // There is room again.
     disk.heal();
-    rig.keeper.catch_up();
+    rig.stepper.look_for_room();
     rig.settle();
     let last = acked(&mut rig, &[250; 100]);
     let disk = power_cut(&disk, rig);
@@ -1234,8 +1190,8 @@ fn an_opening_that_is_interrupted_again_and_again_skips_once() {
 fn with_threads(disk: &SimDisk) -> (crate::intake_client::IntakeClient, Threads) {
     disk.set_auto(true);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let Opening { client, journal, keeper, jobs, .. } = open_disk(&shared, &options()).unwrap();
-    let threads = Threads::start(&shared, &client.intake, journal, keeper, jobs).unwrap();
+    let Opening { client, machines, .. } = open_disk(&shared, &options()).unwrap();
+    let threads = Threads::start(&shared, &client.intake, machines).unwrap();
     (client, threads)
 }
 

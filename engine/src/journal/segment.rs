@@ -11,7 +11,8 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Where the first commit of a segment begins.
 pub(crate) const FIRST_COMMIT_AT: u32 = PAGE_BYTES as u32;
 /// Slots have a power of two of bytes between these.
-pub(crate) const SLOT_BYTES_MIN: u64 = if cfg!(test) { 2 << 20 } else { 16 << 20 };
+pub(crate) const SLOT_BYTES_MIN: u64 =
+    if cfg!(any(test, feature = "simulation")) { 2 << 20 } else { 16 << 20 };
 /// See [`SLOT_BYTES_MIN`].
 pub(crate) const SLOT_BYTES_MAX: u64 = 1 << 30;
 

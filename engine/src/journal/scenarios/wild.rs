@@ -186,7 +186,7 @@ impl Program {
             }
             18 => {
                 self.disk.set_capacity(u64::MAX >> 1);
-                rig.keeper.catch_up();
+                rig.stepper.look_for_room();
             }
             _ => self.disk.advance(Duration::from_millis(self.numbers.below(if self.wrongs.rot {
                 300
