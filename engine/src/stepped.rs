@@ -21,7 +21,7 @@ use crate::open::{Handed, Machines};
 ///
 /// Dropped, it leaves the log as a crash of its threads would: closed, and nobody waits for it.
 pub struct Stepper {
-    journal: Journal,
+    pub(crate) journal: Journal,
     keeper: Keeper,
     handed: Handed,
     jobs: mpsc::Receiver<Job>,

@@ -214,8 +214,8 @@ impl Program {
             rig.settle_marked();
             self.collect();
             assert!(self.flying.is_empty(), "all is decided");
-            assert!(self.failed || rig.journal.producers_agree(), "published as stamped");
-            let published = rig.journal.checkpoint().producers;
+            assert!(self.failed || rig.stepper.journal.producers_agree(), "published as stamped");
+            let published = rig.stepper.journal.checkpoint().producers;
             rig.stop();
             self.disk = self.disk.reboot();
             if !self.failed {
@@ -471,7 +471,7 @@ fn batches_of_a_topic_that_is_deleted_meanwhile_leave_no_producer() {
     for ticket in [deleted, late, waiting] {
         assert!(result(ticket).expect("it is decided").is_ok());
     }
-    assert_eq!(rig.journal.checkpoint().producers, []);
+    assert_eq!(rig.stepper.journal.checkpoint().producers, []);
     let disk = power_cut(&disk, rig);
     assert_eq!(recovered(&disk).producers.iter().count(), 0);
 }
