@@ -56,6 +56,7 @@ pub fn examine(data: &Path) -> io::Result<Vec<Finding>> {
         backend(&scratch.0),
     ];
     findings.extend(latencies(&measured));
+    findings.extend(sync_doubt(&place, &measured));
     findings.extend(clock_ahead(data));
     Ok(findings)
 }
@@ -130,6 +131,48 @@ fn backend(scratch: &Path) -> Finding {
     }
 }
 
+/// What a durable write costs somewhere, and whether that can be true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncLatency {
+    /// Of 4 KiB, written and synced: the median.
+    pub p50: Duration,
+    /// Why such a sync cannot vouch for anything after a power cut.
+    pub doubt: Option<String>,
+}
+
+/// No drive that keeps its promise answers sooner: two commands, a write and a flush, each with the
+/// way to the drive and back.
+const SYNC_MIN: Duration = Duration::from_micros(7);
+
+/// Measures what a durable write costs in `folder`, which must be there.
+///
+/// # Errors
+/// When nothing can be written there.
+pub fn sync_latency(folder: &Path) -> io::Result<SyncLatency> {
+    let scratch = Scratch::make(folder)?;
+    let measured = measure(&scratch.0)?;
+    let p50 = measured.serial.first().map_or(Duration::ZERO, |writes| writes.p50);
+    Ok(SyncLatency { p50, doubt: doubt(&file_system(&std::path::absolute(folder)?), p50) })
+}
+
+fn doubt(file_system: &str, p50: Duration) -> Option<String> {
+    let kind = file_system.split(' ').next().unwrap_or_default();
+    if matches!(kind, "tmpfs" | "ramfs") {
+        return Some(format!("{kind} is memory, and nothing in it survives a power cut"));
+    }
+    let micros = p50.as_micros();
+    (p50 < SYNC_MIN).then(|| {
+        format!("too good to be true: no drive syncs in {micros} µs, so something answers for it")
+    })
+}
+
+/// Where such a doubt is of interest beside other findings.
+fn sync_doubt(place: &Path, measured: &Measured) -> Option<Finding> {
+    let p50 = measured.serial.first()?.p50;
+    let found = doubt(&file_system(place), p50)?;
+    Some(Finding { what: "sync".to_owned(), found, good: false })
+}
+
 fn latencies(measured: &Measured) -> Vec<Finding> {
     let of = |how: &str, writes: &[DurableWrites]| -> Vec<Finding> {
         let words = |write: &DurableWrites| {
@@ -181,6 +224,15 @@ fn last_append_time(log: &dyn Log) -> Option<TimeMicros> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn syncs_into_memory_and_syncs_faster_than_any_drive_are_doubted() {
+        let doubted = |kind, micros| doubt(kind, Duration::from_micros(micros)).is_some();
+        assert!(doubted("tmpfs on tmpfs", 900));
+        assert!(doubted("ext4 on /dev/sda1", 3));
+        assert!(!doubted("ext4 on /dev/sda1", 12));
+        assert!(!doubted("xfs on /dev/nvme0n1", 130));
+    }
 
     #[test]
     fn a_folder_that_is_not_there_is_measured_through_its_parent_and_nothing_stays() {

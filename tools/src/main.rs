@@ -5,6 +5,8 @@
 //! - [`node_client`], [`http_client`]: talking to a node;
 //! - [`output`]: standard output, which carries data and nothing else;
 //! - [`terminal`]: text of others, made safe to show;
+//! - [`own_folder`]: folders of nodes that a verb runs for itself;
+//! - [`span`], [`random`]: spans of time, and numbers that follow from a seed;
 //! - [`failure`]: one line on standard error, and the exit status: 0 done, 1 the answer is no, 2
 //!   could not run.
 #![forbid(unsafe_code)]
@@ -14,8 +16,11 @@ mod failure;
 mod http_client;
 mod node_client;
 mod output;
+mod own_folder;
 mod pretty;
+mod random;
 mod reading;
+mod span;
 mod terminal;
 mod tls;
 mod verbs;
@@ -60,6 +65,7 @@ enum Verb {
     Topic(verbs::topic::TopicCommand),
     Schema(verbs::schema::SchemaCommand),
     Doctor(verbs::doctor::Doctor),
+    Torture(verbs::torture::Torture),
     Bench(verbs::bench::BenchCommand),
     Completions(verbs::completions::Completions),
 }
@@ -76,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Topic(topic) => topic.run(),
         Verb::Schema(schema) => schema.run(),
         Verb::Doctor(doctor) => doctor.run(),
+        Verb::Torture(torture) => torture.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Completions(completions) => completions.run::<Cli>(),
     };

@@ -10,4 +10,5 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod tail;
 pub(crate) mod topic;
+pub(crate) mod torture;
 pub(crate) mod verify;

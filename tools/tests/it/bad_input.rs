@@ -114,6 +114,7 @@ fn wrong_usage_is_status_2_and_help_is_status_0() {
         "topic",
         "schema",
         "doctor",
+        "torture",
         "bench",
         "completions",
     ] {

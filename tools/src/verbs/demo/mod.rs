@@ -2,7 +2,6 @@
 //!
 //! The node, the TLS and the requests are the real ones; only the shop is made up.
 
-mod folder;
 mod shop;
 mod traffic;
 mod view;
@@ -24,7 +23,8 @@ use view::{Facts, View};
 
 use crate::failure::Failure;
 use crate::http_client::Endpoint;
-use crate::tls;
+use crate::span::span;
+use crate::{own_folder, tls};
 
 /// How often the view is drawn on a terminal, and elsewhere.
 const DRAWN_EVERY: Duration = Duration::from_millis(250);
@@ -63,24 +63,9 @@ pub(crate) struct Demo {
     plain: bool,
 }
 
-/// `10s` and its like.
-fn span(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time like 10s, 5m or 1h");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "s" => Some(number),
-        "m" => number.checked_mul(60),
-        "h" => number.checked_mul(3_600),
-        _ => None,
-    };
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
-}
-
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        folder::make_anew(&self.data)?;
+        own_folder::make_anew(&self.data, "demo", &self.data)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -172,20 +157,6 @@ impl Demo {
                 }
                 why = node.failed() => return Err(Failure::of("the log is closed", why)),
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(span("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(span("2h"), Ok(Duration::from_secs(7_200)));
-        for text in ["", "10", "s", "1.5s", "-1s"] {
-            assert!(span(text).is_err(), "{text}");
         }
     }
 }

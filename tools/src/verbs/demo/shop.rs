@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use tracklog_protocol::TimeMicros;
 use tracklog_protocol::line::format_time;
 
+use crate::random::Random;
+
 /// The example schemas, by event.
 pub(super) const SCHEMAS: [(&str, &str); 2] = [
     ("product.viewed", include_str!("schemas/product.viewed.json")),
@@ -216,24 +218,6 @@ fn spoil(event: &mut Value, how: u64) {
             event["type"] = "track".into();
             event["event"] = "".into();
         }
-    }
-}
-
-/// A small generator of numbers (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `end`; even enough for a shop.
-    const fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
     }
 }
 
