@@ -285,7 +285,7 @@ fn unname(disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), OpenError> {
         topics: catalog.topics().cloned().collect(),
         partitions: recovered.extents.iter().map(|(id, extent)| (*id, *extent)).collect(),
         live: live.map(|((id, key), live)| (*id, key.clone(), live.clone())).collect(),
-        producers: recovered.producers.iter().copied().collect(),
+        producers: recovered.producers.standings(),
     };
     for _ in 0..2 {
         checkpoint.sequence += 1;

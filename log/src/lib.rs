@@ -6,7 +6,8 @@
 //!
 //! - [`memory`]: a twin of the log that lives in memory, plain enough to be an oracle in tests;
 //! - [`conformance`]: the suite that every implementation must pass;
-//! - [`meta`]: a linearizable key-value store over any log.
+//! - [`meta`]: a linearizable key-value store over any log;
+//! - [`producers`]: when a batch that is sent twice is stored once.
 //!
 //! It opens no file, and, but for the suite, reads no clock and starts no thread. If you want a log
 //! on a disk, that is `tracklog-engine`. Start reading at [`Log`] and [`Append`].

@@ -689,7 +689,7 @@ pub(crate) fn snapshot(
         live: live
             .map(|((partition, key), live)| (*partition, key.clone(), live.clone()))
             .collect(),
-        producers: producers.iter().copied().collect(),
+        producers: producers.standings(),
     }
 }
 

@@ -183,6 +183,13 @@ impl Producers {
         }
     }
 
+    /// A copy of all, in the order of [`iter`](Self::iter).
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        let mut standings = Vec::with_capacity(self.index.len());
+        standings.extend(self.iter());
+        standings
+    }
+
     /// All, those who wrote longest ago first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Standing> {
         let entry = |at: u32| self.entries.get(at as usize);

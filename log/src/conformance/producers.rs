@@ -31,6 +31,7 @@ super::list_cases!(
     trimmed_batches_are_known_again,
     a_deleted_topic_forgets_its_producers,
     the_producer_that_wrote_longest_ago_is_forgotten,
+    a_stage_that_comes_back_again_and_again_writes_each_output_once,
 );
 
 const FIRST: ProducerEpoch = ProducerEpoch(0);
@@ -410,5 +411,84 @@ fn the_producer_that_wrote_longest_ago_is_forgotten(rig: &mut Rig<'_>) {
         rig.knows(partition, &batches[0], 4);
         rig.expects(partition, &counted(2, 1, 1), 0);
         rig.reopen();
+    }
+}
+
+/// Derives records from the offsets of a source, as a stage does whose source lies in another log:
+/// what it has read, and what it has written, are not one commit.
+struct Stage<'a> {
+    log: &'a Opened,
+    targets: [PartitionId; 2],
+    epoch: ProducerEpoch,
+    /// Where it ends in each target, as far as it knows.
+    next: [u64; 2],
+}
+
+impl Stage<'_> {
+    /// None, one or two records for each target come of each offset.
+    fn outputs(target: usize, stretch: Range<u64>) -> Vec<String> {
+        let of = |offset: u64| {
+            (0..(offset * 7 + target as u64 * 5) % 11 / 4).map(move |nth| (offset, nth))
+        };
+        stretch.flat_map(of).map(|(offset, nth)| format!("{offset}.{nth}")).collect()
+    }
+
+    /// Writes what comes of a stretch to one target. `false`: another writer has taken over.
+    fn write(&mut self, target: usize, stretch: &Range<u64>) -> bool {
+        loop {
+            let texts = Self::outputs(target, stretch.start.max(self.next[target])..stretch.end);
+            if texts.is_empty() {
+                return true;
+            }
+            let covered = Sequence(self.next[target])..Sequence(stretch.end);
+            let builder = BatchBuilder::new(PayloadKind::Opaque);
+            let mut builder = builder.derived_by(ProducerId(99), self.epoch, covered);
+            texts.iter().for_each(|text| builder.push(Record::opaque(text.as_bytes())));
+            match self.log.send(self.targets[target], &builder.finish()) {
+                Ok(_) => self.next[target] = stretch.end,
+                Err(AppendError::OutOfSequence { expected, .. }) => {
+                    assert!(expected.0 > self.next[target], "nothing was lost");
+                    self.next[target] = expected.0;
+                }
+                Err(AppendError::StaleProducer { .. }) => return false,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn a_stage_that_comes_back_again_and_again_writes_each_output_once(rig: &mut Rig<'_>) {
+    const END: u64 = 300;
+    let topic = rig.topic("derived", 2);
+    let targets = [topic.partition(0), topic.partition(1)];
+    let stage = |log, epoch| Stage { log, targets, epoch: ProducerEpoch(epoch), next: [0; 2] };
+    let (mut committed, mut epoch) = (0, 0);
+    while committed < END {
+        let mut earlier = stage(rig, epoch);
+        epoch += 1;
+        let mut live = stage(rig, epoch);
+        // Each life cuts the source into other stretches, and ends when it has not told how far
+        // it came.
+        let step = 3 + u64::from(epoch * 13 % 17);
+        let mut from = committed;
+        for _ in 0..3 {
+            let stretch = from..(from + step).min(END);
+            for target in 0..=usize::from(epoch % 3 > 0) {
+                assert!(live.write(target, &stretch), "it is the last writer");
+            }
+            if epoch % 3 == 0 {
+                break;
+            }
+            committed = from;
+            from = stretch.end;
+        }
+        // The writer before it goes on for a while, as if nothing were.
+        earlier.write(0, &(committed..(committed + 5).min(END)));
+        if epoch % 3 > 0 && from == END {
+            committed = END;
+        }
+    }
+    for (target, partition) in targets.into_iter().enumerate() {
+        assert_eq!(rig.texts(partition), Stage::outputs(target, 0..END));
     }
 }
