@@ -130,6 +130,9 @@ impl ScratchLog {
             }
             Err(error) => panic!("cannot open a log to measure: {error}"),
         };
+        for _ in 0..runtime.metrics().num_workers() {
+            runtime.spawn(engine.relay());
+        }
         let epoch = runtime.block_on(engine.open(Domain::WHOLE)).expect("a new log is open");
         Some(Self { engine, epoch, folder })
     }

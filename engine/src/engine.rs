@@ -24,6 +24,7 @@ use crate::journal::intake::{Door, Input};
 use crate::open::{Machines, Opening, OpeningReport, Threads, open_disk, open_path};
 use crate::options::Options;
 use crate::read::Reader;
+use crate::relay::Relay;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
 use crate::verify::{Progress, VerifyReport, verify_published};
@@ -188,6 +189,12 @@ impl Engine {
             slot_bytes: self.slot_bytes,
             state: self.state(),
         }
+    }
+
+    /// A task for the runtime whose tasks append and wait: it wakes them there, many at a step.
+    /// Spawn one for each of its worker threads; without any, each is woken on its own.
+    pub fn relay(&self) -> Relay {
+        self.client.published.relays.add()
     }
 
     /// Whether new appends are taken.

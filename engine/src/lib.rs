@@ -20,15 +20,19 @@ mod inspect;
 mod intake_client;
 mod journal;
 mod keeper;
+#[cfg(test)]
+mod models;
 mod offline;
 mod open;
 mod options;
 mod partition;
 mod published;
 mod read;
+mod relay;
 mod seen;
 #[cfg(any(test, feature = "simulation"))]
 mod stepped;
+mod sync;
 mod verify;
 
 pub use engine::{Engine, State, Status};
@@ -39,6 +43,7 @@ pub use journal::recovery::Note;
 pub use offline::OfflineLog;
 pub use open::OpeningReport;
 pub use options::{BackendChoice, Options, WhenFull};
+pub use relay::Relay;
 #[cfg(any(test, feature = "simulation"))]
 pub use stepped::Stepper;
 pub use verify::{

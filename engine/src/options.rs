@@ -30,12 +30,11 @@ pub struct Options {
     pub index_bytes: u64,
     /// How many threads read the past. With 0 whoever asks does it himself.
     pub replay_threads: usize,
-    /// What the answers to fetches may hold of maps together, windows of 1 MiB counted whole; beyond
-    /// it answers are copies, so that slow readers do not keep all of the journal's slots.
+    /// What the answers to fetches may hold of maps together; beyond it answers are copies. Bounds
+    /// what a slow reader keeps of the journal's slots, by no more than one window for each.
     pub pinned_bytes: u64,
     /// What the replay threads may be at: what is being read for replays, and what was read and not
     /// taken by its caller. More waits, first come, first served; a single larger fetch goes alone.
-    /// Without replay threads nothing is counted.
     pub replay_bytes: u64,
     /// How large the journal may grow; only the disk bounds it otherwise.
     pub journal_bytes_max: Option<u64>,

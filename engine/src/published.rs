@@ -9,12 +9,11 @@
 //! The appender writes; everyone else reads. Locks are taken in the order of the fields.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use parking_lot::{Mutex, RwLock};
 use tracklog_log::{Extent, Pending};
 use tracklog_protocol::{Offset, PartitionId};
 
@@ -22,6 +21,9 @@ use crate::catalog::{Catalog, Change, Row};
 use crate::journal::commit::{CommitHeader, DirectoryEntry};
 use crate::partition::places::Places;
 use crate::partition::tail::Tail;
+
+use super::relay::Relays;
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, RwLock, fence};
 
 /// Where a partition starts and ends.
 #[derive(Debug, Default)]
@@ -111,10 +113,10 @@ impl Watchers {
 
     /// Takes out those for whom `over` says so. The caller wakes them when it holds no lock.
     #[must_use]
-    fn take(&self, over: impl Fn(&Watcher) -> bool) -> Vec<Watcher> {
+    fn take(&self, over: impl Fn(&Watcher) -> bool) -> Vec<Waker> {
         let mut waiting = self.waiting.lock();
-        let taken = waiting.extract_if(|_, watcher| over(watcher)).map(|(_, watcher)| watcher);
-        let taken = taken.collect();
+        let taken = waiting.extract_if(|_, watcher| over(watcher));
+        let taken = taken.map(|(_, watcher)| watcher.waker).collect();
         self.count.store(waiting.len(), Ordering::Release);
         taken
     }
@@ -128,10 +130,6 @@ pub(crate) struct ReadCounts {
     pub(crate) map: AtomicU64,
 }
 
-fn wake(watchers: Vec<Watcher>) {
-    watchers.into_iter().for_each(|watcher| watcher.waker.wake());
-}
-
 /// What readers see.
 #[derive(Debug)]
 pub(crate) struct Published {
@@ -139,6 +137,7 @@ pub(crate) struct Published {
     pub(crate) places: RwLock<Places>,
     pub(crate) tail: RwLock<Tail>,
     watchers: Watchers,
+    pub(crate) relays: Arc<Relays>,
     closed: AtomicBool,
     pub(crate) reads: ReadCounts,
 }
@@ -150,6 +149,7 @@ impl Published {
             places: RwLock::new(places),
             tail: RwLock::new(tail),
             watchers: Watchers::default(),
+            relays: Arc::default(),
             closed: AtomicBool::new(false),
             reads: ReadCounts::default(),
         })
@@ -194,7 +194,7 @@ impl Published {
             Change::Deleted(_) => {
                 drop(topics);
                 // Whoever waits for the topic has to learn that it is gone.
-                wake(self.watchers.take(|_| true));
+                self.relays.wake(self.watchers.take(|_| true));
             }
             Change::None => {}
         }
@@ -211,13 +211,14 @@ impl Published {
         let topics = self.topics.read();
         let grown = self.watchers.take(|watcher| topics.any_grown(&watcher.past));
         drop(topics);
-        wake(grown);
+        self.relays.wake(grown);
     }
 
     /// Wakes all who wait: nothing will come any more.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        wake(self.watchers.take(|_| true));
+        self.relays.wake(self.watchers.take(|_| true));
+        self.relays.close();
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -463,16 +463,17 @@ impl BatchView {
         let body = self.body();
         let records_bytes = body.len().checked_sub(table_bytes(count)).ok_or_else(malformed)?;
         let table = body.get(..count * 4).ok_or_else(malformed)?;
-        // No way out of the loop, so that several entries are looked at in one step.
-        let (mut previous_end, mut is_wrong) = (0_u32, false);
+        let mut previous_end = 0;
         for entry in table.chunks_exact(4) {
             let entry = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
-            let (start, end) = ((previous_end + 7) & !7, entry & !REMOVED);
-            let is_removed = entry & REMOVED != 0;
-            is_wrong |= (end < start) | (is_removed & (end != start));
+            let (start, end) = (align8(previous_end), (entry & !REMOVED) as usize);
+            let removed = entry & REMOVED != 0;
+            if end < start || (removed && end != start) {
+                return Err(malformed());
+            }
             previous_end = end;
         }
-        if !is_wrong && previous_end as usize == records_bytes { Ok(()) } else { Err(malformed()) }
+        if previous_end == records_bytes { Ok(()) } else { Err(malformed()) }
     }
 
     /// The header.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 pub use tracklog_engine::OpenError;
 use tracklog_engine::disk::OpenFolderError;
 use tracklog_engine::{BackendChoice, Engine, Options, State, WhenFull};
@@ -38,7 +39,7 @@ impl DiskLog {
                     tries += 1;
                     tokio::time::sleep(LOCK_PAUSE).await;
                 }
-                opened => return opened,
+                opened => return opened.inspect(Self::relay),
             }
         }
     }
@@ -49,6 +50,13 @@ impl DiskLog {
         let what = if report.created { "made" } else { "opened" };
         tracing::info!("log {what} in {:.1?}, run {}", report.took, report.run);
         Ok(Self { engine, path })
+    }
+
+    /// Has those who wait for a commit woken by the workers of this runtime, which run them.
+    fn relay(&self) {
+        for _ in 0..Handle::current().metrics().num_workers() {
+            tokio::spawn(self.engine.relay());
+        }
     }
 
     pub(crate) fn log(&self) -> Arc<dyn Log> {

@@ -296,10 +296,11 @@ impl Journal {
         self.intake.set_door(Door::Closed(Arc::clone(&why)));
         for commit in self.in_flight.drain(..) {
             if let Some((outcome, _)) = commit.decision {
-                outcome.decide(Decided::Failed(AppendError::Unknown { why: Arc::clone(&why) }));
+                let unknown = AppendError::Unknown { why: Arc::clone(&why) };
+                outcome.decide(Decided::Failed(unknown), &self.published.relays);
             }
         }
-        self.intake.abandon(&why);
+        self.intake.abandon(&why, &self.published.relays);
         self.published.close();
     }
 
@@ -340,7 +341,7 @@ impl Journal {
             .commit_bytes
             .fetch_add(u64::from(commit.header.commit_bytes), Ordering::Relaxed);
         if let Some((outcome, decided)) = commit.decision {
-            outcome.decide(decided);
+            outcome.decide(decided, &self.published.relays);
         }
         drop(commit.permits);
         if let Some(next) = commit.next {
@@ -656,7 +657,7 @@ impl Journal {
 /// However it ends, also by a panic: nobody waits for what no longer comes.
 impl ops::Drop for Journal {
     fn drop(&mut self) {
-        self.intake.abandon(&"the journal ended".into());
+        self.intake.abandon(&"the journal ended".into(), &self.published.relays);
         self.published.close();
     }
 }

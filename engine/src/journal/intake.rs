@@ -11,11 +11,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
 use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, Produced};
@@ -25,6 +24,9 @@ use crate::catalog::Row;
 use crate::disk::PAGE_BYTES;
 use crate::journal::appender::Prepared;
 use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
+
+use super::super::relay::Relays;
+use super::super::sync::{Condvar, Mutex, OnceLock};
 
 /// Above this a gather takes no further append, unless the disk is busy with all it may have.
 const GATHER_BYTES: usize = 256 << 10;
@@ -415,11 +417,11 @@ impl Intake {
     }
 
     /// Shuts the door for good and gives up whatever waits.
-    pub(crate) fn abandon(&self, why: &Arc<str>) {
+    pub(crate) fn abandon(&self, why: &Arc<str>, relays: &Relays) {
         self.set_door(Door::Closed(Arc::clone(why)));
         while let Some(mut gather) = self.take() {
             let closed = AppendError::Closed { why: Arc::clone(why) };
-            std::mem::take(&mut gather.outcome).decide(Decided::Failed(closed));
+            std::mem::take(&mut gather.outcome).decide(Decided::Failed(closed), relays);
             self.recycle(gather);
         }
     }
@@ -510,9 +512,9 @@ pub(crate) struct CommitOutcome {
 pub(crate) struct Undecided(Arc<CommitOutcome>);
 
 impl Undecided {
-    /// See [`CommitOutcome::decide`].
-    pub(crate) fn decide(self, decided: Decided) {
-        self.0.decide(decided);
+    /// Says what became of the appends, and wakes all who wait.
+    pub(crate) fn decide(self, decided: Decided, relays: &Relays) {
+        relays.wake(self.0.decide(decided));
     }
 }
 
@@ -521,18 +523,21 @@ impl Drop for Undecided {
         let waited_for = Arc::strong_count(&self.0) > 1;
         if waited_for && self.0.decided.get().is_none() {
             let why = "the journal ended".into();
-            self.0.decide(Decided::Failed(AppendError::Unknown { why }));
+            let waiting = self.0.decide(Decided::Failed(AppendError::Unknown { why }));
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
 }
 
 impl CommitOutcome {
-    /// Says what became of the appends, and wakes all who wait.
-    fn decide(&self, decided: Decided) {
+    /// Says what became of the appends. Who waits is for the caller to wake.
+    #[must_use]
+    #[allow(clippy::filter_map_identity, reason = "it works in place; `flatten` allocates")]
+    fn decide(&self, decided: Decided) -> Vec<Waker> {
         let first = self.decided.set(decided).is_ok();
         assert!(first, "a commit is decided once");
         let wakers = std::mem::take(&mut *self.wakers.lock());
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        wakers.into_iter().filter_map(|waker| waker).collect()
     }
 
     fn result(&self, append: u32) -> Option<Result<(), AppendError>> {

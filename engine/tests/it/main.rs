@@ -6,6 +6,7 @@ mod embedded;
 mod faults;
 mod folders;
 mod golden;
+mod relays;
 mod rig;
 mod times;
 mod verify;

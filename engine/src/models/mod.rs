@@ -1,0 +1,225 @@
+//! The rooms where threads meet, on primitives whose every schedule is tried.
+//!
+//! The very files that the engine is made of are compiled a second time here, with [`sync`] in
+//! place of the engine's own. Each model is a few threads that do a few steps; it is run in every
+//! order that the memory model allows, up to a bound of preemptions. A lost wake-up shows as a
+//! deadlock, which fails the model.
+#![allow(clippy::duplicate_mod, reason = "that is what this is")]
+#![allow(dead_code, unreachable_pub, reason = "models use a part of the rooms, and publish none")]
+
+#[path = "../published.rs"]
+mod published;
+#[path = "../relay.rs"]
+mod relay;
+mod sync;
+
+#[path = "../journal"]
+mod journal {
+    pub(super) mod intake;
+}
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use loom::future::block_on;
+use loom::thread;
+use tracklog_log::{Append, AppendError, Budget, Item, Lane, Ticket};
+use tracklog_protocol::{Offset, Record};
+
+use self::journal::intake::{Decided, Input, Intake, Measured};
+use self::published::{Published, Topics};
+use self::relay::Relays;
+use crate::catalog::{self, Catalog, Row};
+use crate::partition::places::Places;
+use crate::partition::tail::Tail;
+
+/// Runs `model` in all schedules with at most three preemptions: nearly all that is known to go
+/// wrong goes wrong with two.
+fn in_every_schedule(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// Counts how often it is woken. Not seen by the scheduler: it costs no schedules.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// As many wakers as two relays share.
+const WAKERS: usize = 40;
+
+fn wakers(woken: &Arc<Woken>) -> Vec<Waker> {
+    (0..WAKERS).map(|_| Waker::from(Arc::clone(woken))).collect()
+}
+
+#[test]
+fn all_are_woken_whatever_the_relays_are_doing_and_relays_end_at_close() {
+    in_every_schedule(|| {
+        let (relays, woken) = (Arc::new(Relays::default()), Arc::new(Woken::default()));
+        let threads = [(); 2].map(|()| {
+            let relay = relays.add();
+            thread::spawn(move || block_on(relay))
+        });
+        relays.wake(wakers(&woken));
+        relays.wake(wakers(&woken));
+        relays.close();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2 * WAKERS);
+    });
+}
+
+#[test]
+fn a_relay_that_is_dropped_wakes_what_it_was_handed() {
+    in_every_schedule(|| {
+        let (relays, woken) = (Arc::new(Relays::default()), Arc::new(Woken::default()));
+        let mut relay = relays.add();
+        let polled = Waker::noop();
+        assert!(pin!(&mut relay).poll(&mut Context::from_waker(polled)).is_pending());
+        let dropping = thread::spawn(move || drop(relay));
+        relays.wake(wakers(&woken));
+        relays.wake(wakers(&woken));
+        dropping.join().unwrap();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2 * WAKERS);
+    });
+}
+
+#[test]
+fn a_relay_that_is_not_polled_is_handed_one_share() {
+    in_every_schedule(|| {
+        let (relays, woken) = (Arc::new(Relays::default()), Arc::new(Woken::default()));
+        let mut relay = relays.add();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(&mut relay).poll(&mut context).is_pending());
+        relays.wake(wakers(&woken));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "the relay has them");
+        relays.wake(wakers(&woken));
+        assert_eq!(woken.0.load(Ordering::Relaxed), WAKERS, "it has one share already");
+        assert!(pin!(&mut relay).poll(&mut context).is_pending());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2 * WAKERS);
+    });
+}
+
+/// Leaves one record in the queue.
+fn append(intake: &Intake, budget: &Arc<Budget>) -> Ticket {
+    let record = Record::opaque(b"record");
+    let items = [Item::Record { partition: catalog::PARTITION, record }];
+    let append = Append { conditions: &[], items: &items };
+    let measured = Measured::of(&append, |_| Some(Row(0))).unwrap();
+    let permit = budget.reserve(Lane::INTERNAL, 64).unwrap();
+    intake.append(append, &measured, permit)
+}
+
+/// The journal's part: takes what waits and decides it, until it is told to stop.
+fn decide_until_stopped(intake: &Intake, relays: &Relays) {
+    let (mut inputs, mut next) = (Vec::new(), 0);
+    loop {
+        intake.take_inputs(&mut inputs);
+        let stopping = inputs.iter().any(|input| matches!(input, Input::Stop));
+        while let Some(mut gather) = intake.take() {
+            let appends = u32::try_from(gather.appends.len()).unwrap();
+            let offsets = (next..next + u64::from(appends)).map(Offset).collect();
+            next += u64::from(appends);
+            let first_items = (0..appends).collect();
+            let (refused, duplicates) = (Vec::new(), Vec::new());
+            let decided = Decided::Stored { offsets, first_items, refused, duplicates };
+            std::mem::take(&mut gather.outcome).decide(decided, relays);
+            intake.recycle(gather);
+        }
+        if stopping {
+            return;
+        }
+        intake.sleep(0, None);
+    }
+}
+
+#[test]
+fn every_append_is_taken_once_and_its_caller_hears_of_it() {
+    in_every_schedule(|| {
+        let (intake, relays) = (Arc::new(Intake::default()), Arc::new(Relays::default()));
+        let budget = Budget::new(1 << 20);
+        let journal = thread::spawn({
+            let (intake, relays) = (Arc::clone(&intake), Arc::clone(&relays));
+            move || decide_until_stopped(&intake, &relays)
+        });
+        let other = thread::spawn({
+            let (intake, budget) = (Arc::clone(&intake), Arc::clone(&budget));
+            move || block_on(append(&intake, &budget)).unwrap().offset(0)
+        });
+        let mine = block_on(append(&intake, &budget)).unwrap().offset(0);
+        let mut offsets = [mine, other.join().unwrap()];
+        offsets.sort_unstable();
+        assert_eq!(offsets, [Offset(0), Offset(1)]);
+        intake.push(Input::Stop);
+        journal.join().unwrap();
+    });
+}
+
+#[test]
+fn a_journal_that_ends_leaves_nobody_waiting() {
+    in_every_schedule(|| {
+        let (intake, relays) = (Arc::new(Intake::default()), Arc::new(Relays::default()));
+        let budget = Budget::new(1 << 20);
+        let journal = thread::spawn({
+            let (intake, relays) = (Arc::clone(&intake), Arc::clone(&relays));
+            move || {
+                // One gather is dropped undecided, as by a panic; the rest is abandoned.
+                drop(intake.take());
+                intake.abandon(&"it ended".into(), &relays);
+            }
+        });
+        let answered = block_on(append(&intake, &budget)).map(|_| ());
+        let lost =
+            matches!(answered, Err(AppendError::Closed { .. } | AppendError::Unknown { .. }));
+        assert!(lost, "{answered:?}");
+        journal.join().unwrap();
+        assert_eq!(budget.reserved_bytes(), 0);
+    });
+}
+
+fn published() -> Arc<Published> {
+    let catalog = Catalog::new();
+    let mut places = Places::new(1 << 20);
+    places.grow_to(catalog.row_count());
+    Published::new(Topics::new(catalog), places, Tail::new(1 << 20))
+}
+
+#[test]
+fn who_waits_for_a_partition_to_grow_never_misses_it() {
+    in_every_schedule(|| {
+        let published = published();
+        let reader = thread::spawn({
+            let published = Arc::clone(&published);
+            move || {
+                block_on(published.grown(&[(catalog::PARTITION, Offset(0))]));
+                published.topics.read().extent_of(Row(0)).end
+            }
+        });
+        published.topics.read().set_end(Row(0), Offset(1));
+        published.wake();
+        assert_eq!(reader.join().unwrap(), Offset(1));
+    });
+}
+
+#[test]
+fn who_waits_when_the_log_is_closed_is_told() {
+    in_every_schedule(|| {
+        let published = published();
+        let reader = thread::spawn({
+            let published = Arc::clone(&published);
+            move || block_on(published.grown(&[(catalog::PARTITION, Offset(0))]))
+        });
+        published.close();
+        reader.join().unwrap();
+    });
+}
