@@ -1,0 +1,25 @@
+//! A simulator of a Tracklog node: random programs, faults and crashes, held against a model.
+//!
+//! A *program* is one seed: a machine with a simulated disk, the very engine that servers use on it,
+//! driven step by step, clients that append and read, and whatever goes wrong. The seed decides all
+//! of it, the schedule and the clock included, so that a seed and a commit replay a run exactly.
+//!
+//! It proves nothing about a real file system, and looks for no speed. If you want a log that is
+//! slow and plain, that is `tracklog_log::memory`; scenarios of single rules of recovery stand beside
+//! the rules, in the engine.
+//!
+//! Where to look: `program` draws and runs a program, `plan` says what may go wrong in it, `model`
+//! says what must hold, `contents` what was found, `sweep` fails each I/O of a fixed program in
+//! turn, `campaign` runs many and adds up. Run by its own binary: `run`, `replay`, `sweep`.
+#![forbid(unsafe_code)]
+
+mod campaign;
+mod chance;
+mod contents;
+mod model;
+mod plan;
+mod program;
+mod task;
+
+pub use campaign::{Campaign, Totals};
+pub use program::{Outcome, run_program};

@@ -1,0 +1,582 @@
+//! The model: what a caller may rely on, kept in plain maps, and held against what a log shows.
+//!
+//! Every record that is ever sent carries a number of its own. So whatever is read says which
+//! append it comes from, and the model knows of each append what may have become of it.
+//!
+//! What it holds the log to
+//! - What was acked, or was ever read, is there at its offset after any crash: once, in order, whole.
+//! - An append is there whole or not at all, over all its partitions. Of the appends of one run a
+//!   crash leaves a beginning, in the order in which they were sent.
+//! - What an opening did not find never comes back; what was refused is never found.
+//! - End offsets never go back; offsets have no holes, but where loss was allowed.
+//! - A condition held where its append is found. A key's last record is its last write.
+//! - A topic that was made is there, one that was deleted is not, and no id is given twice.
+//! - What is lost to injected damage is told, and is no more than the damage touched.
+//!
+//! A breach is a panic, as the engine's own assertions are: `program` catches both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use tracklog_log::{Condition, Extent, Topic};
+use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, TimeMicros, TopicId};
+
+use crate::contents::{Contents, Share};
+
+/// A record's own number.
+pub(crate) type Number = u64;
+
+/// The bytes of record `number`: its number, and a filler that no neighbour has.
+#[must_use]
+pub(crate) fn payload(number: Number, length: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.resize(length.max(8), filler(number));
+    bytes
+}
+
+const fn filler(number: Number) -> u8 {
+    (number.wrapping_mul(167) >> 3) as u8 | 1
+}
+
+/// The number of a record with these bytes, which are checked.
+#[must_use]
+pub(crate) fn number_of(bytes: &[u8]) -> Number {
+    let (number, rest) = bytes.split_first_chunk().expect("a record is at least its number");
+    let number = u64::from_le_bytes(*number);
+    assert!(rest.iter().all(|byte| *byte == filler(number)), "record {number} has other bytes");
+    number
+}
+
+/// Holds the bytes of a record against its number.
+pub(crate) fn check_bytes(bytes: &[u8]) {
+    assert!(number_of(bytes) < Number::MAX, "a number is of a record that was made");
+}
+
+/// A record that was sent.
+struct Record {
+    append: usize,
+    partition: PartitionId,
+    length: usize,
+    /// Where it was acked or found.
+    at: Option<Offset>,
+    /// Of its commit, where it was read.
+    time: Option<TimeMicros>,
+}
+
+/// Some records of one append that go to one partition, side by side.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// Where they go.
+    pub(crate) partition: PartitionId,
+    /// Their numbers.
+    pub(crate) numbers: Range<Number>,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nobody knows yet, or ever will.
+    Open,
+    /// It was acked, read, or found: it stays.
+    There,
+    /// It was refused, or an opening did not find it: it never comes.
+    Gone,
+}
+
+/// What the model needs to know of an append.
+pub(crate) struct Sent {
+    /// What is in it.
+    pub(crate) parts: Vec<Part>,
+    /// What it asked for.
+    pub(crate) conditions: Vec<Condition>,
+    /// Whether it may be sent again as it is: its producer says who it is.
+    pub(crate) produced: bool,
+}
+
+struct Append {
+    sent: Sent,
+    fate: Fate,
+    run: u64,
+    /// The model's clock when it was sent, and when it was acked.
+    sent_at: u64,
+    acked_at: Option<u64>,
+    /// Its order and wholeness are held to account: no topic of it is ever deleted or compacted.
+    is_plain: bool,
+}
+
+/// How much may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing: no damage was done.
+    None,
+    /// The records of one commit, and they are told.
+    OneCommit,
+    /// Whatever is told, and what nothing that is left can vouch for.
+    Told,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    There,
+    /// It was asked to be deleted, and may be.
+    Doubtful,
+    Gone,
+}
+
+struct Known {
+    topic: Topic,
+    standing: Standing,
+    is_plain: bool,
+}
+
+/// All writes of a key, in the order in which they were sent.
+#[derive(Default)]
+struct History {
+    values: Vec<Option<Number>>,
+    /// How many of them are known to be over, up to the last that was acked.
+    over: usize,
+}
+
+/// See the head of this file.
+#[derive(Default)]
+pub(crate) struct Model {
+    records: Vec<Record>,
+    appends: Vec<Append>,
+    taken: BTreeMap<(PartitionId, Offset), Number>,
+    ends: BTreeMap<PartitionId, Offset>,
+    topics: BTreeMap<TopicId, Known>,
+    /// Topics that were asked for, and may turn up.
+    wanted: BTreeSet<String>,
+    keys: BTreeMap<(PartitionId, Vec<u8>), History>,
+    /// Of each partition: up to where it was trimmed for certain, and at most.
+    trims: BTreeMap<PartitionId, (Offset, Offset)>,
+    run: u64,
+    clock: u64,
+    /// The oldest segments may be given up.
+    drops: bool,
+    /// Something was lost already: offsets have holes.
+    holes: bool,
+}
+
+impl Model {
+    /// A model of an empty log, whose oldest segments may be given up if it `drops`.
+    pub(crate) fn new(drops: bool) -> Self {
+        Self { drops, ..Self::default() }
+    }
+
+    /// Makes the records of an append to be: so many for each partition.
+    pub(crate) fn make(&mut self, partition: PartitionId, lengths: &[usize]) -> Part {
+        let first = self.records.len() as u64;
+        let append = self.appends.len();
+        self.records.extend(lengths.iter().map(|length| Record {
+            append,
+            partition,
+            length: *length,
+            at: None,
+            time: None,
+        }));
+        Part { partition, numbers: first..self.records.len() as u64 }
+    }
+
+    /// The bytes of a record that was made.
+    #[must_use]
+    pub(crate) fn bytes(&self, number: Number) -> Vec<u8> {
+        payload(number, self.record(number).length)
+    }
+
+    /// Takes note of an append that is being sent; its records were made since the last one.
+    pub(crate) fn send(&mut self, sent: Sent) -> usize {
+        self.clock += 1;
+        let is_plain = |part: &Part| {
+            self.topics.get(&part.partition.topic).is_some_and(|known| known.is_plain)
+        };
+        let is_plain = sent.parts.iter().all(is_plain) && !sent.produced;
+        let (run, sent_at) = (self.run, self.clock);
+        let fate = Fate::Open;
+        self.appends.push(Append { sent, fate, run, sent_at, acked_at: None, is_plain });
+        self.appends.len() - 1
+    }
+
+    /// Takes note that a key is being written, by the last append that was sent.
+    pub(crate) fn write_key(
+        &mut self,
+        partition: PartitionId,
+        key: &[u8],
+        value: Option<Number>,
+    ) -> usize {
+        let history = self.keys.entry((partition, key.to_vec())).or_default();
+        history.values.push(value);
+        history.values.len()
+    }
+
+    /// The `nth` write of a key was acked.
+    pub(crate) fn key_acked(&mut self, partition: PartitionId, key: &[u8], nth: usize) {
+        let history = self.keys.get_mut(&(partition, key.to_vec())).expect("it was written");
+        history.over = history.over.max(nth);
+    }
+
+    /// An append was acked: where each of its parts begins.
+    pub(crate) fn acked(&mut self, append: usize, firsts: &[Offset]) {
+        self.clock += 1;
+        let parts = self.appends[append].sent.parts.clone();
+        assert_eq!(parts.len(), firsts.len(), "each part has its offset");
+        let fate = self.appends[append].fate;
+        assert!(
+            fate != Fate::Gone,
+            "append {append} was acked, and did not survive a crash before"
+        );
+        self.appends[append].fate = Fate::There;
+        self.appends[append].acked_at.get_or_insert(self.clock);
+        for (part, first) in parts.iter().zip(firsts) {
+            for (nth, number) in part.numbers.clone().enumerate() {
+                self.place(number, first.plus(nth as u64));
+            }
+        }
+        self.check_conditions(append);
+    }
+
+    /// An append was refused.
+    pub(crate) fn refused(&mut self, append: usize) {
+        let append = &mut self.appends[append];
+        assert!(append.fate != Fate::There || append.sent.produced, "what is there was refused");
+        if append.fate == Fate::Open && !append.sent.produced {
+            append.fate = Fate::Gone;
+        }
+    }
+
+    fn place(&mut self, number: Number, at: Offset) {
+        let record = &mut self.records[index(number)];
+        let before = *record.at.get_or_insert(at);
+        let partition = record.partition;
+        assert_eq!(before, at, "record {number} of {partition} has two offsets");
+        let taken = *self.taken.entry((partition, at)).or_insert(number);
+        assert_eq!(taken, number, "offset {at} of {partition} was given twice");
+    }
+
+    fn check_conditions(&self, append: usize) {
+        for condition in &self.appends[append].sent.conditions {
+            let Condition::NextOffset { partition, next } = condition else { continue };
+            let parts = self.appends[append].sent.parts.iter();
+            let first = parts.filter(|part| part.partition == *partition);
+            let first = first.map(|part| self.record(part.numbers.start).at).min().flatten();
+            assert!(first.is_none_or(|first| first == *next), "{append} was to begin at {next}");
+        }
+    }
+
+    /// Takes note of an extent that was seen.
+    pub(crate) fn extent(&mut self, partition: PartitionId, extent: Extent) {
+        assert!(extent.start <= extent.end, "{partition} starts behind its end");
+        let before = self.ends.insert(partition, extent.end).unwrap_or_default();
+        assert!(before <= extent.end, "the end of {partition} went back from {before}");
+    }
+
+    /// Takes note of a batch that a reader was given. It is durable, then.
+    pub(crate) fn read(&mut self, batch: &BatchView) {
+        let partition = batch.partition();
+        let Some(known) = self.topics.get(&partition.topic) else { return };
+        let is_keyed = known.topic.spec.retention == tracklog_log::Retention::Compact;
+        for (offset, record) in batch.records() {
+            if is_keyed {
+                KeyValue::decode(record.bytes()).expect("a key and a value");
+                continue;
+            }
+            let number = number_of(record.bytes());
+            self.found(partition, offset, number, batch.append_time());
+            self.check_length(number, record.bytes().len());
+        }
+    }
+
+    fn check_length(&self, number: Number, length: usize) {
+        assert_eq!(self.record(number).length.max(8), length, "record {number} is whole");
+    }
+
+    fn found(&mut self, partition: PartitionId, at: Offset, number: Number, time: TimeMicros) {
+        let sent = self.records.get(index(number));
+        let record = sent.unwrap_or_else(|| panic!("record {number} was never sent"));
+        assert_eq!(record.partition, partition, "record {number} lies elsewhere");
+        let append = record.append;
+        let fate = self.appends[append].fate;
+        assert!(fate != Fate::Gone, "record {number} of {partition} at {at} was cut or refused");
+        self.appends[append].fate = Fate::There;
+        self.place(number, at);
+        let before = *self.records[index(number)].time.get_or_insert(time);
+        assert_eq!(before, time, "record {number} lies in one commit");
+    }
+
+    /// Takes note of all that is in a partition: what is read there is durable.
+    pub(crate) fn looked(&mut self, partition: PartitionId, share: &Share) {
+        self.extent(partition, share.extent);
+        for (offset, found) in &share.records {
+            if let (Some(number), None) = (found.number, &found.key) {
+                self.found(partition, *offset, number, found.append_time);
+            }
+        }
+    }
+
+    /// Of how many parts an append is made.
+    #[must_use]
+    pub(crate) fn parts(&self, append: usize) -> usize {
+        self.appends[append].sent.parts.len()
+    }
+
+    /// Holds the answer to a look-up by append time against the records whose times are known.
+    pub(crate) fn check_offset_at(&self, partition: PartitionId, time: TimeMicros, offset: Offset) {
+        let from = (partition, Offset::ZERO);
+        let mine = self.taken.range(from..).take_while(|((of, _), _)| *of == partition);
+        for ((_, at), number) in mine {
+            let Some(own) = self.record(*number).time else { continue };
+            let fits = (*at < offset) == (own < time);
+            // What was trimmed or dropped lies below every answer.
+            assert!(
+                fits || *at < offset,
+                "{at} of {partition} is of {own:?}, {offset} of {time:?}"
+            );
+        }
+    }
+
+    /// A topic is being asked for.
+    pub(crate) fn want(&mut self, name: &str) {
+        self.wanted.insert(name.to_owned());
+    }
+
+    /// A topic was made, or was there already.
+    pub(crate) fn made(&mut self, topic: &Topic) {
+        let name = topic.name();
+        assert!(self.wanted.contains(name), "nobody asked for {name}");
+        // Those whose names begin so come and go.
+        let is_plain =
+            !name.starts_with('x') && topic.spec.retention == tracklog_log::Retention::Keep;
+        let known = Known { topic: topic.clone(), standing: Standing::There, is_plain };
+        let known = self.topics.entry(topic.id).or_insert(known);
+        assert_eq!(&known.topic, topic, "an id is given once");
+        assert!(known.standing != Standing::Gone, "{name} was deleted and came back");
+    }
+
+    /// A topic is being deleted.
+    pub(crate) fn delete(&mut self, id: TopicId) {
+        self.topics.get_mut(&id).expect("it is there").standing = Standing::Doubtful;
+    }
+
+    /// A topic was deleted.
+    pub(crate) fn deleted(&mut self, id: TopicId) {
+        self.topics.get_mut(&id).expect("it was there").standing = Standing::Gone;
+    }
+
+    /// A partition is being trimmed.
+    pub(crate) fn trim(&mut self, partition: PartitionId, before: Offset) {
+        let trim = self.trims.entry(partition).or_default();
+        trim.1 = trim.1.max(before);
+    }
+
+    /// A partition was trimmed.
+    pub(crate) fn trimmed(&mut self, partition: PartitionId, before: Offset) {
+        let trim = self.trims.entry(partition).or_default();
+        trim.0 = trim.0.max(before);
+    }
+
+    /// Topics that can be written to.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        let there = self.topics.values().filter(|known| known.standing == Standing::There);
+        there.map(|known| &known.topic)
+    }
+
+    /// Holds what an opening found against all that is known. What it did not find is gone.
+    pub(crate) fn opened(&mut self, topics: &[Topic], contents: &Contents, loss: Loss) {
+        self.check_topics(topics);
+        for (partition, share) in contents {
+            self.check_share(*partition, share, loss);
+        }
+        let lost = self.lost(contents);
+        self.check_wholeness(contents, loss);
+        self.check_loss(&lost, contents, loss);
+        self.check_order(loss);
+        self.check_keys(contents, loss);
+        self.holes |= loss != Loss::None;
+        for (at, number) in lost {
+            self.taken.remove(&at);
+            // Its neighbours in other batches may be there still. Its producer may send it again.
+            let append = self.record(number).append;
+            if self.appends[append].sent.produced {
+                self.records[index(number)].at = None;
+                self.records[index(number)].time = None;
+            }
+        }
+        for append in &mut self.appends {
+            if append.fate == Fate::Open && !append.sent.produced {
+                append.fate = Fate::Gone;
+            }
+        }
+        self.run += 1;
+    }
+
+    fn check_topics(&mut self, topics: &[Topic]) {
+        let there: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        for (id, known) in &mut self.topics {
+            let name = known.topic.name();
+            match known.standing {
+                Standing::There => assert!(there.contains(id), "topic {name} is gone"),
+                Standing::Gone => assert!(!there.contains(id), "topic {name} came back"),
+                Standing::Doubtful if there.contains(id) => known.standing = Standing::There,
+                Standing::Doubtful => known.standing = Standing::Gone,
+            }
+        }
+        topics.iter().filter(|topic| !topic.spec.name.is_internal()).for_each(|it| self.made(it));
+    }
+
+    fn check_share(&mut self, partition: PartitionId, share: &Share, loss: Loss) {
+        if loss != Loss::Told {
+            self.extent(partition, share.extent);
+        }
+        self.ends.insert(partition, share.extent.end);
+        let (surely, at_most) = self.trims.get(&partition).copied().unwrap_or_default();
+        let Extent { start, end } = share.extent;
+        assert!(start >= surely.min(end), "{partition} was trimmed to {surely}");
+        let free = self.drops || loss != Loss::None || self.holes;
+        assert!(free || start <= at_most, "{partition} starts at {start} for no reason");
+        for (offset, found) in &share.records {
+            let Some(number) = found.number else { continue };
+            self.check_length(number, found.length);
+            if found.key.is_none() {
+                self.found(partition, *offset, number, found.append_time);
+            }
+        }
+        if loss == Loss::None && !self.holes {
+            let count = share.records.len() as u64;
+            assert_eq!(count, end.0 - start.0, "{partition} has holes: {:?}", share.damage);
+        }
+    }
+
+    /// Records that should be there and are not.
+    fn lost(&self, contents: &Contents) -> Vec<((PartitionId, Offset), Number)> {
+        let mut lost = Vec::new();
+        for ((partition, at), number) in &self.taken {
+            let Some(share) = contents.get(partition) else { continue };
+            if *at >= share.extent.start && !share.records.contains_key(at) {
+                lost.push(((*partition, *at), *number));
+            }
+        }
+        lost
+    }
+
+    fn check_loss(
+        &self,
+        lost: &[((PartitionId, Offset), Number)],
+        contents: &Contents,
+        loss: Loss,
+    ) {
+        if let (Loss::None, Some(((partition, at), number))) = (loss, lost.first()) {
+            panic!("record {number} of {partition} at {at} is gone: {}", self.tell(*number));
+        }
+        let times: BTreeSet<Option<TimeMicros>> =
+            lost.iter().map(|(_, number)| self.record(*number).time).collect();
+        assert!(
+            loss != Loss::OneCommit || times.len() <= 1,
+            "one page took {} commits: {lost:?}",
+            times.len()
+        );
+        let left: BTreeSet<usize> = contents
+            .values()
+            .flat_map(|share| share.records.values().filter_map(|found| found.number))
+            .map(|number| self.record(number).append)
+            .collect();
+        for ((partition, at), number) in lost {
+            let share = &contents[partition];
+            let told = share.damage.iter().any(|damage| damage.contains(at));
+            let vouched = || self.is_vouched_for(*number, &left);
+            assert!(
+                told || !vouched(),
+                "record {number} of {partition} at {at} is lost in silence"
+            );
+        }
+    }
+
+    /// Whether something that is left was written after the record was acked, in the same run: it
+    /// knew that the record was durable.
+    fn is_vouched_for(&self, number: Number, left: &BTreeSet<usize>) -> bool {
+        let append = &self.appends[self.record(number).append];
+        let Some(acked_at) = append.acked_at else { return false };
+        let left = left.iter().map(|at| &self.appends[*at]);
+        left.filter(|later| later.run == append.run).any(|later| later.sent_at > acked_at)
+    }
+
+    fn tell(&self, number: Number) -> String {
+        let append = &self.appends[self.record(number).append];
+        format!("run {} of {}, acked at {:?}", append.run, self.run, append.acked_at)
+    }
+
+    /// Each append whose fate was open is there whole, or not at all.
+    fn check_wholeness(&mut self, contents: &Contents, loss: Loss) {
+        for at in 0..self.appends.len() {
+            let append = &self.appends[at];
+            if append.fate != Fate::There || loss != Loss::None || self.holes {
+                continue;
+            }
+            for part in &append.sent.parts {
+                // Keys are held to account by `check_keys`.
+                let keyed = self.keys.keys().any(|(partition, _)| *partition == part.partition);
+                if !contents.contains_key(&part.partition) || keyed {
+                    continue;
+                }
+                let placed = part.numbers.clone().all(|it| self.record(it).at.is_some());
+                assert!(placed, "append {at} is there in parts");
+            }
+            self.check_conditions(at);
+        }
+    }
+
+    /// Of the appends of the run that ended a beginning is there, in order.
+    fn check_order(&self, loss: Loss) {
+        let mut last: BTreeMap<PartitionId, Offset> = BTreeMap::new();
+        let mut missing = None;
+        let run = self.appends.partition_point(|append| append.run < self.run);
+        for (at, append) in self.appends.iter().enumerate().skip(run) {
+            if !append.is_plain {
+                continue;
+            }
+            if append.fate == Fate::Open && append.sent.conditions.is_empty() {
+                missing = missing.or(Some(at));
+            }
+            if append.fate != Fate::There {
+                continue;
+            }
+            let clean = loss == Loss::None && !self.holes;
+            assert!(missing.is_none() || !clean, "append {at} is there, {missing:?} is not");
+            let mut firsts: BTreeMap<PartitionId, Offset> = BTreeMap::new();
+            for part in &append.sent.parts {
+                for number in part.numbers.clone() {
+                    let Some(offset) = self.record(number).at else { continue };
+                    let last = last.insert(part.partition, offset);
+                    assert!(last < Some(offset), "record {number} is out of order");
+                    firsts.entry(part.partition).or_insert(offset);
+                }
+            }
+        }
+    }
+
+    fn check_keys(&mut self, contents: &Contents, loss: Loss) {
+        for ((partition, key), history) in &mut self.keys {
+            let Some(share) = contents.get(partition) else { continue };
+            let last = share.records.values().rev().find(|found| found.key.as_ref() == Some(key));
+            let value = last.and_then(|found| found.number);
+            let from = history.over.saturating_sub(1);
+            let nth = history.values[from..].iter().position(|it| *it == value);
+            let known = nth.is_some() || (history.over == 0 && value.is_none());
+            assert!(known || loss != Loss::None || self.holes, "key {key:?} is {value:?}");
+            // What was not found never comes back.
+            if let Some(nth) = nth {
+                history.values.truncate(from + nth + 1);
+            } else if known {
+                history.values.clear();
+            }
+            history.over = history.values.len();
+        }
+    }
+
+    fn record(&self, number: Number) -> &Record {
+        &self.records[index(number)]
+    }
+}
+
+fn index(number: Number) -> usize {
+    usize::try_from(number).expect("a program sends far fewer records")
+}

@@ -1,0 +1,159 @@
+//! What a program does and what may go wrong in it: drawn once, from its seed.
+//!
+//! Not every program does everything: one that never reads finds what a busy one covers up, and a
+//! machine on which nothing fails holds the log to the strictest account.
+
+use std::time::Duration;
+
+use tracklog_engine::{Options, WhenFull};
+
+use crate::chance::Chance;
+
+/// The smallest slots that a simulated log may have.
+pub(crate) const SLOT_BYTES: u64 = 2 << 20;
+
+/// What damage is done to what was durable, once in a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A page of a slot or a checkpoint rots while the machine is off.
+    Rot,
+}
+
+/// One kind of step of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Send an append: one to three records or batches for any partitions.
+    Append,
+    /// Send one on the condition that a partition ends at some offset.
+    AppendIf,
+    /// Write or take away a key, now and then on a condition.
+    WriteKey,
+    /// Send a new append of an idempotent producer.
+    Produce,
+    /// Send again what a producer has no ack for.
+    ProduceAgain,
+    /// Read at the end, near it, or from far behind.
+    Read,
+    /// Wait at a partition's end.
+    ReadTail,
+    /// Look for an offset by time.
+    OffsetAt,
+    /// Give up a partition's oldest records.
+    Trim,
+    /// Make or delete a topic.
+    ChangeTopics,
+    /// Become the writer anew.
+    TakeOver,
+    /// Let the journal go on.
+    Journal,
+    /// Let the disk complete a write.
+    Disk,
+    /// Let the keeper do a job.
+    Keeper,
+    /// Let a moment pass.
+    Moment,
+    /// Let seconds pass.
+    Seconds,
+    /// Let the disk stall, or go on.
+    Stall,
+    /// Fill the disk, or make room.
+    Fill,
+}
+
+const STEPS: [Step; 18] = [
+    Step::Append,
+    Step::AppendIf,
+    Step::WriteKey,
+    Step::Produce,
+    Step::ProduceAgain,
+    Step::Read,
+    Step::ReadTail,
+    Step::OffsetAt,
+    Step::Trim,
+    Step::ChangeTopics,
+    Step::TakeOver,
+    Step::Journal,
+    Step::Disk,
+    Step::Keeper,
+    Step::Moment,
+    Step::Seconds,
+    Step::Stall,
+    Step::Fill,
+];
+
+/// See the head of this file.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// How the log is opened.
+    pub(crate) options: Options,
+    /// Openings of the log, the first not counted.
+    pub(crate) runs: u64,
+    /// So many steps in a run at most.
+    pub(crate) steps_max: u64,
+    /// Of the topic that all write to.
+    pub(crate) partitions: u32,
+    /// One append in so many is large.
+    pub(crate) large_one_in: u64,
+    /// Operations of the disk fail.
+    pub(crate) errors: bool,
+    /// What is done to what was durable.
+    pub(crate) damage: Option<Damage>,
+    /// The steps to draw from, each as often as it is likely.
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub(crate) fn draw(chance: &mut Chance) -> Self {
+        let damage = chance.one_in(4).then_some(Damage::Rot);
+        let drops = chance.one_in(3);
+        let fills = chance.one_in(4);
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            replay_threads: 0,
+            ring_bytes: *chance.one_of(&[0, 64 << 10, 1 << 20, 64 << 20]),
+            index_bytes: *chance.one_of(&[0, 16 << 10, 256 << 20]),
+            pinned_bytes: *chance.one_of(&[0, 1 << 20, 256 << 20]),
+            budget_bytes: *chance.one_of(&[2 << 20, 64 << 20]),
+            journal_bytes_max: drops.then(|| SLOT_BYTES * (4 + chance.below(4))),
+            when_full: if drops { WhenFull::DropOldest } else { WhenFull::Refuse },
+            commit_deadline: Duration::from_secs(2),
+            ..Options::default()
+        };
+        let mut steps = Vec::new();
+        for step in STEPS {
+            let spoils = matches!(step, Step::Trim | Step::ChangeTopics | Step::WriteKey);
+            let likely = match step {
+                // What rots may be the record of a trim, of a topic, of a key.
+                _ if damage.is_some() && spoils => 0,
+                Step::Fill if !fills => 0,
+                Step::Journal | Step::Disk => 8 + chance.below(24),
+                Step::Append | Step::Keeper => 2 + chance.below(12),
+                Step::Trim | Step::ChangeTopics | Step::TakeOver => chance.below(2),
+                Step::Stall | Step::Fill => chance.below(3),
+                _ => chance.below(8),
+            };
+            steps.extend((0..likely).map(|_| step));
+        }
+        Self {
+            options,
+            runs: 1 + chance.below(6),
+            steps_max: *chance.one_of(&[60, 200, 500]),
+            partitions: 1 + u32::try_from(chance.below(4)).expect("it is small"),
+            large_one_in: *chance.one_of(&[2, 8, 1 << 20]),
+            errors: chance.one_in(3) && damage.is_none(),
+            damage,
+            steps,
+        }
+    }
+
+    /// The next step.
+    pub(crate) fn step(&self, chance: &mut Chance) -> Step {
+        *chance.one_of(&self.steps)
+    }
+
+    /// Whether the oldest segments may be given up.
+    pub(crate) fn drops(&self) -> bool {
+        self.options.when_full == WhenFull::DropOldest
+    }
+}

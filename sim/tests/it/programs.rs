@@ -1,0 +1,26 @@
+//! Seeds that run here; `.ci/run` runs thousands more, built to be fast.
+
+use std::thread;
+
+use tracklog_sim::{Campaign, run_program};
+
+#[test]
+fn a_seed_does_the_same_again() {
+    for seed in 0..24 {
+        let again = thread::spawn(move || run_program(seed, false));
+        let (one, two) = (run_program(seed, false), again.join().expect("panics are caught"));
+        assert_eq!(one.violation, None, "seed {seed}");
+        assert_eq!((one.trace, one.simulated), (two.trace, two.simulated), "seed {seed}");
+        assert_eq!((one.crashes, one.acked), (two.crashes, two.acked), "seed {seed}");
+    }
+}
+
+#[test]
+fn random_programs_break_no_promise() {
+    let campaign = Campaign { seed: 1_000_000, programs: 60, threads: 2 };
+    let totals = campaign.run(&|seed, outcome, _| {
+        assert_eq!(outcome.violation, None, "replay {seed} repeats this");
+    });
+    assert_eq!((totals.programs, totals.violations.len()), (60, 0));
+    assert!(totals.crashes > 100 && totals.faults > 10 && totals.acked > 500, "{totals}");
+}
