@@ -5,6 +5,8 @@
 //! - A [`Checkpoint`] in hand means that every section's checksum held and none is missing.
 //! - Two files are written in turn: whatever happens while one is written, the other is whole.
 //! - A section of a kind that is not known is passed over only if it says that it may be.
+//! - A file counts as a later version's only under checksums that hold: rot in the version field
+//!   does not keep a log from opening.
 
 use bytes::Bytes;
 use tracklog_log::{Extent, Retention, Topic, TopicName, TopicSpec};
@@ -119,7 +121,7 @@ impl Checkpoint {
         section_that_may_be_skipped(&mut file, SECTION_PRODUCERS, |fields| {
             fields.put_list(&self.producers, |fields, standing| standing.encode(fields));
         });
-        section(&mut file, SECTION_END, |_| {});
+        section(&mut file, SECTION_END, |fields| fields.put_u32(VERSION));
         file
     }
 
@@ -129,11 +131,24 @@ impl Checkpoint {
         if fields.u64() != Some(MAGIC) {
             return Err(CheckpointError::Bad);
         }
-        if fields.u32().ok_or(CheckpointError::Bad)? != VERSION {
-            return Err(CheckpointError::Newer);
+        let version = fields.u32().ok_or(CheckpointError::Bad)?;
+        if version != VERSION {
+            let is_sworn = sworn_version(fields) == Some(version);
+            return Err(if is_sworn { CheckpointError::Newer } else { CheckpointError::Bad });
         }
         let sections = Sections::read(fields)?;
         sections.checkpoint().ok_or(CheckpointError::Bad)
+    }
+}
+
+/// The version that the end section repeats under its checksum, where every section before it is
+/// good. The frame of a section is the same in all versions.
+fn sworn_version(mut fields: Fields<'_>) -> Option<u32> {
+    loop {
+        let (kind, _, body) = next_section(&mut fields)?;
+        if kind == SECTION_END {
+            return Fields::new(body).u32();
+        }
     }
 }
 
@@ -150,7 +165,15 @@ impl<'a> Sections<'a> {
             let (kind, flags, body) = next_section(&mut fields).ok_or(CheckpointError::Bad)?;
             match sections.known.get_mut(usize::from(kind)) {
                 Some(known) => *known = Some(Fields::new(body)),
-                None if kind == SECTION_END => return Ok(sections),
+                None if kind == SECTION_END => {
+                    // The first logs have no version there.
+                    let version = Fields::new(body).u32().unwrap_or(VERSION);
+                    return if version == VERSION {
+                        Ok(sections)
+                    } else {
+                        Err(CheckpointError::Bad)
+                    };
+                }
                 None if flags & MAY_SKIP != 0 => {}
                 None => return Err(CheckpointError::Newer),
             }
@@ -370,6 +393,9 @@ fn decode_topic(fields: &mut Fields<'_>) -> Option<Topic> {
 mod tests {
     use super::*;
 
+    /// The end section, with the version in it.
+    const END_BYTES: usize = SECTION_HEAD_BYTES + 4;
+
     fn sample() -> Checkpoint {
         let spec = TopicSpec {
             name: TopicName::new("raw").unwrap(),
@@ -422,11 +448,38 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Checkpoint::decode(&bad).is_err(), "bit {bit}");
+            assert_eq!(Checkpoint::decode(&bad), Err(CheckpointError::Bad), "bit {bit}");
         }
         for length in 0..good.len() {
             assert!(Checkpoint::decode(&good[..length]).is_err(), "length {length}");
         }
+    }
+
+    /// A version that has no section but the end.
+    fn of_version(version: u32, sworn: u32) -> Vec<u8> {
+        let mut file = Vec::new();
+        file.put_u64(MAGIC);
+        file.put_u32(version);
+        section(&mut file, SECTION_END, |fields| fields.put_u32(sworn));
+        file
+    }
+
+    #[test]
+    fn a_later_version_is_told_only_where_the_end_repeats_it() {
+        assert_eq!(Checkpoint::decode(&of_version(2, 2)), Err(CheckpointError::Newer));
+        assert_eq!(Checkpoint::decode(&of_version(2, 1)), Err(CheckpointError::Bad));
+        assert_eq!(Checkpoint::decode(&of_version(1, 2)), Err(CheckpointError::Bad));
+        let mut torn = of_version(2, 2);
+        torn.pop();
+        assert_eq!(Checkpoint::decode(&torn), Err(CheckpointError::Bad));
+    }
+
+    #[test]
+    fn a_file_of_the_first_logs_whose_end_is_empty_is_read() {
+        let mut file = sample().encode();
+        file.truncate(file.len() - END_BYTES);
+        section(&mut file, SECTION_END, |_| {});
+        assert_eq!(Checkpoint::decode(&file), Ok(sample()));
     }
 
     #[test]
@@ -436,7 +489,7 @@ mod tests {
         let producers = sections.iter().find(|(kind, ..)| *kind == SECTION_PRODUCERS);
         let (_, flags, bytes) = producers.expect("the section is there");
         assert_eq!(*flags, MAY_SKIP);
-        let end = file.len() - SECTION_HEAD_BYTES;
+        let end = file.len() - END_BYTES;
         let mut without = file[..end - SECTION_HEAD_BYTES - bytes].to_vec();
         without.extend_from_slice(&file[end..]);
         let producers = Vec::new();
@@ -446,7 +499,7 @@ mod tests {
     #[test]
     fn an_unknown_section_is_passed_over_only_when_it_may_be() {
         let mut file = sample().encode();
-        file.truncate(file.len() - 12);
+        file.truncate(file.len() - END_BYTES);
         let with = |flags: u16| {
             let mut file = file.clone();
             let at = file.len();

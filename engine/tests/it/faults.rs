@@ -103,13 +103,24 @@ fn a_newer_slot_is_refused_and_left_alone() {
     assert_eq!(machine.disk.peek(SlotId(0), 0, 4096), page);
 }
 
+/// The file, of version 2, as a program of that version would write it.
+fn newer(mut file: Vec<u8>) -> Vec<u8> {
+    let version = 2_u32.to_le_bytes();
+    file[8..12].copy_from_slice(&version);
+    // The end section: 12 bytes of head, with the checksum last, and the version again.
+    let end = file.len() - 16;
+    file[end + 12..].copy_from_slice(&version);
+    let covered = [&file[end..end + 8], &version[..]].concat();
+    file[end + 8..end + 12].copy_from_slice(&crc32fast::hash(&covered).to_le_bytes());
+    file
+}
+
 #[test]
 fn a_newer_checkpoint_is_refused_and_left_alone() {
     let (mut machine, ..) = filled(7, 3, 100);
     machine.stop();
     let name = FileName::CheckpointB;
-    let mut file = machine.disk.read_file(&name).expect("it is there");
-    file[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    let file = newer(machine.disk.read_file(&name).expect("it is there"));
     machine.disk.set_file(&name, Some(file.clone()));
     let error = machine.open().expect_err("it is of a newer format");
     assert_eq!(
@@ -117,6 +128,21 @@ fn a_newer_checkpoint_is_refused_and_left_alone() {
         "checkpoint-b needs a newer tracklog: its format is of another version"
     );
     assert_eq!(machine.disk.read_file(&name).expect("it is there"), file);
+}
+
+#[test]
+fn a_flipped_bit_in_a_checkpoints_version_is_rot_like_any_other() {
+    for (seed, name) in (70..).zip(CHECKPOINTS) {
+        let (mut machine, _, all) = filled(seed, 3, 100);
+        machine.stop();
+        let mut file = machine.disk.read_file(&name).expect("it is there");
+        file[8] ^= 2;
+        machine.disk.set_file(&name, Some(file));
+        machine.open().expect("the other checkpoint serves");
+        let notes = &machine.engine().report().notes;
+        assert!(notes.contains(&Note::Checkpoint { file: name.path() }), "{notes:?}");
+        assert_eq!(contents(machine.engine()), all);
+    }
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl Program {
             let b = self.numbers.one_in(2);
             let file = if b { FileName::CheckpointB } else { FileName::CheckpointA };
             if let Ok(mut bytes) = self.disk.read_file(&file) {
-                let at = 12 + self.numbers.below(bytes.len() as u64 - 12) as usize;
+                let at = self.numbers.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << self.numbers.below(8);
                 self.disk.set_file(&file, Some(bytes));
             }
