@@ -6,6 +6,7 @@ mod embedded;
 mod faults;
 mod folders;
 mod golden;
+mod killed;
 mod relays;
 mod rig;
 mod times;
