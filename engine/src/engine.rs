@@ -219,12 +219,18 @@ impl Engine {
     }
 
     /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when
-    /// it is done; of a log that is driven step by step, at once.
+    /// it is done, whoever else closes it too; of a log that is driven step by step, at once.
+    ///
+    /// On a full disk what was taken is written as far as it fits into the room that is kept for
+    /// it; the rest ends as [`AppendError::Full`].
     pub fn close(&self) {
         self.client.intake.push(Input::Stop);
-        if let Some(threads) = self.threads.lock().take() {
+        // Held until they have ended: whoever closes it meanwhile waits here.
+        let mut threads = self.threads.lock();
+        if let Some(threads) = threads.take() {
             threads.join();
         }
+        drop(threads);
         self.reader.stop();
     }
 

@@ -154,7 +154,12 @@ impl Keeper {
                 if !std::mem::replace(&mut self.full, true) {
                     tracing::warn!("appends are refused: {why}");
                 }
-                self.client.intake.set_door(Door::Full(why.into()));
+                let why: Arc<str> = why.into();
+                self.client.intake.set_door(Door::Full(Arc::clone(&why)));
+                if self.wanted.is_some() {
+                    // Who stops must not wait for it.
+                    self.client.intake.push(Input::NoRoom(why));
+                }
             }
         }
     }

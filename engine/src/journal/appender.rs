@@ -6,6 +6,7 @@
 //! - Conditions are checked against the state as stamped, commits in flight included.
 //! - A page that holds a published commit is never written again.
 //! - After a failed write nothing more is written until the log is opened again.
+//! - A stop ends without waiting for room: what does not fit is refused, and said.
 //!
 //! It holds no thread, no clock and no file: [`Journal::step`] is told what happened and what
 //! time it is, and says what to do through [`Effects`]. Threads drive it in a running log, a
@@ -161,6 +162,8 @@ pub(crate) struct Journal {
     /// The last published data commit.
     base: Option<Base>,
     next_slot: Option<Prepared>,
+    /// Why there is no next slot, where the keeper could not make one.
+    no_room: Option<Arc<str>>,
     in_flight: VecDeque<InFlight>,
     stamper: Stamper,
     /// Where idempotent producers stand at the last published commit.
@@ -201,6 +204,7 @@ impl Journal {
             durable: position_of(&opened),
             base: start.opened_body.base,
             next_slot: None,
+            no_room: None,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
             stamper: Stamper::new(Arc::clone(&published), Arc::clone(&pool), producers.clone()),
             producers,
@@ -251,7 +255,9 @@ impl Journal {
                     "one slot is prepared, for the next segment"
                 );
                 self.next_slot = Some(prepared);
+                self.no_room = None;
             }
+            Input::NoRoom(why) => self.no_room = Some(why),
             Input::DropOldest { segment, after_gathers } => {
                 self.drop = Some(Drop { segment, after_gathers, after: None });
             }
@@ -464,10 +470,11 @@ impl Journal {
             }
             let kept_bytes = if waiting.is_ahead { 0 } else { self.start.kept_bytes };
             if !self.fits(padded_bytes(waiting.body_bytes_max) + kept_bytes) {
-                if self.next_slot.is_none() {
+                if self.next_slot.is_some() {
+                    self.seal(effects);
+                } else if !self.give_up_next() {
                     return true;
                 }
-                self.seal(effects);
                 continue;
             }
             self.one_ended = false;
@@ -476,6 +483,19 @@ impl Journal {
             self.commit(gather, effects);
         }
         false
+    }
+
+    /// A stop waits for no room: what does not fit into what there is was never written, and ends
+    /// as refused. False where it is to wait.
+    fn give_up_next(&mut self) -> bool {
+        let Some(why) = self.no_room.clone().filter(|_| self.stopping) else { return false };
+        let mut gather = self.intake.take().expect("only the appender takes");
+        self.taken += 1;
+        tracing::warn!("stopping without {} appends: {why}", gather.appends.len());
+        let refused = Decided::Failed(AppendError::Full { why });
+        std::mem::take(&mut gather.outcome).decide(refused, &self.published.relays);
+        self.intake.recycle(gather);
+        true
     }
 
     /// Whether a commit of this size leaves room for the segment's `sealed`.

@@ -266,6 +266,8 @@ pub(crate) enum Input {
     Written { number: CommitNumber, result: io::Result<()> },
     /// The next segment's slot is ready.
     Prepared(Prepared),
+    /// It cannot be made ready for now. Why, in words.
+    NoRoom(Arc<str>),
     /// Give up the oldest segment, which is this one, when the first so many gathers are durable.
     DropOldest { segment: SegmentNumber, after_gathers: u64 },
     /// Stop when all that was taken is durable.

@@ -925,6 +925,42 @@ fn a_full_disk_and_a_crash_anywhere_while_opening_lose_nothing() {
 }
 
 #[test]
+fn a_stop_on_a_full_disk_ends_and_gives_up_only_what_does_not_fit() {
+    let (disk, mut rig) = node(1);
+    fill(&disk);
+    let append = |rig: &Rig, bytes| rig.append(&[(place(0), vec![7; bytes])], &[]);
+    let mut large: Vec<Ticket> = (0..60).map(|_| append(&rig, 250_000)).collect();
+    // Too large to join the last of them in its commit, and small enough for a segment's end.
+    let mut small = append(&rig, 20_000);
+    rig.settle();
+    let stored = |ticket: &mut Ticket| decided(ticket).map(|result| result.is_ok());
+    assert_eq!(stored(&mut large[0]), Some(true));
+    assert_eq!(stored(&mut small), None, "it waits for room");
+    rig.client.intake.push(Input::Stop);
+    let stopped = (0..1_000).any(|_| {
+        if !rig.keep() {
+            disk.step();
+        }
+        rig.step() == Next::Stopped
+    });
+    assert!(stopped, "it waits for room that does not come");
+    let mut acked = vec![decided(&mut small).expect("it is decided").expect("it fits").offset(0)];
+    let mut refused = 0;
+    for ticket in &mut large {
+        match decided(ticket).expect("nobody waits for ever") {
+            Ok(stored) => acked.push(stored.offset(0)),
+            Err(AppendError::Full { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0);
+    let disk = power_cut(&disk, rig);
+    let found: Vec<u64> = readable(&disk).iter().map(|(offset, _)| *offset).collect();
+    acked.sort_unstable();
+    assert_eq!(found, acked.iter().map(|offset| offset.0).collect::<Vec<_>>());
+}
+
+#[test]
 fn append_times_rise_although_the_clock_goes_back() {
     let (disk, mut rig) = node(1);
     acked(&mut rig, b"a");

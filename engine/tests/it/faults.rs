@@ -7,12 +7,12 @@ use tracklog_engine::disk::simulated::{Crash, Lasting, OperationKind};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{Note, OfflineLog, OpenError, Options, State};
 use tracklog_log::meta::{Expect, MetaTopic};
-use tracklog_log::{AppendError, Domain, Log, Meta, Retention, TopicName};
-use tracklog_protocol::{PartitionId, TimeMicros};
+use tracklog_log::{Append, AppendError, Domain, Item, Lane, Log, Meta, Retention, TopicName};
+use tracklog_protocol::{PartitionId, Record, TimeMicros};
 
 use crate::rig::{
-    Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, topic,
-    wait,
+    Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, submit,
+    topic, wait,
 };
 
 const CHECKPOINTS: [FileName; 2] = [FileName::CheckpointA, FileName::CheckpointB];
@@ -355,6 +355,61 @@ fn a_failed_write_leaves_its_append_unknown_and_closes_the_log_until_it_is_reope
     assert!(raw_found.len() <= 6);
     let next = append(machine.engine(), raw, b"more").expect("it is stored").0;
     assert_eq!(next, raw_found.len() as u64);
+}
+
+#[test]
+fn whoever_closes_a_log_that_is_being_closed_waits_until_it_is_done() {
+    let (machine, raw, _) = filled(32, 1, 100);
+    machine.disk.set_auto(false);
+    let ticket = submit(machine.engine(), &[(raw, Record::opaque(b"in flight"))]);
+    let (closed, closes) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let (closed, engine) = (closed.clone(), machine.shared());
+            scope.spawn(move || {
+                engine.close();
+                closed.send(()).expect("somebody waits");
+            });
+        }
+        let early = closes.recv_timeout(Duration::from_millis(200));
+        assert!(early.is_err(), "a write is still in flight");
+        machine.disk.set_auto(true);
+        machine.disk.run_until_idle();
+    });
+    wait(ticket).expect("what was taken is stored");
+}
+
+#[test]
+fn a_log_that_waits_for_room_closes() {
+    let mut machine = Machine::new(33);
+    machine.disk.set_capacity(3 * SLOT_BYTES + (1 << 20));
+    let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
+    let bytes = payload(0, 1 << 20);
+    let mut tickets = Vec::new();
+    while machine.engine().state() == State::Open {
+        // More at once than there is room for, as far as the budget goes.
+        let log = machine.engine();
+        let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
+        let items = [Item::Record { partition: raw, record: Record::opaque(&bytes) }];
+        match log.reserve(Lane::FIRST_SOURCE, bytes.len()) {
+            Ok(permit) => {
+                tickets.push(log.append(permit, epoch, Append { conditions: &[], items: &items }));
+            }
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    machine.engine().close();
+    let mut acked = 0;
+    for ticket in tickets {
+        match wait(ticket) {
+            Ok(_) => acked += 1,
+            Err(AppendError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    machine.stop();
+    let found = machine.offline().expect("it opens");
+    assert_eq!(found[&("raw".to_owned(), 0)].len(), acked);
 }
 
 #[test]
