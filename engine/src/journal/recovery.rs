@@ -29,7 +29,7 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::APPEND_RECORDS_MAX;
 use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
-use crate::journal::walk::{Found, Walked, Walker};
+use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
 
@@ -138,6 +138,12 @@ pub enum Note {
         /// Which slot.
         slot: SlotId,
     },
+    /// The disk gives nothing of what a slot in use holds. It is left as it is: another opening
+    /// may be able to read it.
+    SlotUnreadable {
+        /// Which slot.
+        slot: SlotId,
+    },
     /// A checkpoint is rotten; the other, or the journal, served.
     Checkpoint {
         /// Which file.
@@ -177,6 +183,9 @@ impl fmt::Display for Note {
                 write!(f, "damage: the last {missing_bytes} bytes of {slot} are missing")
             }
             Self::SlotGone { slot } => write!(f, "damage: {slot} is missing"),
+            Self::SlotUnreadable { slot } => {
+                write!(f, "damage: {slot} cannot be read; it is left as it is")
+            }
             Self::Checkpoint { file } => write!(f, "{file} is rotten; the log opened without it"),
             Self::LostKey { partition, offset } => {
                 write!(f, "damage: keyed records at offset {offset} of {partition} are unreadable")
@@ -324,6 +333,9 @@ struct Recovery<'a> {
     slot_bytes: u64,
     /// By number: all segments that may count.
     segments: BTreeMap<SegmentNumber, SegmentId>,
+    /// Those that the checkpoint or a `sealed` names: they may hold acked commits, whatever can be
+    /// read of them.
+    named: BTreeSet<SegmentNumber>,
     stands: BTreeMap<Run, Stand>,
     catalog: Catalog,
     extents: BTreeMap<PartitionId, Extent>,
@@ -373,6 +385,7 @@ impl<'a> Recovery<'a> {
             cluster,
             slot_bytes,
             segments: BTreeMap::new(),
+            named: BTreeSet::new(),
             stands: BTreeMap::new(),
             catalog: Catalog::new(),
             extents: BTreeMap::new(),
@@ -441,6 +454,7 @@ impl<'a> Recovery<'a> {
             }
         }
         for id in checkpoint.map_or(&[][..], |checkpoint| &checkpoint.slots) {
+            self.named.insert(id.number);
             match self.inventory.headers.get(&id.slot) {
                 Some(header) if header.segment > id.number => {}
                 Some(header) if header.segment == id.number && header.salt == id.salt => {
@@ -644,6 +658,7 @@ impl<'a> Recovery<'a> {
             next += 1;
             let Some(sealed) = self.sealed_of(segment, end)? else { continue };
             let Sealed { slot, segment: number, salt } = sealed;
+            self.named.insert(number);
             let id = SegmentId { number, slot, run: segment.id.run, salt };
             let known = segments.get(next).is_some_and(|next| next.id.number <= number);
             let header = self.inventory.headers.get(&slot);
@@ -732,20 +747,26 @@ impl<'a> Recovery<'a> {
         Ok(end)
     }
 
-    /// A slot, or the end of its file, is missing: behind the last commit of the run that no later
+    /// A slot, or the end of its file, is missing or cannot be read: behind the last commit of the run that no later
     /// one has ended, it may have held acked commits with all that vouches for them. (What lies
     /// before a commit that is there, that one's number tells.)
     fn check_sizes(&mut self, segments: &[Segment]) -> Result<(), OpenError> {
         let last = segments.iter().rposition(|segment| first_number(segment).is_some());
         for (at, segment) in segments.iter().enumerate() {
             let slot = segment.id.slot;
-            let bytes = self.inventory.slots.get(&slot).copied();
+            let unreadable = self.is_unreadable(segment, Pages::None);
+            let bytes = self.inventory.slots.get(&slot).copied().filter(|_| !unreadable);
             let missing_bytes = self.slot_bytes.saturating_sub(bytes.unwrap_or(0));
             if missing_bytes == 0 {
                 continue;
             }
             if last.is_none_or(|last| at >= last) {
-                self.give_up_end(slot, missing_bytes)?;
+                let what = if unreadable {
+                    format!("{slot} cannot be read")
+                } else {
+                    format!("the last {missing_bytes} bytes of {slot} are missing")
+                };
+                self.give_up_end(&what, missing_bytes)?;
             }
             if bytes.is_some() {
                 self.notes.push(Note::SlotShort { slot, missing_bytes });
@@ -754,14 +775,22 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    fn give_up_end(&mut self, slot: SlotId, missing_bytes: u64) -> Result<(), OpenError> {
+    /// Whether the segment is named, no commit of it is known, and pages of it, or all of them,
+    /// could not be read: then nobody knows what it holds.
+    fn is_unreadable(&self, segment: &Segment, pages: Pages) -> bool {
+        let Content::Walked(walked) = &segment.content else { return false };
+        let is_lost = walked.pages == Pages::None || walked.pages == pages;
+        is_lost && walked.found.is_empty() && self.named.contains(&segment.id.number)
+    }
+
+    fn give_up_end(&mut self, what: &str, missing_bytes: u64) -> Result<(), OpenError> {
         if self.accept_loss {
             self.new_skip += records_max(missing_bytes);
             return Ok(());
         }
         let what = format!(
-            "the last {missing_bytes} bytes of {slot} are missing, and may have held acked \
-             commits; to go on without them, open with --accept-loss"
+            "{what}, and may have held acked commits; to go on without them, open with \
+             --accept-loss"
         );
         Err(OpenError::Damaged { what })
     }
@@ -896,6 +925,13 @@ impl<'a> Recovery<'a> {
         needed: bool,
     ) -> Result<(), OpenError> {
         let id = segment.id;
+        if self.is_unreadable(&segment, Pages::Some) {
+            // Not written again as long as it is named: another opening may read it. Nor is there
+            // an index file of nothing to be found in its place.
+            self.notes.push(Note::SlotUnreadable { slot: id.slot });
+            self.indexes.push((id, Arc::default()));
+            return Ok(());
+        }
         let walked = match segment.content {
             Content::Indexed(index) => {
                 self.indexes.push((id, Arc::new(index)));

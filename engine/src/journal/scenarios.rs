@@ -1048,6 +1048,95 @@ fn a_rotten_header_between_segments_that_no_checkpoint_names_loses_nothing() {
     }
 }
 
+#[test]
+fn a_slot_in_use_that_cannot_be_read_is_told_and_left_alone_until_it_can() {
+    // The checkpoint names all, or `sealed`s the later ones.
+    for named in [true, false] {
+        let (disk, mut rig) = node(1);
+        fill_segments(&mut rig, 5);
+        rig.settle_marked();
+        let slots = slots_in_use(&rig);
+        let mut disk = power_cut(&disk, rig);
+        if named {
+            drop(Rig::open(&disk).unwrap());
+            disk = power_cut_again(&disk);
+        }
+        let before = readable(&disk);
+        for segment in 0..9 {
+            disk.set_file(&FileName::Index(segment), None);
+        }
+        let lost = slots[2];
+        disk.break_range(lost, 0..SLOT_BYTES);
+        let content = disk.peek(lost, 0, SLOT_BYTES as usize);
+        for opening in 0..3 {
+            let mut rig = Rig::open(&disk).expect("what is lost lies before what is there");
+            let told = Note::SlotUnreadable { slot: lost };
+            assert!(rig.notes.contains(&told), "{named}, {opening}: {:?}", rig.notes);
+            let in_use = rig.client.published.places.read().segment_ids().len();
+            fill_segments(&mut rig, in_use + 2);
+            disk = power_cut(&disk, rig);
+        }
+        assert_eq!(disk.peek(lost, 0, SLOT_BYTES as usize), content, "{named}: it was written");
+        disk.heal();
+        drop(Rig::open(&disk).unwrap());
+        let found: BTreeMap<_, _> = readable(&disk).into_iter().collect();
+        for (offset, bytes) in before {
+            assert!(found.get(&offset) == Some(&bytes), "{named}: offset {offset} is gone");
+        }
+    }
+}
+
+/// The power fails while nobody has the disk open.
+fn power_cut_again(disk: &SimDisk) -> SimDisk {
+    disk.crash(Crash::Power);
+    disk.reboot()
+}
+
+#[test]
+fn a_last_segment_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    // Its slot is named by the checkpoint, or by a `sealed` alone.
+    for segments in [1, 3] {
+        let (disk, rig) = node(1);
+        let disk = power_cut(&disk, rig);
+        let mut rig = Rig::open(&disk).unwrap();
+        fill_segments(&mut rig, segments + 1);
+        let lost = acked(&mut rig, b"acked");
+        let last = *slots_in_use(&rig).last().unwrap();
+        let disk = power_cut(&disk, rig);
+        let before = readable(&disk);
+        // The disk gives its header, or not even that.
+        for from in [0, 4096] {
+            disk.break_range(last, from..SLOT_BYTES);
+            let error = recover(&disk, false).map(|_| ()).unwrap_err();
+            assert!(error.to_string().contains(&format!("{last} cannot be read")), "{error}");
+            disk.heal();
+        }
+        assert_eq!(readable(&disk), before);
+        disk.break_range(last, 0..SLOT_BYTES);
+        let options = Options { accept_loss: true, ..options() };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        let next = acked(&mut rig, b"d");
+        assert!(next > lost, "{segments}: offset {lost} was acked before");
+        let disk = power_cut(&disk, rig);
+        drop(Rig::open(&disk).expect("the loss was accepted"));
+    }
+}
+
+#[test]
+fn a_slot_that_cannot_be_opened_keeps_the_log_closed_and_as_it_is() {
+    let (disk, mut rig) = node(1);
+    fill_segments(&mut rig, 3);
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let before = readable(&disk);
+    disk.fail_next(OperationKind::OpenSlot, std::io::ErrorKind::Other, Lasting::Once);
+    let error = Rig::open(&disk).map(|_| ()).expect_err("nobody knows what it holds");
+    assert!(error.to_string().contains("open slot-"), "{error}");
+    assert_eq!(readable(&disk), before);
+    drop(Rig::open(&disk).unwrap());
+    assert_eq!(readable(&disk), before);
+}
+
 /// Another machine with the same disk.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);

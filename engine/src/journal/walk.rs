@@ -45,6 +45,20 @@ pub(crate) struct Walked {
     pub(crate) mark: CommitNumber,
     /// A header has the segment's salt that only a later program understands.
     pub(crate) newer: bool,
+    /// What the disk gave of the pages behind the slot header.
+    pub(crate) pages: Pages,
+}
+
+/// What the disk gave of a segment's pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// All that were asked for, or there were none.
+    #[default]
+    All,
+    /// Some could not be read.
+    Some,
+    /// None could be read.
+    None,
 }
 
 /// Reads one segment.
@@ -54,12 +68,15 @@ pub(crate) struct Walker {
     window: PageBuffer,
     window_at: u64,
     window_bytes: usize,
+    /// How often pages were read, and how often they could not be.
+    read: u64,
+    failed: u64,
 }
 
 impl Walker {
     pub(crate) fn new(slot: Arc<dyn Slot>, id: SegmentId) -> Self {
         let window = PageBuffer::zeroed(PAGE_BYTES);
-        Self { slot, id, window, window_at: 0, window_bytes: 0 }
+        Self { slot, id, window, window_at: 0, window_bytes: 0, read: 0, failed: 0 }
     }
 
     /// All commits of the segment, from its first page to its last.
@@ -99,6 +116,11 @@ impl Walker {
             }
             at = header.end();
         }
+        walked.pages = match (self.read, self.failed) {
+            (_, 0) => Pages::All,
+            (0, _) => Pages::None,
+            _ => Pages::Some,
+        };
         walked
     }
 
@@ -217,9 +239,11 @@ impl Walker {
             }
             self.window.resize(bytes);
             if self.slot.read(at, &mut self.window).is_ok() {
+                self.read += 1;
                 return;
             }
         }
+        self.failed += 1;
         self.window.fill(0);
     }
 }

@@ -133,7 +133,12 @@ impl VerifyReport {
 
     /// Says whether it is clean.
     pub(super) fn judge(&mut self) {
-        let is_damage = |note: &Note| matches!(note, Note::Missing { .. } | Note::LostKey { .. });
+        let is_damage = |note: &Note| {
+            matches!(
+                note,
+                Note::Missing { .. } | Note::LostKey { .. } | Note::SlotUnreadable { .. }
+            )
+        };
         self.clean = self.problem_count == 0
             && self.damaged == Counts::default()
             && !self.notes.iter().any(is_damage);
