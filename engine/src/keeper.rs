@@ -6,6 +6,8 @@
 //! - A ballast of slots is kept (the prepared one, and another once the log has rolled), so that
 //!   what was accepted can be written when the disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
 //! - While one checkpoint's file is torn by a failed write, the other is left as it is.
+//! - A slot that cannot be prepared, other than for want of room, is put aside and said so once: its
+//!   file is removed, and another one is taken.
 //! - A slot is used again only when both checkpoints no longer name it, and only if no reader
 //!   holds a map of it; else its file is unlinked and a new one made.
 //!
@@ -22,7 +24,7 @@ use tracklog_protocol::{KeyValue, Offset, PartitionId};
 
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
-use crate::disk::{Access, Disk, FileName, Slot, SlotId};
+use crate::disk::{Access, Disk, FileName, Slot, SlotId, is_passing};
 use crate::index_file;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::{Prepared, SegmentFull};
@@ -35,6 +37,9 @@ use crate::read::Reader;
 
 /// No limit is lower: a segment to drop, one to write, one prepared, one to prepare.
 const SLOTS_MIN: u64 = 4;
+/// So many slots that can be neither written nor removed are made up for with new ones, beyond the
+/// journal's limit too. A disk with more of them is no place to make files on.
+const SPOILED_MAX: u64 = 4;
 
 /// What the keeper is asked to do.
 pub(crate) enum Job {
@@ -58,6 +63,20 @@ pub(crate) struct Heading {
     pub(crate) skip: u64,
 }
 
+/// Why there is no slot.
+enum Lack {
+    /// There is no room: to give up the oldest segment would make some.
+    Room(String),
+    /// The disk, or the system, will not.
+    Other(String),
+}
+
+impl Lack {
+    fn of(error: &io::Error, why: String) -> Self {
+        if error.kind() == io::ErrorKind::StorageFull { Self::Room(why) } else { Self::Other(why) }
+    }
+}
+
 /// Prepares, writes and frees.
 pub(crate) struct Keeper {
     disk: Arc<dyn Disk>,
@@ -68,6 +87,8 @@ pub(crate) struct Keeper {
     free: VecDeque<SlotId>,
     next_slot: SlotId,
     slots: u64,
+    /// How many of them can be neither written nor removed.
+    spoiled: u64,
     slots_max: Option<u64>,
     when_full: WhenFull,
     /// Locks of slots that are not being written.
@@ -104,6 +125,7 @@ impl Keeper {
             free,
             next_slot,
             slots,
+            spoiled: 0,
             slots_max,
             when_full,
             held,
@@ -140,46 +162,39 @@ impl Keeper {
 
     /// Frees what was given up, prepares the slot that is wanted and fills up the ballast.
     pub(crate) fn catch_up(&mut self) {
-        match self.forget().and_then(|()| self.try_catch_up()) {
+        let lack = self.forget().map_err(Lack::Other).and_then(|()| self.try_catch_up());
+        let why = match lack {
             Ok(()) => {
                 if std::mem::replace(&mut self.full, false) {
                     tracing::info!("there is room again: appends are taken");
                     self.client.intake.set_door(Door::Open);
                 }
+                return;
             }
-            Err(why) if self.when_full == WhenFull::DropOldest && self.drop_oldest() => {
+            Err(Lack::Room(why))
+                if self.when_full == WhenFull::DropOldest && self.drop_oldest() =>
+            {
                 tracing::info!("dropping the oldest segment: {why}");
+                return;
             }
-            Err(why) => {
-                if !std::mem::replace(&mut self.full, true) {
-                    tracing::warn!("appends are refused: {why}");
-                }
-                let why: Arc<str> = why.into();
-                self.client.intake.set_door(Door::Full(Arc::clone(&why)));
-                if self.wanted.is_some() {
-                    // Who stops must not wait for it.
-                    self.client.intake.push(Input::NoRoom(why));
-                }
-            }
+            Err(Lack::Room(why) | Lack::Other(why)) => why,
+        };
+        if !std::mem::replace(&mut self.full, true) {
+            tracing::warn!("appends are refused: {why}");
+        }
+        let why: Arc<str> = why.into();
+        self.client.intake.set_door(Door::Full(Arc::clone(&why)));
+        if self.wanted.is_some() {
+            // Who stops must not wait for it.
+            self.client.intake.push(Input::NoRoom(why));
         }
     }
 
-    fn try_catch_up(&mut self) -> Result<(), String> {
+    fn try_catch_up(&mut self) -> Result<(), Lack> {
         if let Some(segment) = self.wanted {
-            let slot = match self.free.pop_front() {
-                Some(slot) => slot,
-                None => self.create()?,
-            };
-            match self.prepare(slot, segment) {
-                Ok(prepared) => {
-                    self.wanted = None;
-                    self.client.intake.push(Input::Prepared(prepared));
-                }
-                Err(error) => {
-                    self.free.push_front(slot);
-                    return Err(format!("cannot prepare {slot}: {error}"));
-                }
-            }
+            let prepared = self.prepare_one(segment)?;
+            self.wanted = None;
+            self.client.intake.push(Input::Prepared(prepared));
         }
         // The prepared slot is the ballast's first.
         let more = usize::from(self.rolled);
@@ -190,13 +205,46 @@ impl Keeper {
         Ok(())
     }
 
+    /// Prepares the first free slot that can be, or a new one.
+    fn prepare_one(&mut self, mut segment: SegmentNumber) -> Result<Prepared, Lack> {
+        loop {
+            let free = self.free.pop_front();
+            let slot = free.map_or_else(|| self.create(), Ok)?;
+            let error = match self.prepare(slot, segment) {
+                Ok(prepared) => return Ok(prepared),
+                Err(error) => error,
+            };
+            let why = format!("cannot prepare {slot}: {error}");
+            if is_passing(&error) {
+                self.free.push_front(slot);
+                return Err(Lack::of(&error, why));
+            }
+            match put_aside(&*self.disk, slot, &error) {
+                Ok(()) => self.slots -= 1,
+                Err(_) => self.spoiled += 1,
+            }
+            // Its header may have landed: no number is given twice.
+            segment = segment.next();
+            self.wanted = Some(segment);
+            if free.is_none() {
+                // If a new one cannot be written either, the next may wait.
+                return Err(Lack::Other(why));
+            }
+        }
+    }
+
     /// Makes a new slot.
-    fn create(&mut self) -> Result<SlotId, String> {
+    fn create(&mut self) -> Result<SlotId, Lack> {
+        if self.spoiled > SPOILED_MAX {
+            let why = format!("{} slots can be neither written nor removed", self.spoiled);
+            return Err(Lack::Other(why));
+        }
         if let Some(slots_max) = self.slots_max
-            && self.slots >= slots_max.max(SLOTS_MIN)
+            && self.slots - self.spoiled >= slots_max.max(SLOTS_MIN)
         {
             let bytes = slots_max * self.heading.slot_bytes;
-            return Err(format!("the journal has reached its limit of {bytes} bytes"));
+            let why = format!("the journal has reached its limit of {bytes} bytes");
+            return Err(Lack::Room(why));
         }
         let slot = self.next_slot;
         match self.disk.create_slot(slot, self.heading.slot_bytes) {
@@ -211,7 +259,7 @@ impl Keeper {
                 if let Err(error) = gone.or_else(absent_is_fine) {
                     tracing::warn!("cannot remove the unfinished {slot}: {error}");
                 }
-                Err(format!("cannot make {slot}: {error}"))
+                Err(Lack::of(&error, format!("cannot make {slot}: {error}")))
             }
         }
     }
@@ -391,6 +439,18 @@ pub(crate) fn write_heading(
     page.copy_from_slice(&header.encode());
     handle.write(0, &page.freeze())?;
     Ok(SegmentId { number, slot, run: heading.run, salt })
+}
+
+/// Gives up a slot that cannot be prepared, and says so. Ok when its file is gone.
+pub(crate) fn put_aside(disk: &dyn Disk, slot: SlotId, error: &io::Error) -> io::Result<()> {
+    let removed = disk.remove_slot(slot).or_else(absent_is_fine);
+    match &removed {
+        Ok(()) => tracing::warn!("{slot} cannot be prepared and is removed: {error}"),
+        Err(stays) => {
+            tracing::warn!("{slot} cannot be prepared ({error}), nor removed: {stays}");
+        }
+    }
+    removed
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {

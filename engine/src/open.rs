@@ -20,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::{
     Access, BufferPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
-    open_folder,
+    is_passing, open_folder,
 };
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
@@ -35,7 +35,7 @@ use crate::journal::intake::{Input, Intake};
 use crate::journal::recovery::{Cut, Note, Recovered, recover};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, SLOT_BYTES_MAX, SLOT_BYTES_MIN};
 use crate::journal::walk;
-use crate::keeper::{Heading, Job, Keeper, write_heading};
+use crate::keeper::{Heading, Job, Keeper, put_aside, write_heading};
 use crate::options::{Options, WhenFull};
 use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
@@ -215,25 +215,8 @@ fn begin_run(
     let mut unused = sound_slots(&**disk, &recovered, &recovered.unused, &mut held)?;
     let highest = recovered.highest_slot;
     let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
-    if unused.is_empty() {
-        match disk.create_slot(next_slot, heading.slot_bytes) {
-            Ok(()) => {
-                unused.push_back(next_slot);
-                next_slot = SlotId(next_slot.0 + 1);
-            }
-            Err(_) if !recovered.unused_later.is_empty() => {
-                unname(&**disk, &mut recovered)?;
-                unused = sound_slots(&**disk, &recovered, &recovered.unused, &mut held)?;
-            }
-            Err(source) => {
-                return Err(OpenError::Io { doing: format!("make {next_slot}"), source });
-            }
-        }
-    }
-    let slot = unused.pop_front().ok_or_else(|| OpenError::Damaged {
-        what: "no slot is free for the new run, and the disk has no room for one".to_owned(),
-    })?;
-    let active = begin_segment(&**disk, slot, &heading, &recovered, &mut held)?;
+    let active =
+        begin_segment(&**disk, &heading, &mut recovered, (&mut unused, &mut next_slot), &mut held)?;
     let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
     let published = publish(&recovered, options, active.id, &opened);
     let start = Start {
@@ -398,21 +381,66 @@ fn sound_slots(
     Ok(sound)
 }
 
+/// Prepares the run's first segment in a free slot; those that cannot be prepared are put aside.
 fn begin_segment(
     disk: &dyn Disk,
-    slot: SlotId,
     heading: &Heading,
-    recovered: &Recovered,
+    recovered: &mut Recovered,
+    (unused, next_slot): (&mut VecDeque<SlotId>, &mut SlotId),
     held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Prepared, OpenError> {
-    let doing = || OpenError::io(format!("prepare {slot}"));
-    let handle = match held.remove(&slot) {
-        Some(handle) => handle,
-        None => disk.open_slot(slot, Access::Write).map_err(doing())?,
-    };
-    let number = recovered.highest_segment.next();
-    let id = write_heading(disk, &*handle, slot, number, heading).map_err(doing())?;
-    Ok(Prepared { id, slot: handle })
+    let mut number = recovered.highest_segment.next();
+    loop {
+        let (slot, is_new) = match unused.pop_front() {
+            Some(slot) => (slot, false),
+            None => free_slot(disk, recovered, (unused, next_slot), held)?,
+        };
+        let handle = held.remove(&slot);
+        let handle = handle.map_or_else(|| disk.open_slot(slot, Access::Write), Ok);
+        let prepared = handle.and_then(|handle| {
+            let id = write_heading(disk, &*handle, slot, number, heading)?;
+            Ok(Prepared { id, slot: handle })
+        });
+        match prepared {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) if is_new || is_passing(&error) => {
+                return Err(OpenError::io(format!("prepare {slot}"))(error));
+            }
+            Err(error) => {
+                // Told in there; what stays is tried again at the next opening.
+                let _removed = put_aside(disk, slot, &error);
+                // Its header may have landed: no number is given twice.
+                number = number.next();
+            }
+        }
+    }
+}
+
+/// Makes a slot where none is free, or frees those of runs without data where the disk is full.
+/// Says whether it is a new one.
+fn free_slot(
+    disk: &dyn Disk,
+    recovered: &mut Recovered,
+    (unused, next_slot): (&mut VecDeque<SlotId>, &mut SlotId),
+    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
+) -> Result<(SlotId, bool), OpenError> {
+    let slot = *next_slot;
+    match disk.create_slot(slot, recovered.slot_bytes) {
+        Ok(()) => {
+            *next_slot = SlotId(slot.0 + 1);
+            Ok((slot, true))
+        }
+        Err(_) if !recovered.unused_later.is_empty() => {
+            unname(disk, recovered)?;
+            *unused = sound_slots(disk, recovered, &recovered.unused, held)?;
+            let slot = unused.pop_front().ok_or_else(|| OpenError::Damaged {
+                what: "no slot is free for the new run, and the disk has no room for one"
+                    .to_owned(),
+            })?;
+            Ok((slot, false))
+        }
+        Err(source) => Err(OpenError::Io { doing: format!("make {slot}"), source }),
+    }
 }
 
 fn write_opened(

@@ -599,6 +599,16 @@ pub(super) fn told_full(error: io::Error) -> io::Error {
     }
 }
 
+/// Whether an error says nothing of the file that it came with: the disk is full, or the system is
+/// out of descriptors or memory, or somebody holds a lock. It may work later.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let of_the_system = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WouldBlock
+    ) || error.raw_os_error().is_some_and(|code| of_the_system.contains(&code))
+}
+
 fn read_only() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "opened to read only")
 }

@@ -64,7 +64,7 @@ pub(crate) struct SegmentFull {
 pub(crate) trait Effects {
     /// Write `pages` durably; the answer comes back as [`Input::Written`].
     fn write(&mut self, slot: &Arc<dyn Slot>, at: u64, pages: Bytes, number: CommitNumber);
-    /// Prepare a slot for segment `segment`; the answer comes back as [`Input::Prepared`].
+    /// Prepare a slot for segment `segment`, or a later one; the answer comes back as [`Input::Prepared`].
     fn prepare(&mut self, segment: SegmentNumber);
     /// A segment was sealed: write its index, and the checkpoint if there is one.
     fn segment_full(&mut self, full: SegmentFull);
@@ -251,8 +251,8 @@ impl Journal {
         match input {
             Input::Prepared(prepared) => {
                 assert!(
-                    prepared.id.number == self.segment.number.next() && self.next_slot.is_none(),
-                    "one slot is prepared, for the next segment"
+                    prepared.id.number > self.segment.number && self.next_slot.is_none(),
+                    "one slot is prepared, for a later segment"
                 );
                 self.next_slot = Some(prepared);
                 self.no_room = None;

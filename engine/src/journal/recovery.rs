@@ -705,10 +705,13 @@ impl<'a> Recovery<'a> {
         if checkpoint.is_some_and(|checkpoint| run <= checkpoint.position.run) {
             return Ok(());
         }
-        let Some(first) = self.segments_of(run).next() else { return Ok(()) };
-        if let Some(opened) = self.read_opened(first)? {
+        // Before its first segment there may be slots that could not be used after all.
+        let ids: Vec<SegmentId> = self.segments_of(run).collect();
+        for id in ids {
+            let Some(opened) = self.read_opened(id)? else { continue };
             add_all(&mut self.damaged, &opened.damaged);
             add_all(&mut self.given_up, &opened.given_up);
+            break;
         }
         Ok(())
     }

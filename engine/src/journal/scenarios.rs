@@ -1137,6 +1137,83 @@ fn a_slot_that_cannot_be_opened_keeps_the_log_closed_and_as_it_is() {
     assert_eq!(readable(&disk), before);
 }
 
+#[test]
+fn a_free_slot_that_cannot_be_written_is_put_aside_and_another_taken() {
+    // Its file can be removed, or not even that; with a limit on the journal, or without.
+    for (removable, slots_max) in [(true, None), (false, None), (true, Some(6)), (false, Some(6))] {
+        let disk = SimDisk::new(1);
+        let limit = slots_max.map(|slots: u64| slots * SLOT_BYTES);
+        let options = Options { journal_bytes_max: limit, ..options() };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        rig.make_topic();
+        fill_segments(&mut rig, 2);
+        rig.settle();
+        // Two are in use, the third is prepared, the fourth is the ballast.
+        let ballast = SlotId(3);
+        disk.break_writes(ballast, 0..4096);
+        if !removable {
+            disk.fail_next(OperationKind::RemoveSlot, std::io::ErrorKind::Other, Lasting::Always);
+        }
+        fill_segments(&mut rig, 5);
+        let slots = slots_in_use(&rig);
+        assert!(!slots.contains(&ballast), "{slots:?}");
+        assert_eq!(rig.stepper.look_for_room(), slots_max.is_some(), "what it waits for");
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        let before = readable(&disk);
+        drop(Rig::open_with(&disk, &options).unwrap());
+        assert_eq!(readable(&disk), before);
+    }
+}
+
+#[test]
+fn a_disk_that_takes_no_new_slot_costs_no_old_one() {
+    let disk = SimDisk::new(1);
+    let options = Options { when_full: crate::options::WhenFull::DropOldest, ..options() };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic();
+    fill_segments(&mut rig, 4);
+    let oldest = slots_in_use(&rig)[0];
+    disk.fail_next(OperationKind::CreateSlot, std::io::ErrorKind::Other, Lasting::Always);
+    while fits(&mut rig) {}
+    for _ in 0..3 {
+        assert!(rig.stepper.look_for_room(), "it waits");
+        rig.settle();
+    }
+    assert_eq!(slots_in_use(&rig)[0], oldest, "nothing is gained by it");
+    disk.heal();
+    rig.stepper.look_for_room();
+    acked(&mut rig, b"there is room");
+}
+
+/// Whether one more record is taken.
+fn fits(rig: &mut Rig) -> bool {
+    let ticket = rig.append(&[(place(0), vec![1; 150_000])], &[]);
+    rig.settle();
+    matches!(result(ticket), Some(Ok(_)))
+}
+
+#[test]
+fn an_opening_puts_free_slots_aside_that_cannot_be_written() {
+    let (disk, mut rig) = node(1);
+    fill_segments(&mut rig, 3);
+    rig.settle_marked();
+    let in_use = slots_in_use(&rig);
+    let mut disk = power_cut(&disk, rig);
+    let before = readable(&disk);
+    for _ in 0..3 {
+        for (slot, _) in disk.journal_folder().unwrap().slots {
+            if !in_use.contains(&slot) {
+                disk.break_writes(slot, 0..4096);
+            }
+        }
+        let rig = Rig::open(&disk).expect("other slots can be written");
+        assert_eq!(missing(&rig.notes), []);
+        disk = power_cut(&disk, rig);
+    }
+    assert_eq!(readable(&disk), before);
+}
+
 /// Another machine with the same disk.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);

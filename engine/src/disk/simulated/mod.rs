@@ -130,6 +130,7 @@ impl SimDisk {
             next_inode: 0,
             flying: Vec::new(),
             bad: Vec::new(),
+            unwritable: Vec::new(),
             planned: Vec::new(),
             operations: 0,
             auto: false,
@@ -221,6 +222,7 @@ impl SimDisk {
         let mut world = self.lock();
         world.planned.clear();
         world.bad.clear();
+        world.unwritable.clear();
     }
 
     /// The next process: after a crash, or after its predecessor dropped all that it had open.
@@ -335,6 +337,16 @@ impl SimDisk {
         let mut world = self.lock();
         let inode = world.slots[&slot];
         world.bad.push((inode, range));
+    }
+
+    /// Lets [`Slot::write`]s that touch `range` of a slot fail with an I/O error.
+    ///
+    /// # Panics
+    /// When there is no such slot.
+    pub fn break_writes(&self, slot: SlotId, range: Range<u64>) {
+        let mut world = self.lock();
+        let inode = world.slots[&slot];
+        world.unwritable.push((inode, range));
     }
 
     /// What the medium holds.
@@ -617,6 +629,11 @@ impl Slot for SimSlot {
             &format_args!("{} {at} {} bytes", self.slot, pages.len()),
             |world| {
                 self.check_write(world, at, pages);
+                let range = at..at + size(pages.len());
+                let mut bad = world.unwritable.iter();
+                if bad.any(|(inode, bad)| *inode == self.inode && overlaps(bad, &range)) {
+                    return Err(io::Error::other(format!("a bad sector within {range:?}")));
+                }
                 world.inode_mut(self.inode).write_durably(at, pages);
                 Ok(())
             },

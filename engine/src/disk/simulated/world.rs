@@ -38,6 +38,8 @@ pub(super) struct World {
     pub(super) next_inode: u64,
     pub(super) flying: Vec<Flying>,
     pub(super) bad: Vec<(u64, Range<u64>)>,
+    /// Places that cannot be written.
+    pub(super) unwritable: Vec<(u64, Range<u64>)>,
     pub(super) planned: Vec<Plan>,
     pub(super) operations: u64,
     pub(super) auto: bool,
