@@ -16,6 +16,8 @@ pub(super) struct Inode {
     pub(super) content: Content,
     /// What the medium would hold, after a power failure, at places that reads see otherwise.
     pub(super) before_sync: BTreeMap<u64, [u8; SECTOR_BYTES]>,
+    /// What the medium holds, by sector, where a page cache shows something else, as clean.
+    pub(super) under_cache: BTreeMap<u64, [u8; SECTOR_BYTES]>,
     pub(super) locked: bool,
     pub(super) linked: bool,
     pub(super) handles: usize,
@@ -24,8 +26,8 @@ pub(super) struct Inode {
 
 impl Inode {
     pub(super) fn new(content: Content) -> Self {
-        let before_sync = BTreeMap::new();
-        Self { content, before_sync, locked: false, linked: true, handles: 0, maps: 0 }
+        let (before_sync, under_cache) = (BTreeMap::new(), BTreeMap::new());
+        Self { content, before_sync, under_cache, locked: false, linked: true, handles: 0, maps: 0 }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -36,6 +38,22 @@ impl Inode {
         self.content.write(index(at), bytes);
         for sector in (at..at + size(bytes.len())).step_by(SECTOR_BYTES) {
             self.before_sync.remove(&sector);
+            self.under_cache.remove(&sector);
+        }
+    }
+
+    /// Shows a sector that the medium did not take.
+    pub(super) fn write_to_cache(&mut self, at: u64, sector: &[u8]) {
+        let mut before = [0; SECTOR_BYTES];
+        self.content.read(index(at), &mut before);
+        self.under_cache.entry(at).or_insert(before);
+        self.content.write(index(at), sector);
+    }
+
+    /// From now on reads see what the medium holds. What is dirty stays.
+    pub(super) fn drop_cache(&mut self) {
+        for (sector, before) in std::mem::take(&mut self.under_cache) {
+            self.content.write(index(sector), &before);
         }
     }
 
@@ -43,6 +61,7 @@ impl Inode {
         for sector in (at..at + size(bytes.len())).step_by(SECTOR_BYTES) {
             let mut before = [0; SECTOR_BYTES];
             self.content.read(index(sector), &mut before);
+            let before = self.under_cache.remove(&sector).unwrap_or(before);
             self.before_sync.entry(sector).or_insert(before);
         }
         self.content.write(index(at), bytes);
@@ -53,6 +72,8 @@ impl Inode {
 #[derive(Clone)]
 pub(super) struct Content {
     pub(super) pages: Vec<Arc<[u8; PAGE_BYTES]>>,
+    /// Pages as they were before the last write that a commit's buffer made.
+    pub(super) older: BTreeMap<usize, Arc<[u8; PAGE_BYTES]>>,
 }
 
 impl Content {
@@ -61,11 +82,19 @@ impl Content {
     }
 
     pub(super) fn zeros(bytes: u64) -> Self {
-        Self { pages: vec![Self::zero_page(); index(bytes) / PAGE_BYTES] }
+        let pages = vec![Self::zero_page(); index(bytes) / PAGE_BYTES];
+        Self { pages, older: BTreeMap::new() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
         size(self.pages.len() * PAGE_BYTES)
+    }
+
+    /// Keeps what is about to be written over. A page is shared, and copied by the write.
+    pub(super) fn keep_older(&mut self, at: usize, length: usize) {
+        for page in at / PAGE_BYTES..(at + length).div_ceil(PAGE_BYTES) {
+            self.older.insert(page, Arc::clone(&self.pages[page]));
+        }
     }
 
     pub(super) fn read(&self, mut at: usize, mut into: &mut [u8]) {

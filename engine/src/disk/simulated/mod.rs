@@ -13,10 +13,14 @@
 //! - [`Crash::Kill`]: the process dies, its writes in flight land later: one whenever the slot is
 //!   asked for with [`Access::Write`] (which answers `WouldBlock` until all have), or by `step`.
 //!   They are then visible, and durable only after [`Slot::sync`] or a new write.
-//! - Failing operations, a full disk, rot, bad sectors, and files put back from an older copy.
+//! - Failing operations, a full disk, rot, bad sectors, and files put back from an older copy. A
+//!   sync that fails drops what was not durable, and the next one says that all is well.
+//! - Lies, where told to: writes that are in a cache when they are said to be durable
+//!   ([`SimDisk::set_lying`]), names that are not in the folder ([`SimDisk::set_forgetful`]), a
+//!   page cache between reads and the medium ([`SimDisk::set_cached`]), a write that lands elsewhere
+//!   ([`SimDisk::misdirect`]), a read that gives what was there before ([`SimDisk::read_stale`]).
 //!
-//! What it does not do: reorder or lose what was reported as durable (a lying disk is made with
-//! [`SimDisk::restore`]), or tear within a sector.
+//! What it does not do: tear within a sector.
 //!
 //! It also watches its user: writes must be aligned pages inside the slot, need the lock, must not
 //! overlap another one in flight, and never reach a slot that is mapped. Those panic.
@@ -41,7 +45,7 @@ use tracklog_protocol::TimeMicros;
 
 use self::chance::Chance;
 use self::medium::{Content, index, overlaps, size};
-use self::world::{Fault, Flying, Landed, Plan, When, World, suffer};
+use self::world::{Fault, Flying, Landed, Name, Plan, When, World, suffer};
 use super::{
     Access, Backend, BackendKind, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PageBuffer, Slot,
     SlotId, WriteDone,
@@ -134,6 +138,11 @@ impl SimDisk {
             planned: Vec::new(),
             operations: 0,
             auto: false,
+            lying: false,
+            cached: false,
+            forgetful: false,
+            stale_read: None,
+            unnamed: Vec::new(),
             off: None,
             trace: VecDeque::new(),
         };
@@ -145,6 +154,38 @@ impl SimDisk {
     /// nobody waits for it for ever.
     pub fn set_auto(&self, auto: bool) {
         self.lock().auto = auto;
+    }
+
+    /// From now on commits are said to be durable, and syncs to have worked, while the bytes are in a
+    /// cache that a power failure empties, or not, sector by sector.
+    pub fn set_lying(&self, lying: bool) {
+        self.lock().lying = lying;
+    }
+
+    /// From now on there is a page cache between reads and the medium, which outlives a process
+    /// and not the power. A write that fails is in it nevertheless, as clean: no sync brings it to
+    /// the medium.
+    pub fn set_cached(&self, cached: bool) {
+        self.lock().cached = cached;
+    }
+
+    /// From now on new files and slots are not in their folders until the power has failed once: each
+    /// may be gone then.
+    pub fn set_forgetful(&self, forgetful: bool) {
+        self.lock().forgetful = forgetful;
+    }
+
+    /// Lets the next write that is submitted land elsewhere in its slot, behind the header page.
+    /// Its own place stays as it was, and it is said to be durable.
+    pub fn misdirect(&self) {
+        let when = When::Kind(OperationKind::Submit);
+        self.lock().planned.push(Plan { when, fault: Fault::Misdirect, lasting: Lasting::Once });
+    }
+
+    /// Lets a read of a slot give what was there before the last write of each of its pages: the
+    /// next one when `nth` is 0.
+    pub fn read_stale(&self, nth: u64) {
+        self.lock().stale_read = Some(nth);
     }
 
     /// How many operations there were since the machine was made.
@@ -221,6 +262,7 @@ impl SimDisk {
     pub fn heal(&self) {
         let mut world = self.lock();
         world.planned.clear();
+        world.stale_read = None;
         world.bad.clear();
         world.unwritable.clear();
     }
@@ -466,7 +508,10 @@ impl Disk for SimDisk {
             |world| {
                 let old = world.files.get(name).map_or(0, |old| size(old.len()));
                 world.claim(size(bytes.len()), old)?;
-                world.files.insert(name.clone(), bytes.to_vec());
+                let before = world.files.insert(name.clone(), bytes.to_vec());
+                if before.is_none() && world.forgetful {
+                    world.unnamed.push(Name::File(name.clone()));
+                }
                 Ok(())
             },
             |world| world.write_file_partly(name, bytes),
@@ -537,13 +582,13 @@ impl Disk for SimDisk {
     }
 
     fn reads_are_direct(&self) -> bool {
-        true
+        !self.lock().cached
     }
 
     fn backend(&self) -> Backend {
         Backend {
             kind: BackendKind::Simulated,
-            direct: true,
+            direct: self.reads_are_direct(),
             why: "a simulated disk was given".to_owned(),
         }
     }
@@ -619,7 +664,10 @@ impl Slot for SimSlot {
     fn read(&self, at: u64, buffer: &mut PageBuffer) -> io::Result<()> {
         assert!(index(at).is_multiple_of(PAGE_BYTES), "reads start on a page");
         let what = format_args!("{} {at} {} bytes", self.slot, buffer.len());
-        let world = self.disk.look(OperationKind::Read, &what)?;
+        let mut world = self.disk.look(OperationKind::Read, &what)?;
+        if world.is_stale() {
+            return world.read_stale(self.inode, at, buffer);
+        }
         world.read(self.inode, at, buffer)
     }
 
@@ -649,7 +697,13 @@ impl Slot for SimSlot {
         };
         self.check_write(&world, at, &pages);
         let lock = self.lock.clone();
-        world.flying.push(Flying { inode: self.inode, at, pages, done: Some(done), lock });
+        let astray = matches!(fault, Some(Fault::Misdirect)).then(|| {
+            let last = index(self.bytes) - pages.len();
+            let first = self.bytes.min(size(PAGE_BYTES));
+            first + size(world.faults.below(last / PAGE_BYTES) * PAGE_BYTES)
+        });
+        let flying = Flying { inode: self.inode, at, astray, pages, done: Some(done), lock };
+        world.flying.push(flying);
         let last = world.flying.len() - 1;
         match fault {
             Some(Fault::Crash(crash)) => {
@@ -662,23 +716,33 @@ impl Slot for SimSlot {
                 drop(world);
                 failed.finish();
             }
-            None if world.auto => {
+            _ if world.auto => {
                 let landed = world.land(last);
                 drop(world);
                 landed.finish();
             }
-            None => {}
+            _ => {}
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut world = self.disk.look(OperationKind::Sync, &self.slot)?;
-        world.inode_mut(self.inode).before_sync.clear();
-        Ok(())
+        self.disk.change(
+            OperationKind::Sync,
+            &self.slot,
+            |world| {
+                if !world.lying {
+                    world.inode_mut(self.inode).before_sync.clear();
+                }
+                Ok(())
+            },
+            |world| world.fail_sync(self.inode),
+        )
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        self.disk.look(OperationKind::DropCache, &self.slot).map(drop)
+        let mut world = self.disk.look(OperationKind::DropCache, &self.slot)?;
+        world.inode_mut(self.inode).drop_cache();
+        Ok(())
     }
 
     fn map(&self) -> io::Result<Arc<dyn Map>> {

@@ -353,3 +353,120 @@ fn completion_that_a_crash_drops_may_hold_its_slot() {
         disk.reboot().open_slot(SLOT, Access::Read).unwrap();
     }
 }
+
+#[test]
+fn lying_disk_loses_any_sectors_of_what_it_said_was_durable_until_it_tells_the_truth() {
+    let left = |seed, lies: bool| {
+        let (disk, slot) = disk_with_slot(seed);
+        disk.set_lying(lies);
+        slot.submit(0, pages(1, 1), ignore());
+        disk.run_until_idle();
+        slot.sync().unwrap();
+        assert_eq!(sectors_of(&disk, 1), 8, "it is seen");
+        disk.crash(Crash::Power);
+        sectors_of(&disk, 1)
+    };
+    let lost: BTreeSet<usize> = (0..60).map(|seed| left(seed, true)).collect();
+    assert!(lost.len() > 5, "{lost:?}");
+    assert!((0..60).all(|seed| left(seed, false) == 8));
+}
+
+#[test]
+fn sync_that_fails_drops_what_was_dirty_and_the_next_one_says_ok() {
+    let left: BTreeSet<usize> = (0..60)
+        .map(|seed| {
+            let (disk, slot) = disk_with_slot(seed);
+            slot.submit(0, pages(1, 1), ignore());
+            disk.crash(Crash::Kill);
+            drop(slot);
+            let disk = disk.reboot();
+            disk.run_until_idle();
+            let slot = disk.open_slot(SLOT, Access::Write).unwrap();
+            disk.fail_next(OperationKind::Sync, io::ErrorKind::Other, Lasting::Once);
+            slot.sync().unwrap_err();
+            let left = sectors_of(&disk, 1);
+            slot.sync().unwrap();
+            disk.crash(Crash::Power);
+            assert_eq!(sectors_of(&disk, 1), left, "what is left is durable");
+            left
+        })
+        .collect();
+    assert!(left.len() > 5, "{left:?}");
+}
+
+#[test]
+fn page_cache_shows_a_failed_write_to_later_processes_and_loses_it_with_the_power() {
+    // What the medium holds after the write failed, and then: nothing, a sync, its cache dropped,
+    // another process.
+    let shown = |seed, then: &dyn Fn(&dyn Slot), crash: Option<Crash>| {
+        let (disk, slot) = disk_with_slot(seed);
+        disk.set_cached(true);
+        disk.fail_next(OperationKind::Submit, io::ErrorKind::Other, Lasting::Once);
+        slot.submit(0, pages(1, 1), ignore());
+        then(&*slot);
+        if let Some(crash) = crash {
+            disk.crash(crash);
+        }
+        assert!(!disk.reads_are_direct() && !disk.backend().direct);
+        sectors_of(&disk, 1)
+    };
+    let any_lost = |then: &dyn Fn(&dyn Slot), crash| (0..40).any(|at| shown(at, then, crash) < 8);
+    let sync = |slot: &dyn Slot| slot.sync().unwrap();
+    assert!(!any_lost(&|_| (), None) && !any_lost(&sync, None));
+    assert!(!any_lost(&sync, Some(Crash::Kill)), "the cache outlives the process");
+    assert!(any_lost(&sync, Some(Crash::Power)), "a sync brings nothing to the medium");
+    assert!(any_lost(&|slot| slot.drop_cache().unwrap(), None));
+}
+
+#[test]
+fn names_that_are_not_in_their_folder_are_lost_with_the_power() {
+    let left = |seed, forgetful: bool, crash| {
+        let disk = SimDisk::new(seed);
+        disk.set_forgetful(forgetful);
+        disk.create_slot(SLOT, SLOT_BYTES).unwrap();
+        disk.write_file(&FileName::CheckpointA, b"new").unwrap();
+        disk.crash(crash);
+        let state = disk.snapshot();
+        (state.slots.len(), state.files.len())
+    };
+    let found: BTreeSet<_> = (0..40).map(|seed| left(seed, true, Crash::Power)).collect();
+    assert_eq!(found, BTreeSet::from([(0, 0), (0, 1), (1, 0), (1, 1)]));
+    assert!((0..40).all(|seed| left(seed, true, Crash::Kill) == (1, 1)));
+    assert!((0..40).all(|seed| left(seed, false, Crash::Power) == (1, 1)));
+}
+
+#[test]
+fn misdirected_write_lands_in_another_place_and_is_reported_as_good() {
+    let places: BTreeSet<u64> = (0..100)
+        .map(|seed| {
+            let (disk, slot) = disk_with_slot(seed);
+            disk.misdirect();
+            let (ended, ends) = mpsc::channel();
+            slot.submit(0, pages(1, 2), Box::new(move |it| ended.send(it).unwrap()));
+            disk.run_until_idle();
+            ends.recv().unwrap().unwrap();
+            assert_eq!(sectors_of(&disk, 0), 8, "its own place stays as it was");
+            let landed = |at: &u64| disk.peek(SLOT, at * PAGE, 1) == [1];
+            let place = (0..SLOT_BYTES / PAGE).find(landed).expect("it landed somewhere");
+            assert_eq!(disk.peek(SLOT, place * PAGE, 2 * PAGE_BYTES), [1; 2 * PAGE_BYTES]);
+            place
+        })
+        .collect();
+    assert!(places.len() > 20, "{places:?}");
+}
+
+#[test]
+fn stale_read_gives_once_what_was_there_before() {
+    let (disk, slot) = disk_with_slot(1);
+    for fill in [1, 2] {
+        slot.submit(PAGE, pages(fill, 1), ignore());
+        disk.run_until_idle();
+    }
+    let mut buffer = PageBuffer::zeroed(2 * PAGE_BYTES);
+    let mut read = || {
+        slot.read(PAGE, &mut buffer).unwrap();
+        (buffer[0], buffer[PAGE_BYTES])
+    };
+    disk.read_stale(1);
+    assert_eq!([read(), read(), read()], [(2, 0), (1, 0), (2, 0)]);
+}

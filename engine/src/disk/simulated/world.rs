@@ -43,6 +43,13 @@ pub(super) struct World {
     pub(super) planned: Vec<Plan>,
     pub(super) operations: u64,
     pub(super) auto: bool,
+    pub(super) lying: bool,
+    pub(super) cached: bool,
+    pub(super) forgetful: bool,
+    /// How many reads there are before the one that is stale.
+    pub(super) stale_read: Option<u64>,
+    /// What was made and is not in its folder for certain.
+    pub(super) unnamed: Vec<Name>,
     pub(super) off: Option<Crash>,
     pub(super) trace: VecDeque<String>,
 }
@@ -51,6 +58,14 @@ pub(super) struct World {
 pub(super) enum Fault {
     Crash(Crash),
     Error(io::ErrorKind),
+    /// A write lands elsewhere.
+    Misdirect,
+}
+
+/// A name in a folder.
+pub(super) enum Name {
+    File(FileName),
+    Slot(SlotId),
 }
 
 #[derive(Clone, Copy)]
@@ -69,6 +84,8 @@ pub(super) struct Plan {
 pub(super) struct Flying {
     pub(super) inode: u64,
     pub(super) at: u64,
+    /// Where it lands instead.
+    pub(super) astray: Option<u64>,
     pub(super) pages: Bytes,
     pub(super) done: Option<WriteDone>,
     pub(super) lock: Option<Arc<SlotLock>>,
@@ -187,7 +204,12 @@ impl World {
                 inode.content = Content::zeros(bytes);
                 inode.before_sync.clear();
             }
-            None => self.link(slot, Content::zeros(bytes)),
+            None => {
+                self.link(slot, Content::zeros(bytes));
+                if self.forgetful {
+                    self.unnamed.push(Name::Slot(slot));
+                }
+            }
         }
         Ok(())
     }
@@ -222,12 +244,34 @@ impl World {
     }
 
     /// Any sectors of a write that failed reach the medium; a power failure may still lose them.
+    /// A page cache shows all of them.
     pub(super) fn write_partly(&mut self, inode: u64, at: u64, pages: &[u8]) {
         let landing = self.faults.sectors(pages.len() / SECTOR_BYTES);
+        let cached = self.cached;
         let inode = self.inode_mut(inode);
         for (number, sector) in pages.chunks(SECTOR_BYTES).enumerate() {
+            let at = at + size(number * SECTOR_BYTES);
             if landing[number] {
-                inode.write_visibly(at + size(number * SECTOR_BYTES), sector);
+                inode.write_visibly(at, sector);
+            } else if cached {
+                inode.write_to_cache(at, sector);
+            }
+        }
+    }
+
+    /// A sync that fails: what was not durable is dropped, or not, and forgotten to be dirty.
+    pub(super) fn fail_sync(&mut self, inode: u64) {
+        let dirty = std::mem::take(&mut self.inode_mut(inode).before_sync);
+        for (sector, before) in dirty {
+            if !self.faults.coin() {
+                continue;
+            }
+            let cached = self.cached;
+            let inode = self.inode_mut(inode);
+            if cached {
+                inode.under_cache.entry(sector).or_insert(before);
+            } else {
+                inode.content.write(index(sector), &before);
             }
         }
     }
@@ -245,16 +289,38 @@ impl World {
         Ok(())
     }
 
+    /// Whether this read is the one that is to be stale.
+    pub(super) fn is_stale(&mut self) -> bool {
+        let nth = self.stale_read.take();
+        self.stale_read = nth.and_then(|nth| nth.checked_sub(1));
+        nth == Some(0)
+    }
+
+    /// What was there before the last write of each page.
+    pub(super) fn read_stale(&self, inode: u64, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.read(inode, at, into)?;
+        let content = &self.inode(inode).content;
+        for (number, page) in into.chunks_mut(PAGE_BYTES).enumerate() {
+            if let Some(older) = content.older.get(&(index(at) / PAGE_BYTES + number)) {
+                page.copy_from_slice(&older[..page.len()]);
+            }
+        }
+        Ok(())
+    }
+
     /// A write in flight reaches the medium.
     pub(super) fn land(&mut self, flying: usize) -> Landed {
         let write = self.flying.remove(flying);
+        let at = write.astray.unwrap_or(write.at);
+        let durable = write.done.is_some() && !self.lying;
         let inode = self.inode_mut(write.inode);
-        if write.done.is_some() {
-            inode.write_durably(write.at, &write.pages);
+        inode.content.keep_older(index(at), write.pages.len());
+        if durable {
+            inode.write_durably(at, &write.pages);
         } else {
-            inode.write_visibly(write.at, &write.pages);
+            inode.write_visibly(at, &write.pages);
         }
-        self.note(format!("landed: {} bytes at {}", write.pages.len(), write.at));
+        self.note(format!("landed: {} bytes at {at}", write.pages.len()));
         self.landed(write, Ok(()))
     }
 
@@ -296,6 +362,7 @@ impl World {
                 ended.push(self.land_partly(any, switched_off()));
             }
             self.inodes.values_mut().for_each(|inode| inode.before_sync.clear());
+            self.forget_names();
         } else {
             for write in &mut self.flying {
                 let (done, lock) = (write.done.take(), write.lock.take());
@@ -327,6 +394,20 @@ impl World {
                     inode.content.write(index(sector), &before);
                 }
             }
+            inode.drop_cache();
+        }
+    }
+
+    /// Names that were not made durable are gone, or not.
+    fn forget_names(&mut self) {
+        for name in std::mem::take(&mut self.unnamed) {
+            if self.faults.coin() {
+                continue;
+            }
+            match name {
+                Name::File(name) => drop(self.files.remove(&name)),
+                Name::Slot(slot) => drop(self.unlink(slot)),
+            }
         }
     }
 }
@@ -342,6 +423,7 @@ impl Flying {
 pub(super) fn suffer(mut world: MutexGuard<'_, World>, fault: Fault) -> io::Error {
     match fault {
         Fault::Error(kind) => kind.into(),
+        Fault::Misdirect => unreachable!("a write that goes astray does not fail"),
         Fault::Crash(crash) => {
             let ended = world.crash(crash);
             drop(world);
