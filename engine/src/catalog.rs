@@ -281,7 +281,12 @@ pub(crate) fn trim_key(partition: PartitionId) -> Vec<u8> {
 fn decode_trim(place: &[u8], value: &[u8]) -> Option<(PartitionId, Offset)> {
     let mut place = Fields::new(place);
     let partition = PartitionId::new(TopicId(place.u32()?), place.u32()?);
-    Some((partition, Offset(Fields::new(value).u64()?)))
+    Some((partition, trimmed_to(value)?))
+}
+
+/// The start that a trim's record states.
+pub(crate) fn trimmed_to(value: &[u8]) -> Option<Offset> {
+    Fields::new(value).u64().map(Offset)
 }
 
 #[cfg(test)]

@@ -257,6 +257,14 @@ impl Engine {
         topics.catalog.live().get(&key).map(|live| live.offset)
     }
 
+    /// Where a partition starts by the record of its last trim.
+    fn trimmed(&self, key: &[u8]) -> Offset {
+        let topics = self.client.published.topics.read();
+        let key = (catalog::PARTITION, bytes::Bytes::copy_from_slice(key));
+        let live = topics.catalog.live().get(&key);
+        live.and_then(|live| catalog::trimmed_to(&live.value)).unwrap_or(Offset::ZERO)
+    }
+
     async fn create(&self, spec: TopicSpec) -> Result<Topic, CatalogError> {
         let partitions = spec.partitions;
         if !(1..=PARTITIONS_MAX).contains(&partitions) {
@@ -304,10 +312,11 @@ impl Engine {
             let extent = self.extent(partition);
             let extent = extent.ok_or(AppendError::UnknownPartition { partition })?;
             let start = before.min(extent.end);
-            if start <= extent.start {
+            let key = catalog::trim_key(partition);
+            // Not the partition's start: segments that were given up may come back after a crash.
+            if start <= self.trimmed(&key) {
                 return Ok(());
             }
-            let key = catalog::trim_key(partition);
             let value = start.0.to_le_bytes();
             let ticket = self.change(&key, Some(&value), self.last_of(&key));
             let ticket =

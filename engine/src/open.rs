@@ -116,6 +116,9 @@ fn lock_folder(path: &Path, options: &Options) -> Result<Arc<dyn Disk>, OpenFold
 pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opening, OpenError> {
     let began = disk.monotonic();
     let mut held = lock_slots(&**disk)?;
+    if !disk.reads_are_direct() {
+        see_the_medium(&held)?;
+    }
     let recovered = recover(&**disk, options.accept_loss)?;
     for slot in held.values() {
         slot.sync().map_err(OpenError::io("sync the journal"))?;
@@ -129,6 +132,16 @@ pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Openi
     opening.report.created = created;
     opening.report.took = disk.monotonic().saturating_sub(began);
     Ok(opening)
+}
+
+/// After a failed write a page cache shows what never reached the medium. It lets go of what is
+/// clean alone; what a killed process left dirty is brought to the medium first.
+fn see_the_medium(slots: &BTreeMap<SlotId, Arc<dyn Slot>>) -> Result<(), OpenError> {
+    for (id, slot) in slots {
+        let seen = slot.sync().and_then(|()| slot.drop_cache());
+        seen.map_err(OpenError::io(format!("drop what the page cache holds of {id}")))?;
+    }
+    Ok(())
 }
 
 /// Takes the lock of every slot through the descriptor that will write it.

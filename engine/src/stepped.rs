@@ -113,4 +113,69 @@ mod tests {
         drop((log, stepper));
         drop(disk.reboot());
     }
+
+    /// Drives the log until `future` is over.
+    fn finish<T>(
+        disk: &SimDisk,
+        stepper: &mut Stepper,
+        mut future: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>,
+        keeps: bool,
+    ) -> T {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..1_000 {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+            stepper.step_journal();
+            disk.step();
+            if keeps {
+                stepper.run_keeper();
+            }
+        }
+        panic!("it never ends");
+    }
+
+    #[test]
+    fn a_trim_below_a_segment_that_was_just_given_up_outlives_a_crash() {
+        const SLOT_BYTES: u64 = 2 << 20;
+        let disk = SimDisk::new(1);
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            journal_bytes_max: Some(4 * SLOT_BYTES),
+            when_full: crate::WhenFull::DropOldest,
+            replay_threads: 0,
+            ..Options::default()
+        };
+        let open = |disk: &SimDisk| Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
+        let (log, mut stepper) = open(&disk);
+        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let made = finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap();
+        let partition = made.partition(0);
+        let bytes = vec![7; 150_000];
+        let start = |log: &Engine| log.extent(partition).unwrap().start;
+        // The keeper gives the oldest segment up, and does not come to write that down.
+        while start(&log) == tracklog_protocol::Offset::ZERO {
+            let record = tracklog_protocol::Record::opaque(&bytes);
+            let items = [tracklog_log::Item::Record { partition, record }];
+            let append = tracklog_log::Append { conditions: &[], items: &items };
+            let permit = log.reserve(tracklog_log::Lane(9), 150_000).unwrap();
+            drop(log.append(permit, epoch, append));
+            for _ in 0..4 {
+                stepper.step_journal();
+                disk.step();
+            }
+            if start(&log) == tracklog_protocol::Offset::ZERO {
+                stepper.run_keeper();
+            }
+        }
+        let trimmed = start(&log);
+        finish(&disk, &mut stepper, log.trim(partition, trimmed), false).unwrap();
+        disk.crash(crate::disk::simulated::Crash::Power);
+        drop((log, stepper));
+        let disk = disk.reboot();
+        let (log, _stepper) = open(&disk);
+        assert!(start(&log) >= trimmed, "records below {trimmed} are back");
+    }
 }

@@ -1572,3 +1572,27 @@ fn a_read_that_fails_once_cuts_nothing_that_was_acked() {
         disk.heal();
     }
 }
+
+#[test]
+fn behind_a_page_cache_a_failed_write_is_judged_by_what_the_medium_holds() {
+    let mut cut = 0;
+    for seed in 0..20 {
+        let (disk, mut rig) = node(seed);
+        disk.set_cached(true);
+        acked(&mut rig, b"a");
+        disk.fail_next(OperationKind::Submit, std::io::ErrorKind::Other, Lasting::Once);
+        let ticket = rig.append(&[(place(0), vec![1; 70_000])], &[]);
+        rig.settle();
+        assert!(matches!(result(ticket), Some(Err(AppendError::Unknown { .. }))));
+        // The process ends, the cache stays, and shows all of the failed write.
+        disk.crash(Crash::Kill);
+        drop(rig);
+        let disk = disk.reboot();
+        let rig = Rig::open(&disk).unwrap();
+        let before = readable(&disk);
+        cut += usize::from(before.len() == 1);
+        drop(power_cut(&disk, rig));
+        assert_eq!(readable(&disk.reboot()), before, "seed {seed}: what was found stays");
+    }
+    assert!(cut > 0, "the medium had not taken all of it");
+}
