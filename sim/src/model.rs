@@ -105,9 +105,10 @@ struct Append {
 }
 
 /// How much may be missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loss {
     /// Nothing: no damage was done.
+    #[default]
     None,
     /// The records of one commit, and they are told.
     OneCommit,
@@ -154,8 +155,11 @@ pub(crate) struct Model {
     clock: u64,
     /// The oldest segments may be given up.
     drops: bool,
-    /// Something was lost already: offsets have holes.
-    holes: bool,
+    /// The worst that was allowed so far. What lies in a damaged commit may be readable once, by
+    /// way of an index, and not the next time.
+    loss: Loss,
+    /// Of the commits of which something was lost.
+    broken: BTreeSet<Option<TimeMicros>>,
 }
 
 impl Model {
@@ -381,17 +385,17 @@ impl Model {
     }
 
     /// Holds what an opening found against all that is known. What it did not find is gone.
-    pub(crate) fn opened(&mut self, topics: &[Topic], contents: &Contents, loss: Loss) {
+    pub(crate) fn opened(&mut self, topics: &[Topic], contents: &Contents, fresh: Loss) {
+        self.loss = self.loss.max(fresh);
         self.check_topics(topics);
         for (partition, share) in contents {
-            self.check_share(*partition, share, loss);
+            self.check_share(*partition, share, fresh);
         }
         let lost = self.lost(contents);
-        self.check_wholeness(contents, loss);
-        self.check_loss(&lost, contents, loss);
-        self.check_order(loss);
-        self.check_keys(contents, loss);
-        self.holes |= loss != Loss::None;
+        self.check_wholeness(contents);
+        self.check_loss(&lost, contents);
+        self.check_order();
+        self.check_keys(contents);
         for (at, number) in lost {
             self.taken.remove(&at);
             // Its neighbours in other batches may be there still. Its producer may send it again.
@@ -423,15 +427,15 @@ impl Model {
         topics.iter().filter(|topic| !topic.spec.name.is_internal()).for_each(|it| self.made(it));
     }
 
-    fn check_share(&mut self, partition: PartitionId, share: &Share, loss: Loss) {
-        if loss != Loss::Told {
+    fn check_share(&mut self, partition: PartitionId, share: &Share, fresh: Loss) {
+        if fresh != Loss::Told {
             self.extent(partition, share.extent);
         }
         self.ends.insert(partition, share.extent.end);
         let (surely, at_most) = self.trims.get(&partition).copied().unwrap_or_default();
         let Extent { start, end } = share.extent;
         assert!(start >= surely.min(end), "{partition} was trimmed to {surely}");
-        let free = self.drops || loss != Loss::None || self.holes;
+        let free = self.drops || self.loss != Loss::None;
         assert!(free || start <= at_most, "{partition} starts at {start} for no reason");
         for (offset, found) in &share.records {
             let Some(number) = found.number else { continue };
@@ -440,7 +444,7 @@ impl Model {
                 self.found(partition, *offset, number, found.append_time);
             }
         }
-        if loss == Loss::None && !self.holes {
+        if self.loss == Loss::None {
             let count = share.records.len() as u64;
             assert_eq!(count, end.0 - start.0, "{partition} has holes: {:?}", share.damage);
         }
@@ -458,22 +462,14 @@ impl Model {
         lost
     }
 
-    fn check_loss(
-        &self,
-        lost: &[((PartitionId, Offset), Number)],
-        contents: &Contents,
-        loss: Loss,
-    ) {
-        if let (Loss::None, Some(((partition, at), number))) = (loss, lost.first()) {
+    fn check_loss(&mut self, lost: &[((PartitionId, Offset), Number)], contents: &Contents) {
+        if let (Loss::None, Some(((partition, at), number))) = (self.loss, lost.first()) {
             panic!("record {number} of {partition} at {at} is gone: {}", self.tell(*number));
         }
-        let times: BTreeSet<Option<TimeMicros>> =
-            lost.iter().map(|(_, number)| self.record(*number).time).collect();
-        assert!(
-            loss != Loss::OneCommit || times.len() <= 1,
-            "one page took {} commits: {lost:?}",
-            times.len()
-        );
+        let times = lost.iter().map(|(_, number)| self.records[index(*number)].time);
+        self.broken.extend(times);
+        let broken = &self.broken;
+        assert!(self.loss != Loss::OneCommit || broken.len() <= 1, "one page took {broken:?}");
         let left: BTreeSet<usize> = contents
             .values()
             .flat_map(|share| share.records.values().filter_map(|found| found.number))
@@ -505,10 +501,10 @@ impl Model {
     }
 
     /// Each append whose fate was open is there whole, or not at all.
-    fn check_wholeness(&mut self, contents: &Contents, loss: Loss) {
+    fn check_wholeness(&mut self, contents: &Contents) {
         for at in 0..self.appends.len() {
             let append = &self.appends[at];
-            if append.fate != Fate::There || loss != Loss::None || self.holes {
+            if append.fate != Fate::There || self.loss != Loss::None {
                 continue;
             }
             for part in &append.sent.parts {
@@ -525,7 +521,7 @@ impl Model {
     }
 
     /// Of the appends of the run that ended a beginning is there, in order.
-    fn check_order(&self, loss: Loss) {
+    fn check_order(&self) {
         let mut last: BTreeMap<PartitionId, Offset> = BTreeMap::new();
         let mut missing = None;
         let run = self.appends.partition_point(|append| append.run < self.run);
@@ -539,7 +535,7 @@ impl Model {
             if append.fate != Fate::There {
                 continue;
             }
-            let clean = loss == Loss::None && !self.holes;
+            let clean = self.loss == Loss::None;
             assert!(missing.is_none() || !clean, "append {at} is there, {missing:?} is not");
             let mut firsts: BTreeMap<PartitionId, Offset> = BTreeMap::new();
             for part in &append.sent.parts {
@@ -553,7 +549,7 @@ impl Model {
         }
     }
 
-    fn check_keys(&mut self, contents: &Contents, loss: Loss) {
+    fn check_keys(&mut self, contents: &Contents) {
         for ((partition, key), history) in &mut self.keys {
             let Some(share) = contents.get(partition) else { continue };
             let last = share.records.values().rev().find(|found| found.key.as_ref() == Some(key));
@@ -561,7 +557,7 @@ impl Model {
             let from = history.over.saturating_sub(1);
             let nth = history.values[from..].iter().position(|it| *it == value);
             let known = nth.is_some() || (history.over == 0 && value.is_none());
-            assert!(known || loss != Loss::None || self.holes, "key {key:?} is {value:?}");
+            assert!(known || self.loss != Loss::None, "key {key:?} is {value:?}");
             // What was not found never comes back.
             if let Some(nth) = nth {
                 history.values.truncate(from + nth + 1);

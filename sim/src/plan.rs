@@ -17,7 +17,27 @@ pub(crate) const SLOT_BYTES: u64 = 2 << 20;
 pub(crate) enum Damage {
     /// A page of a slot or a checkpoint rots while the machine is off.
     Rot,
+    /// A commit lands elsewhere in its slot.
+    Misdirect,
+    /// A read of an opening gives what was there before.
+    Stale,
+    /// Commits are said to be durable and are not, until the power fails.
+    Lie,
+    /// Files and slots are not in their folders, until the power fails.
+    Forget,
 }
+
+/// All of them; rot is as likely as the others together.
+const DAMAGES: [Damage; 8] = [
+    Damage::Rot,
+    Damage::Rot,
+    Damage::Rot,
+    Damage::Rot,
+    Damage::Misdirect,
+    Damage::Stale,
+    Damage::Lie,
+    Damage::Forget,
+];
 
 /// One kind of step of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +116,8 @@ pub(crate) struct Plan {
     pub(crate) large_one_in: u64,
     /// Operations of the disk fail.
     pub(crate) errors: bool,
+    /// Reads go through a page cache.
+    pub(crate) cached: bool,
     /// What is done to what was durable.
     pub(crate) damage: Option<Damage>,
     /// The steps to draw from, each as often as it is likely.
@@ -105,7 +127,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan.
     pub(crate) fn draw(chance: &mut Chance) -> Self {
-        let damage = chance.one_in(4).then_some(Damage::Rot);
+        let damage = chance.one_in(3).then(|| *chance.one_of(&DAMAGES));
         let drops = chance.one_in(3);
         let fills = chance.one_in(4);
         let options = Options {
@@ -142,6 +164,7 @@ impl Plan {
             partitions: 1 + u32::try_from(chance.below(4)).expect("it is small"),
             large_one_in: *chance.one_of(&[2, 8, 1 << 20]),
             errors: chance.one_in(3) && damage.is_none(),
+            cached: chance.one_in(6),
             damage,
             steps,
         }

@@ -15,8 +15,8 @@ use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{Engine, OpenError, State, Stepper};
 use tracklog_log::{
-    Append, AppendError, CatalogError, Condition, Domain, Epoch, Fetch, FetchError, FetchMode,
-    Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName, TopicSpec,
+    Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
+    FetchMode, Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{
@@ -25,7 +25,7 @@ use tracklog_protocol::{
 };
 
 use crate::chance::Chance;
-use crate::contents::{Contents, read_all};
+use crate::contents::{Contents, Share, read_all};
 use crate::model::{Loss, Model, Part, Sent, check_bytes};
 use crate::plan::{Damage, Plan, SLOT_BYTES, Step};
 use crate::task::{Task, answer};
@@ -198,12 +198,17 @@ impl Program {
         for _ in 0..self.plan.runs {
             self.one_run();
             self.open();
+            if self.node.is_none() {
+                // It was refused, and no loss that could be accepted explains what is there.
+                return;
+            }
         }
         self.end();
     }
 
     /// Makes the log and its topics, and opens it again, so that a checkpoint knows of them.
     fn begin(&mut self) {
+        self.disk.set_cached(self.plan.cached);
         self.open();
         let keys =
             if self.plan.damage.is_some() { &[][..] } else { &[("keys", Retention::Compact)] };
@@ -253,7 +258,12 @@ impl Program {
             let (nth, kind) = (self.chance.below(400) + 1, self.crash_kind());
             self.disk.crash_at_operation(nth, kind);
         }
-        for _ in 0..self.chance.below(self.plan.steps_max) {
+        let steps = self.chance.below(self.plan.steps_max);
+        let begins = self.chance.below(steps + 1);
+        for nth in 0..steps {
+            if nth == begins && !self.damaged && self.chance.one_in(2) {
+                self.deceive();
+            }
             let step = self.plan.step(&mut self.chance);
             self.tell(format_args!("{step:?}"));
             self.step(step);
@@ -268,11 +278,13 @@ impl Program {
     fn end_run(&mut self) {
         self.stalled = false;
         self.disk.set_capacity(CAPACITY);
-        let rots = self.plan.damage.filter(|_| !self.damaged && self.chance.one_in(2));
-        if let Some(damage) = rots
-            && self.disk.free_bytes().is_ok()
-        {
-            return self.crash_with(damage);
+        let rots = self.plan.damage == Some(Damage::Rot) && !self.damaged;
+        if rots && self.chance.one_in(2) && self.disk.free_bytes().is_ok() {
+            return self.crash_and_rot();
+        }
+        if self.loss == Loss::Told && self.lies() {
+            // Nothing but a power failure brings a lie to light.
+            return self.crash(Crash::Power);
         }
         if self.chance.one_in(4) && self.disk.free_bytes().is_ok() {
             self.stop();
@@ -282,8 +294,31 @@ impl Program {
         }
     }
 
+    fn lies(&self) -> bool {
+        matches!(self.plan.damage, Some(Damage::Lie | Damage::Forget))
+    }
+
+    /// From now on the disk does not do what it says.
+    fn deceive(&mut self) {
+        match self.plan.damage {
+            None | Some(Damage::Rot | Damage::Stale) => return,
+            Some(Damage::Misdirect) => self.disk.misdirect(),
+            Some(Damage::Lie) => self.disk.set_lying(true),
+            Some(Damage::Forget) => self.disk.set_forgetful(true),
+        }
+        self.spoil(Loss::Told);
+    }
+
+    fn spoil(&mut self, loss: Loss) {
+        let damage = self.plan.damage;
+        self.tell(format_args!("damage: {damage:?}"));
+        self.loss = loss;
+        self.damaged = true;
+        self.outcome.faults += 1;
+    }
+
     /// Damage to what a mark vouches for; what comes behind it is not acked any more.
-    fn crash_with(&mut self, damage: Damage) {
+    fn crash_and_rot(&mut self) {
         self.disk.heal();
         self.settle();
         if self.disk.free_bytes().is_err() || !matches!(self.log().state(), State::Open) {
@@ -297,12 +332,8 @@ impl Program {
         let kind = self.crash_kind();
         self.crash(kind);
         while self.disk.step() {}
-        match damage {
-            Damage::Rot => self.rot(),
-        }
-        self.loss = Loss::OneCommit;
-        self.damaged = true;
-        self.outcome.faults += 1;
+        self.rot();
+        self.spoil(Loss::OneCommit);
     }
 
     fn look(&mut self, partition: PartitionId, contents: &Contents) {
@@ -367,6 +398,8 @@ impl Program {
         self.leave();
         self.disk = self.disk.reboot();
         self.disk.heal();
+        self.disk.set_lying(false);
+        self.disk.set_forgetful(false);
     }
 
     /// The process is gone, and all who waited with it.
@@ -422,12 +455,42 @@ impl Program {
             self.disk = self.disk.reboot();
             self.disk.heal();
         }
-        match self.try_open() {
+        // The topics of `begin` are in a checkpoint by the third opening.
+        let may_be_stale = self.plan.damage == Some(Damage::Stale) && self.run >= 2;
+        if may_be_stale && !self.damaged && self.chance.one_in(2) {
+            self.spoil(Loss::Told);
+            let nth = self.chance.below(12);
+            self.disk.read_stale(nth);
+        }
+        let opened = self.try_open();
+        self.disk.heal();
+        let opened = match opened {
+            Err(error) if self.loss == Loss::Told => self.open_in_spite_of(&error),
+            opened => opened,
+        };
+        match opened {
             Ok(node) => self.node = Some(node),
+            Err(error) if self.loss == Loss::Told => {
+                self.tell(format_args!("refused: {error}"));
+                return;
+            }
             Err(error) => panic!("the log does not open: {error}"),
         }
         self.run += 1;
         self.check();
+    }
+
+    /// The log was refused: the damage was found. The operator goes on without what is lost.
+    fn open_in_spite_of(&mut self, error: &OpenError) -> Result<Node, OpenError> {
+        self.tell(format_args!("refused: {error}"));
+        let told = matches!(error, OpenError::LostCommits { .. } | OpenError::Damaged { .. });
+        assert!(told, "it is refused for another reason: {error}");
+        self.disk.crash(Crash::Kill);
+        self.disk = self.disk.reboot();
+        self.plan.options.accept_loss = true;
+        let opened = self.try_open();
+        self.plan.options.accept_loss = false;
+        opened
     }
 
     fn try_open(&mut self) -> Result<Node, OpenError> {
@@ -441,10 +504,11 @@ impl Program {
         let log = self.log();
         let contents = read_all(&*log);
         let notes = format!("{:?}", log.report().notes);
-        let sizes: Vec<_> =
-            contents.iter().map(|(p, share)| (p, share.extent, share.records.len())).collect();
-        let sizes = format!("opened: {notes} {sizes:?}");
-        self.tell(format_args!("{sizes}"));
+        self.tell(format_args!("opened: {notes}"));
+        for (partition, Share { extent, records, damage }) in &contents {
+            let (count, Extent { start, end }) = (records.len(), extent);
+            self.tell(format_args!("{partition}: {start}..{end}, {count} records, {damage:?}"));
+        }
         let loss = std::mem::replace(&mut self.loss, Loss::None);
         self.model.opened(&log.topics(), &contents, loss);
     }
@@ -881,6 +945,7 @@ impl Program {
                 }
             }
             (Waits::Trimmed(partition, before), Done::Trimmed(result)) => {
+                self.tell(format_args!("{partition} trimmed to {before}: {result:?}"));
                 if result.is_ok() {
                     self.model.trimmed(partition, before);
                 }
