@@ -2,12 +2,14 @@
 //!
 //! Promises
 //! - A secret is made once, whole or not at all, readable by its owner alone from its first byte.
+//! - A folder that holds something else, and no log, is nobody's to make a log in.
 //! - `node.json` is there only while a node listens, or after one was killed: whoever holds the
 //!   folder's lock decides which.
 //!
 //! The log's own files (`lock`, `journal/`, checkpoints) belong to the engine. Making and writing
 //! are for the holder of the lock; reading is for everyone.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -17,6 +19,23 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 const NODE_FILE: &str = "node.json";
+/// What a start may leave behind before there is a log, by name; a file that is written beside
+/// another ends in `.new`. An operator's settings may lie there too, and a fresh mount has a
+/// `lost+found`.
+const OWN_NAMES: [&str; 10] = [
+    "lock",
+    NODE_FILE,
+    "default.key",
+    "admin.token",
+    "privacy.key",
+    "cert.pem",
+    "key.pem",
+    "journal",
+    "tracklog.toml",
+    "lost+found",
+];
+/// The same by how they begin: the verbs' own marks, and the probe of a disk.
+const OWN_PREFIXES: [&str; 2] = ["made-by-tracklog-", ".probe-"];
 /// Bytes that nobody can guess, in the admin token and in the privacy key.
 const SECRET_BYTES: usize = 32;
 /// Digits of a write key: 190 bits.
@@ -91,6 +110,33 @@ impl DataFolder {
             false => DirBuilder::new().recursive(true).mode(0o700).create(&self.path),
         };
         made.map_err(|source| FolderError { path: self.path.clone(), source })
+    }
+
+    /// Whether a log was begun here: a checkpoint or a slot is there.
+    #[must_use]
+    pub fn holds_log(&self) -> bool {
+        let is_slot = |name: &OsString| name.to_string_lossy().starts_with("slot-");
+        ["checkpoint-a", "checkpoint-b"].iter().any(|name| self.file(name).is_file())
+            || names_in(&self.file("journal")).is_ok_and(|names| names.iter().any(is_slot))
+    }
+
+    /// Refuses a folder that holds no log but something that no start left there.
+    ///
+    /// # Errors
+    /// When it does, naming the first such entry, and when it cannot be looked at.
+    pub fn refuse_foreign(&self) -> Result<(), FolderError> {
+        if self.holds_log() {
+            return Ok(());
+        }
+        let failed = |source| FolderError { path: self.path.clone(), source };
+        let names = names_in(&self.path).map_err(failed)?;
+        let Some(foreign) = names.iter().find(|name| !is_own(&name.to_string_lossy())) else {
+            return Ok(());
+        };
+        Err(failed(io::Error::other(format!(
+            "it holds {:?} and no log: name a new or an empty folder (--data, TRACKLOG_DATA)",
+            foreign.to_string_lossy()
+        ))))
     }
 
     /// The write key of the source `default`: `tl_` and 32 letters and digits.
@@ -197,6 +243,25 @@ impl DataFolder {
     }
 }
 
+/// The names in a folder, in their order; none where there is no folder.
+fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a start may have left an entry of this name.
+fn is_own(name: &str) -> bool {
+    OWN_NAMES.contains(&name.strip_suffix(".new").unwrap_or(name))
+        || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// A leftover of an earlier try may have another mode: it goes first.
 fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -270,6 +335,27 @@ mod tests {
         fs::write(folder.file("admin.token"), "\n").unwrap();
         let error = folder.admin_token().unwrap_err().to_string();
         assert!(error.ends_with("admin.token: the file is empty"), "{error}");
+    }
+
+    #[test]
+    fn what_a_start_leaves_is_its_own_and_all_else_is_foreign() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataFolder::at(parent.path());
+        for name in ["lock", "lost+found", "admin.token.new", ".probe-7", "made-by-tracklog-demo"] {
+            fs::write(folder.file(name), "").unwrap();
+            folder.refuse_foreign().unwrap();
+        }
+        fs::create_dir(folder.file("journal")).unwrap();
+        folder.refuse_foreign().unwrap();
+        for name in ["notes.new", "Documents", ".profile", "lock.txt"] {
+            fs::write(folder.file(name), "").unwrap();
+            let error = folder.refuse_foreign().unwrap_err().to_string();
+            assert!(error.contains(&format!("{name:?}")), "{error}");
+            fs::remove_file(folder.file(name)).unwrap();
+        }
+        fs::write(folder.file("notes"), "").unwrap();
+        fs::write(folder.file("journal/slot-00000000"), "").unwrap();
+        folder.refuse_foreign().unwrap();
     }
 
     #[test]

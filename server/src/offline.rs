@@ -10,6 +10,7 @@ use tracklog_log::Log;
 
 use crate::config::JournalSettings;
 use crate::disk_log::{DiskLog, OpenError, is_locked};
+use crate::folder::DataFolder;
 
 /// Why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +69,7 @@ pub struct Changing(DiskLog);
 /// # Errors
 /// [`OfflineError`]; a folder without a log is one, and stays without.
 pub async fn open_for_change(path: &Path) -> Result<Changing, OfflineError> {
-    if !path.join("journal").is_dir() {
+    if !DataFolder::at(path).holds_log() {
         return Err(OfflineError::Open(OpenError::NotALog { path: path.to_owned() }));
     }
     Ok(Changing(DiskLog::open(path, &JournalSettings::default()).await?))

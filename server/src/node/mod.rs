@@ -1,6 +1,7 @@
 //! A node: a log on a disk, a registry, a gateway, and the operators' routes, wired together.
 //!
 //! Promises
+//! - No log is made in a folder that is somebody else's.
 //! - Whoever starts a node holds its folder alone, from before anything is written there.
 //! - `node.json` names the addresses only while they are listened on.
 //! - [`Node::stop`] answers every request in hand, ends readers cleanly, and marks the log's end;
@@ -99,6 +100,7 @@ impl Node {
     pub async fn start(settings: &Settings) -> Result<Self, StartError> {
         let folder = DataFolder::at(&settings.data);
         folder.create()?;
+        folder.refuse_foreign()?;
         let log = Arc::new(DiskLog::open(folder.path(), &settings.journal).await?);
         folder.remove_node()?;
         Self::serve(settings, folder, log).await

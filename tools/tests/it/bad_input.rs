@@ -47,6 +47,45 @@ fn a_folder_that_is_none_or_holds_no_log_is_one_line_and_is_left_as_it_is() {
 }
 
 #[test]
+fn no_log_is_made_in_a_folder_of_something_else() {
+    let home = tempfile::tempdir().unwrap();
+    for name in [".profile", "notes.txt"] {
+        std::fs::write(home.path().join(name), "x").unwrap();
+    }
+    std::fs::create_dir(home.path().join("journal")).unwrap();
+    for verb in ["serve", "topic create x"] {
+        let verb: Vec<_> = verb.split(' ').collect();
+        let ran = quietly(&[&verb[..], &["--data", text(home.path())]].concat());
+        assert!(ran.refusal().starts_with(text(home.path())), "{}", ran.stderr);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 3, "nothing is made");
+    }
+    let ran = quietly(&["serve", "--data", text(home.path())]);
+    assert!(ran.refusal().contains(r#"it holds ".profile" and no log"#), "{}", ran.stderr);
+    assert!(ran.refusal().contains("name a new or an empty folder"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_a_start_left_behind_and_a_fresh_mount_are_no_hindrance() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    Node::start(data).kill();
+    std::fs::write(data.join("notes.txt"), "beside a log it is nobody's business").unwrap();
+    Node::start(data).kill();
+    std::fs::remove_file(data.join("notes.txt")).unwrap();
+    std::fs::create_dir(data.join("lost+found")).unwrap();
+    // As if the first start had ended before the log was made, and the secrets by another's hand.
+    for name in ["checkpoint-a", "checkpoint-b"] {
+        std::fs::remove_file(data.join(name)).unwrap();
+    }
+    std::fs::remove_dir_all(data.join("journal")).unwrap();
+    let key = std::fs::read_to_string(data.join("default.key")).unwrap();
+    for name in ["default.key.new", "node.json.new", "cert.pem.new", ".probe-1"] {
+        std::fs::write(data.join(name), "x").unwrap();
+    }
+    assert_eq!(Node::start(data).key, key.trim());
+}
+
+#[test]
 fn a_file_of_no_log_is_said_to_be_none_with_status_1() {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in [("notes.txt", &b"milk"[..]), ("empty", b""), ("image", &[0; 8_192])] {
