@@ -83,7 +83,7 @@ fn a_demo_that_runs_is_not_disturbed_by_a_second_one() {
     let mut lines = BufReader::new(stdout).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains("accepted ")));
     let second = run(&["demo", "--for", "1s", "--data", text(&data)]);
-    assert!(second.refusal().contains("a demo runs in it"), "{}", second.stderr);
+    assert!(second.refusal().contains("a `demo` runs in it"), "{}", second.stderr);
     first.kill().unwrap();
     drop(lines);
     first.wait().unwrap();
