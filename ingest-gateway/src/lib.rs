@@ -99,7 +99,7 @@ pub use answer::{Content, ContentError};
 pub use auth::AdminToken;
 pub use config::{GatewayConfig, Source};
 pub use door::{Access, Door, NoDoor};
-pub use http::{Backing, Gateway, Listen, Running, StartError};
+pub use http::{Backing, Bound, Gateway, Listen, Running, StartError};
 pub use metrics::Metrics;
 pub use sources::SourceError;
 pub use tls::{TlsError, TlsFiles};

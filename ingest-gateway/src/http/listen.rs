@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::Listen;
 use super::admission::{Admission, Admitted};
 use super::connection::{Serving, serve_plain, serve_tls};
 use crate::tls::Tls;
@@ -37,15 +38,30 @@ const REFUSED: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     \r\n\
     {\"success\":false,\"code\":\"overloaded\",\"message\":\"too many open connections\"}";
 
-/// A bound socket.
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// An address that is taken for this process. Whoever connects is refused until it listens.
+#[derive(Debug)]
+pub(super) struct BoundSocket {
+    socket: TcpSocket,
+    /// The address; its port is the one that was given where any was asked for.
+    pub(super) address: SocketAddr,
+    pub(super) tls: bool,
+}
+
+impl BoundSocket {
+    pub(super) fn bind(Listen { address, tls }: Listen) -> io::Result<Self> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, tls })
+    }
+
+    pub(super) fn listen(self) -> io::Result<TcpListener> {
+        self.socket.listen(BACKLOG)
+    }
 }
 
 /// The connections that are open.

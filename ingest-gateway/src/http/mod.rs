@@ -46,7 +46,7 @@ use crate::sources::{SourceError, Sources};
 use crate::tls::{Tls, TlsError};
 use admission::Admission;
 use connection::{Serving, protocol};
-use listen::{Connections, Listening, bind};
+use listen::{BoundSocket, Connections, Listening};
 use service::Service;
 
 pub(crate) use admission::Refused;
@@ -60,6 +60,10 @@ pub struct Listen {
     /// Whether connections speak TLS.
     pub tls: bool,
 }
+
+/// Addresses that are taken and not served yet: connections are refused until the gateway starts.
+#[derive(Debug)]
+pub struct Bound(Vec<BoundSocket>);
 
 /// What stands behind a gateway.
 #[derive(Clone)]
@@ -85,10 +89,10 @@ impl fmt::Debug for Backing {
 #[non_exhaustive]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {}: {source}", listen.address)]
     Bind {
         /// Which.
-        address: SocketAddr,
+        listen: Listen,
         /// Why.
         source: io::Error,
     },
@@ -108,17 +112,30 @@ pub enum StartError {
 pub struct Gateway;
 
 impl Gateway {
-    /// Binds all addresses and begins to serve, on the Tokio runtime of the caller.
+    /// Takes addresses before anything else is made, so that one that is in use is known first.
+    /// On the Tokio runtime of the caller.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`]; then none is taken.
+    pub fn bind(listeners: &[Listen]) -> Result<Bound, StartError> {
+        let bind_one = |listen: &Listen| {
+            let failed = |source| StartError::Bind { listen: *listen, source };
+            BoundSocket::bind(*listen).map_err(failed)
+        };
+        listeners.iter().map(bind_one).collect::<Result<_, _>>().map(Bound)
+    }
+
+    /// Begins to serve, on the Tokio runtime of the caller.
     ///
     /// # Errors
     /// [`StartError`]; then nothing listens.
     pub async fn start(
         config: GatewayConfig,
-        listeners: &[Listen],
+        Bound(bound): Bound,
         backing: Backing,
         further: Arc<dyn Door>,
     ) -> Result<Running, StartError> {
-        let tls = match (&config.tls, listeners.iter().any(|listen| listen.tls)) {
+        let tls = match (&config.tls, bound.iter().any(|socket| socket.tls)) {
             (_, false) => None,
             (None, true) => return Err(StartError::NoCertificate),
             (Some(files), true) => Some(Arc::new(Tls::open(files.clone())?)),
@@ -132,15 +149,15 @@ impl Gateway {
             service: Arc::clone(&service),
             limits: connections,
         });
-        let bound = bind_all(listeners)?;
+        let listeners = listen_all(bound)?;
         let mut running = Running {
-            addresses: bound.iter().map(|(_, address)| *address).collect(),
+            addresses: listeners.iter().map(|(_, listen)| listen.address).collect(),
             connections: Connections::new(),
             service,
             tls: tls.clone(),
             tasks: Vec::new(),
         };
-        for ((listener, _), listen) in bound.into_iter().zip(listeners) {
+        for (listener, listen) in listeners {
             let listening = Listening {
                 listener,
                 tls: tls.clone().filter(|_| listen.tls),
@@ -187,13 +204,14 @@ fn service_of(
     })
 }
 
-fn bind_all(listeners: &[Listen]) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
-    let bind_one = |listen: &Listen| {
-        let bound = bind(listen.address)
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-        bound.map_err(|source| StartError::Bind { address: listen.address, source })
+/// Another process may have begun to listen on an address between our taking it and this.
+fn listen_all(bound: Vec<BoundSocket>) -> Result<Vec<(TcpListener, Listen)>, StartError> {
+    let listen_one = |socket: BoundSocket| {
+        let listen = Listen { address: socket.address, tls: socket.tls };
+        let listener = socket.listen().map_err(|source| StartError::Bind { listen, source })?;
+        Ok((listener, listen))
     };
-    listeners.iter().map(bind_one).collect()
+    bound.into_iter().map(listen_one).collect()
 }
 
 async fn watch_certificate(tls: Arc<Tls>, every: Duration) {

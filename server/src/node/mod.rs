@@ -2,6 +2,7 @@
 //!
 //! Promises
 //! - No log is made in a folder that is somebody else's.
+//! - An address that is in use is known before anything is made on the disk.
 //! - Whoever starts a node holds its folder alone, from before anything is written there.
 //! - `node.json` names the addresses only while they are listened on.
 //! - [`Node::stop`] answers every request in hand, ends readers cleanly, and marks the log's end;
@@ -13,6 +14,7 @@
 
 mod sources;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +23,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
 use tracklog_ingest_gateway::{
-    AdminToken, Backing, Door, Gateway, GatewayConfig, Listen, Running, TlsFiles, Topics,
+    AdminToken, Backing, Bound, Door, Gateway, GatewayConfig, Listen, Running,
+    StartError as GatewayError, TlsFiles, Topics,
 };
 use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
@@ -50,6 +53,21 @@ const FORMAT: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {}; --{setting}, TRACKLOG_{} or `{setting}` in the file \
+         names another address, or `off`",
+        source.kind(),
+        setting.to_uppercase()
+    )]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What it is for: `http` or `https`.
+        setting: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// A file of the data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -61,7 +79,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The gateway cannot serve.
     #[error(transparent)]
-    Gateway(#[from] tracklog_ingest_gateway::StartError),
+    Gateway(GatewayError),
     /// A topic of the node cannot be made.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -77,6 +95,17 @@ pub enum StartError {
     /// A schema of the folder that was named is refused.
     #[error("schemas: {0}")]
     Schemas(String),
+}
+
+impl From<GatewayError> for StartError {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::Bind { listen: Listen { address, tls }, source } => {
+                Self::Listen { address, setting: if tls { "https" } else { "http" }, source }
+            }
+            error => Self::Gateway(error),
+        }
+    }
 }
 
 /// A running node.
@@ -98,16 +127,18 @@ impl Node {
     /// # Errors
     /// [`StartError`]; then nothing listens and the folder is free again.
     pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        let bound = Gateway::bind(&listeners(settings))?;
         let folder = DataFolder::at(&settings.data);
         folder.create()?;
         folder.refuse_foreign()?;
         let log = Arc::new(DiskLog::open(folder.path(), &settings.journal).await?);
         folder.remove_node()?;
-        Self::serve(settings, folder, log).await
+        Self::serve(settings, bound, folder, log).await
     }
 
     async fn serve(
         settings: &Settings,
+        bound: Bound,
         folder: DataFolder,
         disk_log: Arc<DiskLog>,
     ) -> Result<Self, StartError> {
@@ -120,9 +151,8 @@ impl Node {
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
         admin.set_verification(disk_log.verification());
         let backing = Backing { log, epoch, topics, registry: Arc::clone(&registry) };
-        let listeners = listeners(settings);
         let door: Arc<dyn Door> = Arc::new(admin.clone());
-        let running = Gateway::start(config, &listeners, backing, door).await?;
+        let running = Gateway::start(config, bound, backing, door).await?;
         let mut addresses = running.addresses().iter().copied();
         let http = settings.http.and_then(|_| addresses.next());
         let https = settings.https.and_then(|_| addresses.next());

@@ -72,6 +72,12 @@ async fn a_start_that_fails_leaves_the_folder_free() {
     let mut wrong = settings(data.path());
     wrong.http = Some(taken.local_addr().unwrap());
     let failed = Node::start(&wrong).await.unwrap_err();
+    assert!(matches!(failed, StartError::Listen { setting: "http", .. }), "{failed}");
+    assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0, "nothing was made");
+    let mut wrong = settings(data.path());
+    wrong.certificate = Some(("no/cert.pem".into(), "no/key.pem".into()));
+    wrong.https = wrong.http;
+    let failed = Node::start(&wrong).await.unwrap_err();
     assert!(matches!(failed, StartError::Gateway(_)), "{failed}");
     assert!(!data.path().join("node.json").exists());
     let node = Node::start(&settings(data.path())).await.unwrap();

@@ -65,6 +65,21 @@ fn no_log_is_made_in_a_folder_of_something_else() {
 }
 
 #[test]
+fn a_port_in_use_is_one_line_that_names_the_setting_and_nothing_is_made() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    for (setting, variable) in [("http", "TRACKLOG_HTTP"), ("https", "TRACKLOG_HTTPS")] {
+        let flag = format!("--{setting}");
+        let ran = quietly(&["serve", "--data", text(&data), &flag, &address]);
+        let start = format!("cannot listen on {address}: address in use; {flag}, {variable} or ");
+        assert!(ran.refusal().starts_with(&start), "{}", ran.stderr);
+        assert!(!data.exists(), "not even the folder");
+    }
+}
+
+#[test]
 fn what_a_start_left_behind_and_a_fresh_mount_are_no_hindrance() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();

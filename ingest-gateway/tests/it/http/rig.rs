@@ -76,7 +76,8 @@ impl Setup {
         };
         let address = "127.0.0.1:0".parse().unwrap();
         let listeners = [false, true].map(|tls| Listen { address, tls });
-        let running = Gateway::start(self.config, &listeners, backing, self.further).await;
+        let bound = Gateway::bind(&listeners).unwrap();
+        let running = Gateway::start(self.config, bound, backing, self.further).await;
         Rig { log, topics, running: running.unwrap(), folder: self.folder }
     }
 }

@@ -78,7 +78,7 @@ impl Demo {
     async fn start(&self) -> Result<Node, Failure> {
         let free = |port| if TcpListener::bind(("127.0.0.1", port)).is_ok() { port } else { 0 };
         let started = match Node::start(&self.settings(USUAL_PORTS.map(free))?).await {
-            Err(StartError::Gateway(_)) => Node::start(&self.settings([0, 0])?).await,
+            Err(StartError::Listen { .. }) => Node::start(&self.settings([0, 0])?).await,
             started => started,
         };
         started.map_err(Failure::could_not_run)
