@@ -321,6 +321,7 @@ fn parameters(query: &Query) -> String {
         ("event", filter.event.clone()),
         ("source", filter.source.clone()),
         ("user", filter.user.clone()),
+        ("last", query.last.map(|last| last.to_string())),
         ("limit", query.limit.map(|limit| limit.to_string())),
         ("follow", query.follow.then(|| "true".to_owned())),
     ];

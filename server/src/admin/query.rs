@@ -94,6 +94,7 @@ pub(super) fn reading(mut parameters: Parameters, now: TimeMicros) -> Result<Que
             source: parameters.take("source"),
             user: parameters.take("user"),
         },
+        last: parameters.number("last")?,
         limit: parameters.number("limit")?,
         follow: parameters.flag("follow")?,
     };
@@ -113,10 +114,10 @@ mod tests {
     #[test]
     fn all_parameters_are_read() {
         let query = read(
-            "partition=3&from=17&to=2026-01-02T03:04:05+08:00&limit=9&event=Order+%28new%29&user=7",
+            "partition=3&from=17&to=2026-01-02T03:04:05+08:00&limit=9&last=12&event=Order+%28new%29&user=7",
         );
         let query = query.unwrap();
-        assert_eq!((query.partition, query.limit), (Some(3), Some(9)));
+        assert_eq!((query.partition, query.limit, query.last), (Some(3), Some(9), Some(12)));
         assert_eq!(query.from, Some(Bound::Offset(Offset(17))));
         assert_eq!(query.to, Some(Bound::Time(TimeMicros(1_767_294_245_000_000))));
         assert_eq!(query.filter.event.as_deref(), Some("Order (new)"));

@@ -11,6 +11,7 @@
 //!
 //! Over any [`Log`]: the reading routes, `replay`, `tail` and the offline opening share it.
 
+mod last;
 mod merge;
 
 use std::fmt;
@@ -46,6 +47,8 @@ pub struct Query {
     pub to_event_time: Option<TimeMicros>,
     /// Leaves out what does not match.
     pub filter: Filter,
+    /// The last so many lines alone, of those that are there when the reading begins.
+    pub last: Option<u64>,
     /// At most so many lines in all.
     pub limit: Option<u64>,
     /// Goes on with what is appended later, for ever.
@@ -210,6 +213,8 @@ pub struct Replay {
     merge: Merge,
     current: Option<Slice>,
     notes: Vec<Note>,
+    /// Lines to leave out before the first.
+    left_out: u64,
     lines: u64,
     records: u64,
     passed: u64,
@@ -232,11 +237,15 @@ impl Replay {
             return Err(ReplayError::FollowHasNoEnd);
         }
         let plan = Plan { log: &*log, topic: &topic, query: &query };
-        let (ranges, notes) = plan.ranges().await?;
+        let (mut ranges, notes) = plan.ranges().await?;
+        let mut left_out = 0;
+        if let Some(lines_max) = query.last {
+            (ranges, left_out) = last::end_of(&log, &query, ranges, lines_max).await?;
+        }
         let records = ranges.iter().map(|range| range.to.0.saturating_sub(range.from.0)).sum();
         let merge = Merge::new(Arc::clone(&log), ranges);
-        let current = None;
-        Ok(Self { log, topic, query, merge, current, notes, lines: 0, records, passed: 0 })
+        let (current, lines, passed) = (None, 0, 0);
+        Ok(Self { log, topic, query, merge, current, notes, left_out, lines, records, passed })
     }
 
     /// How many records there are to pass; of a reading that follows, when it began.
@@ -338,11 +347,15 @@ impl Replay {
             let index = slice.from;
             slice.from += 1;
             self.passed += 1;
-            let record = slice.batch.entry(index).and_then(tracklog_protocol::batch::Entry::record);
-            if let Some(record) = record.filter(|record| self.is_wanted(*record)) {
-                self.lines += 1;
-                write_line(out, self.place(&slice.batch, index), record);
+            let Some(record) = record_of(slice, index).filter(|it| self.query.wants(*it)) else {
+                continue;
+            };
+            if self.left_out > 0 {
+                self.left_out -= 1;
+                continue;
             }
+            self.lines += 1;
+            write_line(out, self.place(&slice.batch, index), record);
         }
     }
 
@@ -354,14 +367,28 @@ impl Replay {
             appended_at: batch.append_time(),
         }
     }
+}
 
-    fn is_wanted(&self, record: Record<'_>) -> bool {
-        let (from, to) = (self.query.from_event_time, self.query.to_event_time);
+/// The records of `slice` that become lines.
+fn wanted_of<'a>(query: &'a Query, slice: &'a Slice) -> impl Iterator<Item = Record<'a>> {
+    let records = (slice.from..slice.to).filter_map(|index| record_of(slice, index));
+    records.filter(|record| query.wants(*record))
+}
+
+/// An entry of the slice's batch, unless it was removed.
+fn record_of(slice: &Slice, index: usize) -> Option<Record<'_>> {
+    slice.batch.entry(index).and_then(tracklog_protocol::batch::Entry::record)
+}
+
+impl Query {
+    /// Whether `record` is meant, by what it says.
+    fn wants(&self, record: Record<'_>) -> bool {
+        let (from, to) = (self.from_event_time, self.to_event_time);
         let timely = (from.is_none() && to.is_none())
             || record.event_time().is_some_and(|time| {
                 from.is_none_or(|from| time >= from) && to.is_none_or(|to| time < to)
             });
-        timely && self.query.filter.matches(record)
+        timely && self.filter.matches(record)
     }
 }
 

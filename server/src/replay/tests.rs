@@ -243,6 +243,68 @@ fn filters_add_up_and_the_limit_counts_lines() {
 }
 
 #[test]
+fn the_last_lines_are_those_at_the_end_of_the_merged_order() {
+    block_on(async {
+        let rig = Rig::new(3).await;
+        rig.append(10, &[named(2, "a"), named(0, "b"), named(2, "c")]).await;
+        rig.append(20, &[named(1, "d")]).await;
+        rig.append(20, &[named(0, "e"), named(2, "f")]).await;
+        rig.append(30, &[named(1, "d")]).await;
+        let (all, _) = rig.read(Query::default()).await;
+        for last in 0..=8 {
+            let query = Query { last: Some(last), ..Query::default() };
+            let at = all.len().saturating_sub(usize::try_from(last).unwrap());
+            assert_eq!(rig.read(query.clone()).await.0, all[at..], "{last}");
+            let query = Query { limit: Some(1), ..query };
+            assert_eq!(rig.read(query).await.0, all[at..].first().cloned().as_slice(), "{last}");
+        }
+        let query = Query { last: Some(2), partition: Some(2), ..Query::default() };
+        assert_eq!(rig.read(query).await.0, ["c@2:1", "f@2:2"]);
+        let to = Some(Bound::Time(TimeMicros(20)));
+        let query = Query { last: Some(2), to, ..Query::default() };
+        assert_eq!(rig.read(query).await.0, ["a@2:0", "c@2:1"], "of a range");
+        rig.log.trim(rig.topic.partition(2), Offset(2)).await.unwrap();
+        let query = Query { last: Some(100), ..Query::default() };
+        let (lines, notes) = rig.read(query).await;
+        assert_eq!((lines.len(), notes.len()), (5, 0), "what is left");
+    });
+}
+
+#[test]
+fn the_last_lines_are_counted_after_filters() {
+    block_on(async {
+        let rig = Rig::new(4).await;
+        for round in 0..3_000_u32 {
+            let name = if round % 1_000 == 7 { "rare" } else { "often" };
+            rig.append(i64::from(round / 10), &[named(round % 4, name)]).await;
+        }
+        let last = |event: &str, last| Query {
+            filter: Filter { event: Some(event.to_owned()), ..Filter::default() },
+            last: Some(last),
+            ..Query::default()
+        };
+        assert_eq!(rig.read(last("rare", 2)).await.0, ["rare@3:251", "rare@3:501"]);
+        assert_eq!(rig.read(last("rare", 9)).await.0.len(), 3);
+        assert_eq!(rig.read(last("often", 2_500)).await.0.len(), 2_500);
+        assert!(rig.read(last("none", 1)).await.0.is_empty());
+    });
+}
+
+#[test]
+fn after_the_last_lines_a_reading_may_follow() {
+    block_on(async {
+        let rig = Rig::new(2).await;
+        rig.append(10, &[named(0, "a"), named(1, "b"), named(1, "c")]).await;
+        let query = Query { follow: true, last: Some(1), limit: Some(3), ..Query::default() };
+        let mut replay = rig.open(query).await.unwrap();
+        rig.append(10, &[named(0, "d"), named(1, "e")]).await;
+        let mut lines = Vec::new();
+        while replay.next(&mut lines).await.unwrap() == Step::More {}
+        assert_eq!(places(&lines), ["c@1:1", "d@0:1", "e@1:2"]);
+    });
+}
+
+#[test]
 fn what_is_appended_after_the_opening_is_outside_unless_followed() {
     block_on(async {
         let rig = Rig::new(2).await;

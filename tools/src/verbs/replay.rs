@@ -29,6 +29,7 @@ every event of the range is there, and none other. What is appended after the st
 
 Examples:
   tracklog replay raw --limit 10
+  tracklog replay raw --last 20 --event 'Order Completed'
   tracklog replay raw --from -15m --json | jq -c '[.event, .userId]'
   tracklog replay raw --partition 3 --from 1200 --to 1300
   tracklog replay raw --from-event-time 2026-01-01 --to-event-time 2026-01-02
@@ -51,6 +52,9 @@ pub(crate) struct Replay {
     /// One partition alone
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+    /// Only the last so many lines of what is asked for, of all partitions together
+    #[arg(long, value_name = "N")]
+    last: Option<u64>,
     /// At most so many lines, of all partitions together
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -99,6 +103,7 @@ impl Replay {
             from_event_time: time("--from-event-time", &self.from_event_time)?,
             to_event_time: time("--to-event-time", &self.to_event_time)?,
             filter: self.filter.filter(),
+            last: self.last,
             limit: self.limit,
             follow: false,
         })

@@ -42,6 +42,7 @@ impl FilterArgs {
 #[command(after_help = "\
 Examples:
   tracklog tail raw
+  tracklog tail raw --last 20
   tracklog tail raw --event 'Order Completed' --json | jq .properties
   tracklog tail rejected --from -5m
   tracklog tail raw --node https://events.example.com --token-file admin.token")]
@@ -51,6 +52,9 @@ pub(crate) struct Tail {
     /// Begin here instead of now: an offset or a time, as `tracklog replay --from`
     #[arg(long, value_name = "OFFSET|TIME", allow_hyphen_values = true, default_value = NOW)]
     from: String,
+    /// Begin with the last so many lines that are there
+    #[arg(long, value_name = "N", conflicts_with = "from")]
+    last: Option<u64>,
     /// One partition alone
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -69,9 +73,12 @@ pub(crate) struct Tail {
 impl Tail {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let from = Bound::parse(&self.from, crate::now());
+        let from = from.map_err(|error| Failure::of("--from", error))?;
         let query = Query {
             partition: self.partition,
-            from: Some(from.map_err(|error| Failure::of("--from", error))?),
+            // The last lines may lie anywhere.
+            from: self.last.is_none().then_some(from),
+            last: self.last,
             filter: self.filter.filter(),
             limit: self.limit,
             follow: true,

@@ -96,6 +96,42 @@ fn unordered_event_times_are_found_all_and_append_times_never_go_back() {
 }
 
 #[test]
+fn the_last_records_are_the_end_of_a_replay_and_the_start_of_a_tail() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    for number in 0..40 {
+        node.track(&format!("e{number}"), &number.to_string());
+    }
+    let dir = text(data.path());
+    let url = format!("http://{}", node.http);
+    let token = data.path().join("admin.token");
+    let by_folder = ["--data", dir];
+    let by_address = ["--node", &url, "--token-file", text(&token)];
+    let last = |place: &[&str], rest: &[&str]| {
+        let ran = run(&[&["replay", "raw", "--json"], rest, place].concat());
+        field(&ran.lines(), "event")
+    };
+    let wanted = ["e37", "e38", "e39"];
+    for place in [&by_folder[..], &by_address] {
+        assert_eq!(last(place, &["--last", "3"]), wanted);
+        assert_eq!(last(place, &["--last", "2", "--event", "e7"]), ["e7"]);
+        assert!(last(place, &["--last", "0"]).is_empty());
+        assert_eq!(last(place, &["--last", "1000"]).len(), 40);
+    }
+    let mut command = tracklog(&["tail", "raw", "--last", "2", "--limit", "3", "--json"]);
+    let mut tail = command.args(by_folder).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let two = [lines.next().unwrap(), lines.next().unwrap()];
+    assert_eq!(field(&[&two[0], &two[1]], "event"), ["e38", "e39"]);
+    node.track("new", "1");
+    assert_eq!(field(&[&lines.next().unwrap()], "event"), ["new"]);
+    assert!(tail.wait().unwrap().success());
+    assert!(node.terminate().0.success());
+    assert_eq!(last(&by_folder, &["--last", "3"]), ["e38", "e39", "new"], "offline");
+    assert_eq!(run(&["tail", "raw", "--last", "1", "--from", "0"]).status, 2);
+}
+
+#[test]
 fn names_are_matched_letter_by_letter() {
     let data = tempfile::tempdir().unwrap();
     let node = Node::start(data.path());
