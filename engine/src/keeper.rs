@@ -14,7 +14,7 @@
 //! It works on jobs that the journal's step machine gives it, one after the other; a thread
 //! drives it in a running log, the test itself elsewhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -91,8 +91,6 @@ pub(crate) struct Keeper {
     spoiled: u64,
     slots_max: Option<u64>,
     when_full: WhenFull,
-    /// Locks of slots that are not being written.
-    held: BTreeMap<SlotId, Arc<dyn Slot>>,
     wanted: Option<SegmentNumber>,
     rolled: bool,
     dropping: bool,
@@ -113,7 +111,6 @@ impl Keeper {
         free: VecDeque<SlotId>,
         next_slot: SlotId,
         slots: u64,
-        held: BTreeMap<SlotId, Arc<dyn Slot>>,
         (journal_bytes_max, when_full): (Option<u64>, WhenFull),
     ) -> Self {
         let slots_max = journal_bytes_max.map(|bytes| bytes / heading.slot_bytes);
@@ -128,7 +125,6 @@ impl Keeper {
             spoiled: 0,
             slots_max,
             when_full,
-            held,
             wanted: None,
             rolled: false,
             dropping: false,
@@ -265,11 +261,7 @@ impl Keeper {
     }
 
     fn prepare(&mut self, slot: SlotId, segment: SegmentNumber) -> io::Result<Prepared> {
-        let held = self.held.remove(&slot);
-        let handle = match held {
-            Some(handle) => handle,
-            None => self.disk.open_slot(slot, Access::Write)?,
-        };
+        let handle = self.disk.open_slot(slot, Access::Write)?;
         let id = write_heading(&*self.disk, &*handle, slot, segment, &self.heading)?;
         Ok(Prepared { id, slot: handle })
     }
@@ -392,7 +384,6 @@ impl Keeper {
             self.free.push_back(id.slot);
             return;
         }
-        self.held.remove(&id.slot);
         match self.disk.remove_slot(id.slot) {
             Ok(()) => self.slots -= 1,
             Err(error) => tracing::warn!("cannot remove {}: {error}", id.slot),

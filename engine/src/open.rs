@@ -1,8 +1,14 @@
 //! Opening a log: recovery's verdict made durable, and the threads started.
 //!
-//! The order is what makes it safe to crash anywhere (FORMAT.md §6, step 5): lock every slot, so
-//! that no dead process's write is still to come; sync what was read; prepare a fresh segment of
-//! a new run; write its `opened`; write both checkpoints; only then publish the end offsets.
+//! The order is what makes it safe to crash anywhere (FORMAT.md §6, step 5): take the lock of
+//! every slot, so that no dead process's write is still to come; sync it, so that what is read
+//! stays; recover; prepare a fresh segment of a new run; write its `opened`; write both
+//! checkpoints; only then publish the end offsets.
+//!
+//! No slot's lock is kept but by who writes it. A lock says that a dead process's write may still
+//! land: its ring holds the very file that it writes, and lets go for good. Once we had the lock,
+//! whoever could write there later must open the slot anew, and for that the folder, whose own
+//! lock we hold until the log is closed. So a log of many slots needs few descriptors.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -20,7 +26,7 @@ use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::{
     Access, BufferPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
-    is_passing, open_folder,
+    descriptors_max, is_passing, open_folder,
 };
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
@@ -48,8 +54,9 @@ const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 const POOL_BYTES: usize = 16 << 20;
 /// Room at the end of each segment for records that must move on before an older one is dropped.
 const KEPT_BYTES: usize = 512 << 10;
-/// So many slots are kept open to read.
-const OPEN_SLOTS_MAX: usize = 256;
+/// So many slots are kept open to read, where the system gives descriptors enough: of those that
+/// the process may have they take a quarter at most.
+const OPEN_SLOTS_MAX: u64 = 256;
 /// How often the folder's lock is asked for: for half a second.
 const FOLDER_TRIES: u32 = 250;
 /// How often a slot's lock is asked for, and how far apart: 10 s in all.
@@ -115,39 +122,32 @@ fn lock_folder(path: &Path, options: &Options) -> Result<Arc<dyn Disk>, OpenFold
 /// Opens the log on `disk` to write.
 pub(crate) fn open_disk(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opening, OpenError> {
     let began = disk.monotonic();
-    let mut held = lock_slots(&**disk)?;
-    if !disk.reads_are_direct() {
-        see_the_medium(&held)?;
-    }
+    settle_slots(&**disk)?;
     let recovered = recover(&**disk, options.accept_loss)?;
-    for slot in held.values() {
-        slot.sync().map_err(OpenError::io("sync the journal"))?;
-    }
     let created = recovered.is_none();
     let recovered = match recovered {
         Some(recovered) => recovered,
-        None => new_log(&**disk, options, &mut held)?,
+        None => new_log(&**disk, options)?,
     };
-    let mut opening = begin_run(disk, options, recovered, held)?;
+    let mut opening = begin_run(disk, options, recovered)?;
     opening.report.created = created;
     opening.report.took = disk.monotonic().saturating_sub(began);
     Ok(opening)
 }
 
-/// After a failed write a page cache shows what never reached the medium. It lets go of what is
-/// clean alone; what a killed process left dirty is brought to the medium first.
-fn see_the_medium(slots: &BTreeMap<SlotId, Arc<dyn Slot>>) -> Result<(), OpenError> {
-    for (id, slot) in slots {
-        let seen = slot.sync().and_then(|()| slot.drop_cache());
-        seen.map_err(OpenError::io(format!("drop what the page cache holds of {id}")))?;
+/// Waits until nothing that a dead process wrote is still to come, and makes durable what came.
+fn settle_slots(disk: &dyn Disk) -> Result<(), OpenError> {
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    for (slot, _) in folder.slots {
+        let handle = lock_slot(disk, slot)?;
+        handle.sync().map_err(OpenError::io("sync the journal"))?;
+        if !disk.reads_are_direct() {
+            // After a failed write a page cache shows what never reached the medium. It lets go
+            // of what is clean alone, as all is now.
+            handle.drop_cache().map_err(OpenError::io("drop the journal's cached pages"))?;
+        }
     }
     Ok(())
-}
-
-/// Takes the lock of every slot through the descriptor that will write it.
-fn lock_slots(disk: &dyn Disk) -> Result<BTreeMap<SlotId, Arc<dyn Slot>>, OpenError> {
-    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
-    folder.slots.iter().map(|(slot, _)| Ok((*slot, lock_slot(disk, *slot)?))).collect()
 }
 
 /// Takes one slot's lock. The folder's own lock is held: only a dead process's writes, which the
@@ -164,11 +164,7 @@ fn lock_slot(disk: &dyn Disk, slot: SlotId) -> Result<Arc<dyn Slot>, OpenError> 
 }
 
 /// What an empty log adds up to.
-fn new_log(
-    disk: &dyn Disk,
-    options: &Options,
-    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
-) -> Result<Recovered, OpenError> {
+fn new_log(disk: &dyn Disk, options: &Options) -> Result<Recovered, OpenError> {
     let bytes = options.slot_bytes.unwrap_or(SLOT_BYTES_DEFAULT);
     if !bytes.is_power_of_two() || !(SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&bytes) {
         return Err(OpenError::SlotBytes { bytes });
@@ -177,7 +173,8 @@ fn new_log(
     let none = Extent { start: Default::default(), end: Default::default() };
     let extents = catalog.partitions().map(|(_, partition)| (partition, none)).collect();
     // Slots of an interrupted making are made again.
-    for slot in std::mem::take(held).into_keys() {
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    for (slot, _) in folder.slots {
         disk.remove_slot(slot).map_err(OpenError::io(format!("remove {slot}")))?;
     }
     Ok(Recovered {
@@ -210,7 +207,6 @@ fn begin_run(
     disk: &Arc<dyn Disk>,
     options: &Options,
     mut recovered: Recovered,
-    mut held: BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Opening, OpenError> {
     for cut in &recovered.cuts {
         if let Err(error) = keep_cut(&**disk, cut) {
@@ -225,11 +221,10 @@ fn begin_run(
         base: recovered.base,
         skip: recovered.skip,
     };
-    let mut unused = sound_slots(&**disk, &recovered, &recovered.unused, &mut held)?;
+    let mut unused = sound_slots(&**disk, &recovered, &recovered.unused)?;
     let highest = recovered.highest_slot;
     let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
-    let active =
-        begin_segment(&**disk, &heading, &mut recovered, (&mut unused, &mut next_slot), &mut held)?;
+    let active = begin_segment(&**disk, &heading, &mut recovered, (&mut unused, &mut next_slot))?;
     let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
     let published = publish(&recovered, options, active.id, &opened);
     let start = Start {
@@ -251,9 +246,9 @@ fn begin_run(
         write_checkpoint(&**disk, &checkpoint)?;
     }
     // Both checkpoints are anew: what they no longer name may be used again.
-    unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later, &mut held)?);
+    unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later)?);
     let run = (heading, start, active);
-    assemble(disk, options, recovered, run, published, (unused, next_slot), held)
+    assemble(disk, options, recovered, run, published, (unused, next_slot))
 }
 
 /// Frees the slots of runs that held no data, where a full disk has no room for another: writes
@@ -310,7 +305,6 @@ fn assemble(
     (heading, start, active): (Heading, Start, Prepared),
     published: Arc<Published>,
     (free, next_slot): (VecDeque<SlotId>, SlotId),
-    held: BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Opening, OpenError> {
     // What was accepted must fit the ballast.
     let slot_bytes = usize::try_from(heading.slot_bytes).unwrap_or(usize::MAX);
@@ -330,7 +324,6 @@ fn assemble(
         free,
         next_slot,
         folder.slots.len() as u64,
-        held,
         (options.journal_bytes_max, options.when_full),
     );
     let mut asked = Asked { jobs: Vec::new(), disk: Arc::clone(disk) };
@@ -367,7 +360,8 @@ pub(crate) fn reader_of(
         threads: opened.replay_threads,
         pinned_bytes: opened.pinned_bytes,
         replay_bytes: opened.replay_bytes,
-        open_slots_max: OPEN_SLOTS_MAX,
+        open_slots_max: usize::try_from(OPEN_SLOTS_MAX.min(descriptors_max() / 4))
+            .expect("a few hundred"),
         rebuild: Arc::new(move |id, last| walk::index_of(&*rebuilds, id, last)),
     };
     Reader::new(Arc::clone(published), Arc::clone(disk), options)
@@ -379,15 +373,14 @@ fn sound_slots(
     disk: &dyn Disk,
     recovered: &Recovered,
     slots: &[SlotId],
-    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<VecDeque<SlotId>, OpenError> {
+    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    let sizes: BTreeMap<SlotId, u64> = folder.slots.into_iter().collect();
     let mut sound = VecDeque::new();
     for slot in slots {
-        let bytes = held.get(slot).map_or(0, |handle| handle.bytes());
-        if bytes == recovered.slot_bytes {
+        if sizes.get(slot) == Some(&recovered.slot_bytes) {
             sound.push_back(*slot);
         } else {
-            held.remove(slot);
             disk.remove_slot(*slot).map_err(OpenError::io(format!("remove {slot}")))?;
         }
     }
@@ -400,17 +393,14 @@ fn begin_segment(
     heading: &Heading,
     recovered: &mut Recovered,
     (unused, next_slot): (&mut VecDeque<SlotId>, &mut SlotId),
-    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<Prepared, OpenError> {
     let mut number = recovered.highest_segment.next();
     loop {
         let (slot, is_new) = match unused.pop_front() {
             Some(slot) => (slot, false),
-            None => free_slot(disk, recovered, (unused, next_slot), held)?,
+            None => free_slot(disk, recovered, (unused, next_slot))?,
         };
-        let handle = held.remove(&slot);
-        let handle = handle.map_or_else(|| disk.open_slot(slot, Access::Write), Ok);
-        let prepared = handle.and_then(|handle| {
+        let prepared = disk.open_slot(slot, Access::Write).and_then(|handle| {
             let id = write_heading(disk, &*handle, slot, number, heading)?;
             Ok(Prepared { id, slot: handle })
         });
@@ -435,7 +425,6 @@ fn free_slot(
     disk: &dyn Disk,
     recovered: &mut Recovered,
     (unused, next_slot): (&mut VecDeque<SlotId>, &mut SlotId),
-    held: &mut BTreeMap<SlotId, Arc<dyn Slot>>,
 ) -> Result<(SlotId, bool), OpenError> {
     let slot = *next_slot;
     match disk.create_slot(slot, recovered.slot_bytes) {
@@ -445,7 +434,7 @@ fn free_slot(
         }
         Err(_) if !recovered.unused_later.is_empty() => {
             unname(disk, recovered)?;
-            *unused = sound_slots(disk, recovered, &recovered.unused, held)?;
+            *unused = sound_slots(disk, recovered, &recovered.unused)?;
             let slot = unused.pop_front().ok_or_else(|| OpenError::Damaged {
                 what: "no slot is free for the new run, and the disk has no room for one"
                     .to_owned(),
@@ -699,6 +688,77 @@ fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>, intake: Arc<Intake>) {
             Ok(job) => keeper.run(job),
             Err(mpsc::RecvTimeoutError::Timeout) => keeper.catch_up(),
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use tracklog_log::conformance::block_on;
+    use tracklog_log::{
+        Append, Domain, Fetch, FetchMode, Item, Lane, Log, Retention, TopicName, TopicSpec,
+    };
+    use tracklog_protocol::{Offset, Record};
+
+    use crate::disk::BackendChoice;
+    use crate::{Engine, Options};
+
+    /// More than the descriptors that there are, each filled by four records.
+    const SLOTS: u64 = 80;
+    const RECORDS: u64 = 4 * SLOTS;
+
+    #[test]
+    fn a_log_of_many_slots_is_written_opened_and_read_with_few_descriptors() {
+        let program = std::env::current_exe().expect("it runs");
+        let child = ["--exact", "open::tests::with_few_descriptors", "--ignored", "--nocapture"];
+        let limited = "ulimit -n 64 && exec \"$0\" \"$@\"";
+        let done = Command::new("sh").args(["-c", limited]).arg(program).args(child).output();
+        let done = done.expect("there is a shell");
+        let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "run under a limit by the test above"]
+    fn with_few_descriptors() {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let options = Options {
+            slot_bytes: Some(2 << 20),
+            backend: BackendChoice::Blocking,
+            replay_threads: 0,
+            ..Options::default()
+        };
+        let log = Engine::open(folder.path(), &options).expect("a new log opens");
+        let name = TopicName::new("t").expect("a name");
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let topic = block_on(log.create_topic(spec)).expect("it is made");
+        let partition = topic.partitions().next().expect("it has one");
+        let epoch = block_on(log.open(Domain::WHOLE)).expect("it is open");
+        let bytes = vec![7; 450 << 10];
+        for _ in 0..RECORDS {
+            let permit =
+                log.reserve(Lane::FIRST_SOURCE, bytes.len()).expect("it is a share of the budget");
+            let items = [Item::Record { partition, record: Record::opaque(&bytes) }];
+            let ticket = log.append(permit, epoch, Append { conditions: &[], items: &items });
+            block_on(ticket).expect("it is stored");
+        }
+        drop(log);
+        let log = Engine::open(folder.path(), &options).expect("it opens again");
+        assert!(log.status().segments as u64 >= SLOTS);
+        let mut from = Offset(0);
+        while from.0 < RECORDS {
+            let fetch = Fetch {
+                from: vec![(partition, from)],
+                bytes_max: 1 << 20,
+                wait: false,
+                mode: FetchMode::Replay,
+            };
+            let mut fetched = block_on(log.fetch(fetch)).expect("it is readable");
+            let part = fetched.partitions.pop().expect("one was asked for");
+            assert!(!part.batches.is_empty(), "nothing at {from}");
+            from = part.next;
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Promises
 //! - One process at a time has the folder open to write: it holds the lock of the file `lock`.
-//!   Each slot that is written is locked besides, through the very descriptor that writes it, so
-//!   that a dead process's write in flight still excludes us.
+//!   Each slot is locked besides while it is written, through the very descriptor that writes it,
+//!   so that a dead process's write in flight still excludes us.
 //! - Opening a folder read-only makes, changes and locks nothing.
 //! - Folders made here are 0700, files 0600.
 //! - Where O_DIRECT works, reads and writes of slots bypass the page cache. Where it does not,
@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
+use rustix::process::Resource;
 use tracklog_protocol::TimeMicros;
 
 use super::blocking::Threads;
@@ -607,6 +608,11 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WouldBlock
     ) || error.raw_os_error().is_some_and(|code| of_the_system.contains(&code))
+}
+
+/// How many descriptors this process may have open.
+pub(crate) fn descriptors_max() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn read_only() -> io::Error {

@@ -35,7 +35,7 @@ use tracklog_protocol::TimeMicros;
 
 pub use buffer::{BufferPool, PageBuffer};
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
-pub(crate) use files::{is_passing, open_alone, read_alone};
+pub(crate) use files::{descriptors_max, is_passing, open_alone, read_alone};
 pub use probe::{DurableWrites, Measured, measure};
 pub(crate) use trusted::{batch_of_ring, batch_of_slot};
 
