@@ -420,6 +420,7 @@ impl Journal {
         let dropped = {
             let topics = self.published.topics.read();
             let mut places = self.published.places.write();
+            let last = places.listed().first().map_or(CommitNumber::NONE, |oldest| oldest.last);
             let oldest = places.oldest().filter(|oldest| oldest.number == segment);
             let dropped = oldest.and_then(|_| places.drop_oldest());
             for (row, _) in topics.catalog.partitions() {
@@ -427,9 +428,12 @@ impl Journal {
                 let first = places.first_after(row, segment).unwrap_or(end);
                 topics.set_start(row, first);
             }
-            dropped
+            dropped.map(|id| (id, last))
         };
-        if let Some(id) = dropped {
+        if let Some((id, last)) = dropped {
+            // With the segment goes what is told of damage in it and before it.
+            let damaged = &mut self.start.opened_body.damaged;
+            damaged.retain(|stretch| (stretch.run, stretch.last) > (id.run, last));
             let checkpoint = self.checkpoint();
             self.checkpoint_sequence += 1;
             effects.dropped(id, checkpoint);

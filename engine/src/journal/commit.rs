@@ -339,11 +339,6 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    /// Whether it covers commit `number` of `run`.
-    pub(crate) fn holds(&self, run: Run, number: CommitNumber) -> bool {
-        self.run == run && self.first <= number && number <= self.last
-    }
-
     pub(crate) const fn count(&self) -> u64 {
         self.last.0 - self.first.0 + 1
     }

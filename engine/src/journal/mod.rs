@@ -16,4 +16,5 @@ pub(crate) mod recovery;
 mod scenarios;
 pub(crate) mod segment;
 mod stamping;
+mod stretches;
 pub(crate) mod walk;

@@ -29,6 +29,7 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::APPEND_RECORDS_MAX;
 use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
+use crate::journal::stretches::Stretches;
 use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
@@ -341,8 +342,8 @@ struct Recovery<'a> {
     extents: BTreeMap<PartitionId, Extent>,
     append_time: TimeMicros,
     producers: Producers,
-    damaged: Vec<Stretch>,
-    given_up: Vec<Stretch>,
+    damaged: Stretches,
+    given_up: Stretches,
     new_skip: u64,
     cuts: Vec<Cut>,
     notes: Vec<Note>,
@@ -391,8 +392,8 @@ impl<'a> Recovery<'a> {
             extents: BTreeMap::new(),
             append_time: TimeMicros(0),
             producers: Producers::default(),
-            damaged: Vec::new(),
-            given_up: Vec::new(),
+            damaged: Stretches::default(),
+            given_up: Stretches::default(),
             new_skip: 0,
             cuts: Vec::new(),
             notes,
@@ -424,8 +425,8 @@ impl<'a> Recovery<'a> {
         self.extents = checkpoint.partitions.into_iter().collect();
         self.track_partitions();
         self.append_time = checkpoint.position.append_time;
-        self.damaged.clone_from(&checkpoint.opened.damaged);
-        self.given_up.clone_from(&checkpoint.opened.given_up);
+        self.damaged.extend(checkpoint.opened.damaged);
+        self.given_up.extend(checkpoint.opened.given_up);
         let stand = Stand { base: checkpoint.opened.base, skip: checkpoint.opened.skip };
         self.stands.insert(checkpoint.position.run, stand);
         self.base = checkpoint.base;
@@ -586,11 +587,11 @@ impl<'a> Recovery<'a> {
             Some(end) => end.is_none_or(|end| end >= base.number),
             None => base.run < lowest,
         };
-        let given_up = self.given_up.iter().any(|lost| lost.holds(base.run, base.number));
+        let Base { run, number, .. } = base;
+        let given_up = self.given_up.holds(&Stretch { run, first: number, last: number });
         if agrees || given_up || self.accept_loss {
             return Ok(());
         }
-        let (run, number) = (base.run, base.number);
         Err(OpenError::Damaged {
             what: format!(
                 "a checkpoint adds up to commit {number} of run {run}, and a later run stands on \
@@ -709,8 +710,8 @@ impl<'a> Recovery<'a> {
         let ids: Vec<SegmentId> = self.segments_of(run).collect();
         for id in ids {
             let Some(opened) = self.read_opened(id)? else { continue };
-            add_all(&mut self.damaged, &opened.damaged);
-            add_all(&mut self.given_up, &opened.given_up);
+            self.damaged.extend(opened.damaged);
+            self.given_up.extend(opened.given_up);
             break;
         }
         Ok(())
@@ -813,14 +814,14 @@ impl<'a> Recovery<'a> {
 
     /// Commits that were acked are beyond the end of the journal.
     fn lose(&mut self, lost: Stretch) -> Result<(), OpenError> {
-        if self.given_up.contains(&lost) {
+        if self.given_up.holds(&lost) {
             return Ok(());
         }
         if !self.accept_loss {
             let Stretch { run, first, last } = lost;
             return Err(OpenError::LostCommits { run, first, last });
         }
-        self.given_up.push(lost);
+        self.given_up.insert(lost);
         self.new_skip += SKIP_PER_COMMIT * lost.count();
         let Stretch { run, first, last } = lost;
         self.notes.push(Note::GivenUp { run, first, last });
@@ -876,11 +877,7 @@ impl<'a> Recovery<'a> {
             missing.push(Stretch { run, first: expected, last: end });
         }
         for stretch in missing {
-            let listed = self.damaged.iter().chain(&self.given_up);
-            if listed
-                .clone()
-                .any(|known| known.holds(run, stretch.first) && known.holds(run, stretch.last))
-            {
+            if self.damaged.holds(&stretch) || self.given_up.holds(&stretch) {
                 continue;
             }
             let Stretch { run, first, last } = stretch;
@@ -893,7 +890,7 @@ impl<'a> Recovery<'a> {
             }
             self.new_skip += self.lost_records_max(&stretch, &there, behind);
             self.notes.push(Note::Missing { run, first, last, known: false });
-            self.damaged.push(stretch);
+            self.damaged.insert(stretch);
         }
         Ok(())
     }
@@ -1070,10 +1067,13 @@ impl<'a> Recovery<'a> {
     /// Damage that earlier openings have listed is told again.
     fn note_damage(&mut self) {
         let told: Vec<Note> = std::mem::take(&mut self.notes);
-        for stretch in &self.damaged {
-            let Stretch { run, first, last } = *stretch;
-            let new = Note::Missing { run, first, last, known: false };
-            if !told.contains(&new) {
+        let is_new = |note: &Note| match *note {
+            Note::Missing { run, first, last, .. } => Some((run, first, last)),
+            _ => None,
+        };
+        let new: BTreeSet<_> = told.iter().filter_map(is_new).collect();
+        for Stretch { run, first, last } in self.damaged.iter() {
+            if !new.contains(&(run, first, last)) {
                 self.notes.push(Note::Missing { run, first, last, known: true });
             }
         }
@@ -1124,8 +1124,8 @@ impl<'a> Recovery<'a> {
             highest_run,
             highest_segment,
             skip: carried + self.new_skip,
-            damaged: self.damaged,
-            given_up: self.given_up,
+            damaged: self.damaged.iter().collect(),
+            given_up: self.given_up.iter().collect(),
             cuts: self.cuts,
             unused,
             unused_later,
@@ -1199,12 +1199,4 @@ fn is_behind(header: &CommitHeader, position: &Position) -> bool {
 
 const fn segment_id(slot: SlotId, header: &SlotHeader) -> SegmentId {
     SegmentId { number: header.segment, slot, run: header.run, salt: header.salt }
-}
-
-fn add_all(list: &mut Vec<Stretch>, more: &[Stretch]) {
-    for stretch in more {
-        if !list.contains(stretch) {
-            list.push(*stretch);
-        }
-    }
 }

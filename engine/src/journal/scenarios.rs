@@ -1214,6 +1214,69 @@ fn an_opening_puts_free_slots_aside_that_cannot_be_written() {
     assert_eq!(readable(&disk), before);
 }
 
+#[test]
+fn thousands_of_damaged_commits_are_told_at_every_opening_and_skipped_for_once() {
+    let (disk, mut rig) = node(1);
+    for _ in 0..2_400 {
+        acked(&mut rig, b"a");
+    }
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let mut rotten = 0;
+    for (id, index) in recovered(&disk).segments {
+        disk.set_file(&FileName::Index(id.number.0), None);
+        for commit in index.commits.iter().filter(|commit| commit.number.0 % 2 == 0) {
+            // All but the topic's own and the last, which nothing vouches for.
+            if (10..2_400).contains(&commit.number.0) {
+                rot(&disk, id.slot, u64::from(commit.position));
+                rotten += 1;
+            }
+        }
+    }
+    assert!(rotten > 1_000);
+    let (mut disk, mut end) = (disk, None);
+    for opening in 0..3 {
+        let rig = Rig::open(&disk).unwrap();
+        let told = missing(&rig.notes);
+        assert_eq!(told.len(), rotten, "opening {opening}");
+        assert!(told.iter().all(|(.., known)| *known == (opening > 0)), "opening {opening}");
+        assert_eq!(*end.get_or_insert_with(|| rig.end(0)), rig.end(0), "opening {opening}");
+        disk = power_cut(&disk, rig);
+    }
+}
+
+#[test]
+fn damage_is_forgotten_with_the_segment_that_it_lies_in() {
+    let disk = SimDisk::new(1);
+    let options = Options {
+        journal_bytes_max: Some(5 * SLOT_BYTES),
+        when_full: crate::options::WhenFull::DropOldest,
+        ..options()
+    };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    rig.make_topic();
+    let lost = acked(&mut rig, b"a");
+    fill_segments(&mut rig, 2);
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let at = lies(&disk, lost);
+    rot(&disk, at.slot, at.commit);
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    assert_eq!(missing(&rig.notes).len(), 1);
+    let first = slots_in_use(&rig)[0];
+    while slots_in_use(&rig)[0] == first {
+        acked(&mut rig, &vec![1; 150_000]);
+    }
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let rig = Rig::open_with(&disk, &options).unwrap();
+    assert_eq!(missing(&rig.notes), []);
+    for file in [FileName::CheckpointA, FileName::CheckpointB] {
+        let checkpoint = Checkpoint::decode(&disk.read_file(&file).unwrap()).unwrap();
+        assert_eq!(checkpoint.opened.damaged, []);
+    }
+}
+
 /// Another machine with the same disk.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);
