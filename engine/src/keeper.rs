@@ -24,7 +24,7 @@ use tracklog_protocol::{KeyValue, Offset, PartitionId};
 
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
-use crate::disk::{Access, Disk, FileName, Slot, SlotId, is_passing};
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, Slot, SlotId, is_passing};
 use crate::index_file;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::{Prepared, SegmentFull};
@@ -167,11 +167,14 @@ impl Keeper {
                 }
                 return;
             }
-            Err(Lack::Room(why))
-                if self.when_full == WhenFull::DropOldest && self.drop_oldest() =>
-            {
-                tracing::info!("dropping the oldest segment: {why}");
-                return;
+            Err(Lack::Room(why)) if self.when_full == WhenFull::DropOldest => {
+                match self.drop_oldest() {
+                    Ok(()) => {
+                        tracing::info!("dropping the oldest segment: {why}");
+                        return;
+                    }
+                    Err(stays) => format!("{why}, and {stays}"),
+                }
             }
             Err(Lack::Room(why) | Lack::Other(why)) => why,
         };
@@ -296,33 +299,40 @@ impl Keeper {
     }
 
     /// Begins to give up the oldest segment: its live records go to the head of the log first.
-    /// Says whether there is one to give up.
-    fn drop_oldest(&mut self) -> bool {
+    /// Says why it cannot be.
+    fn drop_oldest(&mut self) -> Result<(), String> {
         if self.dropping {
-            return true;
+            return Ok(());
         }
         if self.forgetting.is_some() {
             // To give up yet another one would make no room either.
-            return false;
+            return Err("the segment given up last is not forgotten yet".to_owned());
         }
-        let Some(oldest) = self.client.published.places.read().oldest() else { return false };
+        let oldest = self.client.published.places.read().oldest();
+        let oldest = oldest.ok_or_else(|| "there is no full segment to give up".to_owned())?;
+        self.move_live_records(oldest)?;
         self.dropping = true;
-        let moved = self.move_live_records(oldest);
-        if moved {
-            let after_gathers = self.client.intake.gathers_ahead();
-            self.client.intake.push(Input::DropOldest { segment: oldest.number, after_gathers });
-        } else {
-            self.dropping = false;
-        }
-        moved
+        let after_gathers = self.client.intake.gathers_ahead();
+        self.client.intake.push(Input::DropOldest { segment: oldest.number, after_gathers });
+        Ok(())
     }
 
     /// Appends the live records of the segment again, each unless it was changed meanwhile. They
     /// go ahead of all that waits, into room that is kept for them, so that making room never
     /// waits for room; and into an earlier commit than the order to drop is carried out after.
-    fn move_live_records(&self, oldest: SegmentId) -> bool {
+    /// More than fits in there does not move.
+    fn move_live_records(&self, oldest: SegmentId) -> Result<(), String> {
+        let moving = self.live_records_of(oldest);
+        let kept_bytes = kept_bytes(self.heading.slot_bytes);
+        let bytes = moving_bytes(&moving);
+        if bytes > kept_bytes {
+            return Err(format!(
+                "the oldest segment holds {bytes} bytes of live keyed records, more than the \
+                 {kept_bytes} that can move at once"
+            ));
+        }
         let mut buffer = Vec::new();
-        for live in self.live_records_of(oldest) {
+        for live in moving {
             let key = live.key.to_vec();
             let record = KeyValue { key: &live.key, value: Some(&live.value) };
             let record = record.encode(&mut buffer);
@@ -330,12 +340,10 @@ impl Keeper {
             let last = Some(live.offset);
             let conditions = [Condition::LastOfKey { partition: live.partition, key, last }];
             let append = Append { conditions: &conditions, items: &items };
-            if let Err(error) = self.client.append_ahead(append) {
-                tracing::warn!("a live record cannot move: {error}");
-                return false;
-            }
+            let appended = self.client.append_ahead(append);
+            appended.map_err(|error| format!("a live record of it cannot move: {error}"))?;
         }
-        true
+        Ok(())
     }
 
     fn live_records_of(&self, oldest: SegmentId) -> Vec<Moving> {
@@ -391,6 +399,24 @@ impl Keeper {
     }
 }
 
+/// Room at the end of each segment that only the log's own appends may use: for live records that
+/// must move on before the oldest segment is given up.
+pub(crate) fn kept_bytes(slot_bytes: u64) -> usize {
+    let share = usize::try_from(slot_bytes / 16).expect("a slot has at most 1 GiB");
+    share.max(512 << 10)
+}
+
+/// What the records take up in commits at most: each with its batch's header, entry and padding,
+/// in commits of at least 128 KiB, of which each pads a page and may be followed by a mark.
+fn moving_bytes(moving: &[Moving]) -> usize {
+    let record = |live: &Moving| {
+        let bytes = live.key.len() + live.value.len();
+        bytes + bytes / (32 << 10) + 256
+    };
+    let bytes: usize = moving.iter().map(record).sum();
+    bytes + (bytes / (128 << 10) + 1) * 3 * PAGE_BYTES
+}
+
 /// A live record on its way to the head of the log.
 struct Moving {
     partition: PartitionId,
@@ -426,7 +452,7 @@ pub(crate) fn write_heading(
         skip: heading.skip,
     };
     handle.drop_cache()?;
-    let mut page = crate::disk::PageBuffer::zeroed(crate::disk::PAGE_BYTES);
+    let mut page = crate::disk::PageBuffer::zeroed(PAGE_BYTES);
     page.copy_from_slice(&header.encode());
     handle.write(0, &page.freeze())?;
     Ok(SegmentId { number, slot, run: heading.run, salt })

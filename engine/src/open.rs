@@ -41,7 +41,7 @@ use crate::journal::intake::{Input, Intake};
 use crate::journal::recovery::{Cut, Note, Recovered, recover};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, SLOT_BYTES_MAX, SLOT_BYTES_MIN};
 use crate::journal::walk;
-use crate::keeper::{Heading, Job, Keeper, put_aside, write_heading};
+use crate::keeper::{Heading, Job, Keeper, kept_bytes, put_aside, write_heading};
 use crate::options::{Options, WhenFull};
 use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
@@ -52,8 +52,6 @@ use crate::seen::producers::Producers;
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 /// Commit buffers kept for reuse.
 const POOL_BYTES: usize = 16 << 20;
-/// Room at the end of each segment for records that must move on before an older one is dropped.
-const KEPT_BYTES: usize = 512 << 10;
 /// So many slots are kept open to read, where the system gives descriptors enough: of those that
 /// the process may have they take a quarter at most.
 const OPEN_SLOTS_MAX: u64 = 256;
@@ -236,7 +234,10 @@ fn begin_run(
         ended: recovered.ended.clone(),
         checkpoint_sequence: recovered.checkpoint_sequence + 2,
         producers: std::mem::take(&mut recovered.producers),
-        kept_bytes: if options.when_full == WhenFull::DropOldest { KEPT_BYTES } else { 0 },
+        kept_bytes: match options.when_full {
+            WhenFull::DropOldest => kept_bytes(heading.slot_bytes),
+            WhenFull::Refuse => 0,
+        },
         commit_deadline: options.commit_deadline,
     };
     for sequence in [recovered.checkpoint_sequence + 1, recovered.checkpoint_sequence + 2] {

@@ -10,7 +10,8 @@ pub enum WhenFull {
     /// Refuse appends until there is room. Nothing that was acked is ever dropped.
     #[default]
     Refuse,
-    /// Give up the oldest segment, read or not. The live records of compacted topics stay.
+    /// Give up the oldest segment, read or not. The live records of compacted topics stay: where
+    /// it holds more of them than a sixteenth of a slot (or 512 KiB), appends are refused.
     DropOldest,
 }
 

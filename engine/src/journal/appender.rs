@@ -173,6 +173,8 @@ pub(crate) struct Journal {
     busy: bool,
     silent_since: Duration,
     stopping: bool,
+    /// Something that waited was refused, so as to stop: no segment is given up any more.
+    gave_up: bool,
     failed: bool,
     taken: u64,
     drop: Option<Drop>,
@@ -213,6 +215,7 @@ impl Journal {
             busy: false,
             silent_since: effects.monotonic(),
             stopping: false,
+            gave_up: false,
             failed: false,
             taken: 0,
             drop: None,
@@ -408,7 +411,7 @@ impl Journal {
 
     /// Gives up the oldest segment, once what moved out of it is durable elsewhere.
     fn drop_oldest(&mut self, effects: &mut impl Effects) {
-        let Some(drop) = &mut self.drop else { return };
+        let Some(drop) = self.drop.as_mut().filter(|_| !self.gave_up) else { return };
         if self.taken < drop.after_gathers {
             return;
         }
@@ -495,6 +498,8 @@ impl Journal {
         let Some(why) = self.no_room.clone().filter(|_| self.stopping) else { return false };
         let mut gather = self.intake.take().expect("only the appender takes");
         self.taken += 1;
+        // What was to move out of the oldest segment may be in there.
+        self.gave_up = true;
         tracing::warn!("stopping without {} appends: {why}", gather.appends.len());
         let refused = Decided::Failed(AppendError::Full { why });
         std::mem::take(&mut gather.outcome).decide(refused, &self.published.relays);

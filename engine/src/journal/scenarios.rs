@@ -1277,6 +1277,51 @@ fn damage_is_forgotten_with_the_segment_that_it_lies_in() {
     }
 }
 
+#[test]
+fn a_log_whose_oldest_segment_holds_more_live_records_than_can_move_is_full_and_says_so() {
+    // More than the room that is kept, and more than a slot.
+    for keys in [8_u8, 40] {
+        let disk = SimDisk::new(1);
+        let options = Options {
+            journal_bytes_max: Some(5 * SLOT_BYTES),
+            when_full: crate::options::WhenFull::DropOldest,
+            ..options()
+        };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        rig.make_topic();
+        let keyed = wild::make_compact_topic(&mut rig, "keys");
+        let value = |key: u8| vec![key; 100_000];
+        for key in 0..keys {
+            let mut ticket = wild::set(&rig, keyed, &[key], Some(&value(key)));
+            rig.settle();
+            decided(&mut ticket).expect("it is decided").expect("it is stored");
+        }
+        let refused = (0..200).find_map(|_| {
+            let ticket = rig.append(&[(place(0), vec![1; 150_000])], &[]);
+            rig.settle();
+            result(ticket).expect("nobody waits for ever").err()
+        });
+        let refused = refused.expect("there is no room").to_string();
+        assert!(refused.contains("bytes of live keyed records"), "{refused}");
+        for _ in 0..3 {
+            assert!(rig.stepper.look_for_room(), "it waits for room");
+            rig.settle();
+        }
+        // Nor does a stop wait for it.
+        rig.stop();
+        let disk = disk.reboot();
+        // With a higher limit it goes on.
+        let options = Options { journal_bytes_max: Some(50 * SLOT_BYTES), ..options };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        acked(&mut rig, b"more");
+        let topics = rig.client.published.topics.read();
+        for key in 0..keys {
+            let live = topics.catalog.live().get(&(keyed, Bytes::copy_from_slice(&[key])));
+            assert_eq!(live.map(|live| &live.value[..]), Some(&value(key)[..]), "{key}");
+        }
+    }
+}
+
 /// Another machine with the same disk.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);

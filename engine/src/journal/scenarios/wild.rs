@@ -80,11 +80,21 @@ fn topic_record(name: &str, retention: Retention) -> (Vec<u8>, Vec<u8>) {
     (catalog::topic_key(&spec.name), catalog::topic_value(&spec, TimeMicros(1)))
 }
 
-fn set(rig: &Rig, partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> Ticket {
+pub(super) fn set(rig: &Rig, partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> Ticket {
     let mut buffer = Vec::new();
     let record = KeyValue { key, value }.encode(&mut buffer);
     let append = Append { conditions: &[], items: &[Item::Record { partition, record }] };
     rig.client.append(Lane(9), append).expect("the budget is not used up")
+}
+
+/// Makes a topic of keys; its first partition.
+pub(super) fn make_compact_topic(rig: &mut Rig, name: &str) -> PartitionId {
+    let (key, value) = topic_record(name, Retention::Compact);
+    let mut ticket = set(rig, catalog::PARTITION, &key, Some(&value));
+    rig.settle();
+    decided(&mut ticket).expect("it is decided").expect("it is stored");
+    let topic = rig.client.published.topics.read().catalog.topic(name).unwrap().id;
+    PartitionId::new(topic, 0)
 }
 
 impl Program {
@@ -92,11 +102,7 @@ impl Program {
         let disk = SimDisk::new(seed);
         let mut rig = Rig::open_with(&disk, options).expect("a new log opens");
         rig.make_topic();
-        let (key, value) = topic_record("keys", Retention::Compact);
-        let mut ticket = set(&rig, catalog::PARTITION, &key, Some(&value));
-        rig.settle();
-        decided(&mut ticket).expect("it is decided").expect("it is stored");
-        let topic = rig.client.published.topics.read().catalog.topic("keys").unwrap().id;
+        let keyed = make_compact_topic(&mut rig, "keys");
         // Both topics are in the checkpoint: what rots does not take them along.
         rig.stop();
         let disk = disk.reboot();
@@ -108,7 +114,7 @@ impl Program {
             acked: BTreeMap::new(),
             given: BTreeSet::new(),
             pending: Vec::new(),
-            keyed: PartitionId::new(topic, 0),
+            keyed,
             keys: BTreeMap::new(),
             seen: BTreeMap::new(),
             ends: BTreeMap::new(),
