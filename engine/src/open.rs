@@ -55,6 +55,9 @@ const POOL_BYTES: usize = 16 << 20;
 /// So many slots are kept open to read, where the system gives descriptors enough: of those that
 /// the process may have they take a quarter at most.
 const OPEN_SLOTS_MAX: u64 = 256;
+/// What earlier openings cut is kept up to so much, with what this one cuts: a dozen torn ends at
+/// their largest, four commits in flight of a few MiB each.
+const CUT_BYTES_MAX: u64 = 64 << 20;
 /// How often the folder's lock is asked for: for half a second.
 const FOLDER_TRIES: u32 = 250;
 /// How often a slot's lock is asked for, and how far apart: 10 s in all.
@@ -206,11 +209,9 @@ fn begin_run(
     options: &Options,
     mut recovered: Recovered,
 ) -> Result<Opening, OpenError> {
-    for cut in &recovered.cuts {
-        if let Err(error) = keep_cut(&**disk, cut) {
-            // Nobody was told that it is there: a full disk must not keep the log from opening.
-            tracing::warn!("no copy is kept of what was cut: {error}");
-        }
+    if let Err(error) = keep_cuts(&**disk, &recovered.cuts) {
+        // Nobody was told that it is there: a full disk must not keep the log from opening.
+        tracing::warn!("no copy is kept of what was cut: {error}");
     }
     let heading = Heading {
         cluster: recovered.cluster,
@@ -518,6 +519,44 @@ fn publish(
     Published::new(topics, places, tail)
 }
 
+/// Copies what was cut into `cut/`. What earlier openings left there goes, the oldest first, when
+/// it comes to more than a bound.
+fn keep_cuts(disk: &dyn Disk, cuts: &[Cut]) -> Result<(), OpenError> {
+    if cuts.is_empty() {
+        return Ok(());
+    }
+    for cut in cuts {
+        keep_cut(disk, cut)?;
+    }
+    let mine: Vec<String> = cuts.iter().map(cut_name).collect();
+    let there = disk.cut_folder().map_err(OpenError::io("list what was cut"))?;
+    let mut bytes: u64 = there.iter().map(|(_, bytes)| *bytes).sum();
+    let earlier = there.into_iter().filter(|(name, _)| !mine.contains(name));
+    // What the log did not name is not the log's to remove.
+    let mut earlier: Vec<_> =
+        earlier.filter_map(|(name, bytes)| Some((cut_run(&name)?, name, bytes))).collect();
+    earlier.sort_unstable();
+    for (_, name, freed) in earlier {
+        if bytes <= CUT_BYTES_MAX {
+            break;
+        }
+        disk.remove_file(&FileName::Cut(name)).map_err(OpenError::io("remove an older cut"))?;
+        bytes -= freed;
+    }
+    Ok(())
+}
+
+fn cut_name(cut: &Cut) -> String {
+    let Stretch { run, first, last } = cut.commits;
+    let segment = cut.id.number;
+    format!("run-{run}-commits-{first}-{last}-segment-{segment}")
+}
+
+/// Of which run a file holds commits, by its name: runs rise, so it tells how old the file is.
+fn cut_run(name: &str) -> Option<u64> {
+    name.strip_prefix("run-")?.split_once("-commits-")?.0.parse().ok()
+}
+
 /// Copies what was cut into `cut/`, for those who want to look at it.
 fn keep_cut(disk: &dyn Disk, cut: &Cut) -> Result<(), OpenError> {
     let doing = || OpenError::io("copy what was cut");
@@ -527,10 +566,7 @@ fn keep_cut(disk: &dyn Disk, cut: &Cut) -> Result<(), OpenError> {
         // A torn write may have left sectors that cannot be read: then there is nothing to keep.
         return Ok(());
     }
-    let Stretch { run, first, last } = cut.commits;
-    let segment = cut.id.number;
-    let name = FileName::Cut(format!("run-{run}-commits-{first}-{last}-segment-{segment}"));
-    disk.write_file(&name, &bytes).map_err(doing())
+    disk.write_file(&FileName::Cut(cut_name(cut)), &bytes).map_err(doing())
 }
 
 /// Collects what the journal asks for before there is a thread to do it.

@@ -253,6 +253,22 @@ impl Disk for FileDisk {
         Ok(found)
     }
 
+    fn cut_folder(&self) -> io::Result<Vec<(String, u64)>> {
+        let entries = match fs::read_dir(self.folder.path.join("cut")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                found.push((name, entry.metadata()?.len()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>> {
         let path = self.path(name);
         if self.writers.is_some() {

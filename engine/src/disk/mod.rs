@@ -105,6 +105,12 @@ pub trait Disk: Send + Sync + 'static {
     /// As the file system says.
     fn journal_folder(&self) -> io::Result<JournalFolder>;
 
+    /// What the folder `cut` holds: names and sizes. A missing folder holds nothing.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn cut_folder(&self) -> io::Result<Vec<(String, u64)>>;
+
     /// The whole of a small file, as the medium holds it; `NotFound` when there is none.
     ///
     /// # Errors

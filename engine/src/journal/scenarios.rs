@@ -1322,6 +1322,66 @@ fn a_log_whose_oldest_segment_holds_more_live_records_than_can_move_is_full_and_
     }
 }
 
+#[test]
+fn what_earlier_openings_cut_is_kept_up_to_a_bound_the_newest_longest() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    let cut = |name: &str| FileName::Cut(name.to_owned());
+    let older = [2, 9, 10, 11].map(|run| cut(&format!("run-{run}-commits-3-4-segment-1")));
+    for file in &older {
+        disk.set_file(file, Some(vec![0; 25 << 20]));
+    }
+    let other = cut("notes");
+    disk.set_file(&other, Some(vec![0; 100]));
+    let (mut disk, mut rig) = (disk, rig);
+    // Nothing is cut by the first opening, something by the second.
+    for torn in [false, true] {
+        if torn {
+            drop(rig.append(&[(place(0), vec![1; 70_000])], &[]));
+            rig.step();
+            disk.complete(0);
+        }
+        disk = power_cut(&disk, rig);
+        if torn {
+            let at = lies(&disk, Offset(1));
+            disk.corrupt(at.slot, at.batch + 5_000, &[9; 64]);
+        }
+        rig = Rig::open(&disk).unwrap();
+        let there = |file: &FileName| disk.read_file(file).is_ok();
+        assert_eq!(older.each_ref().map(there), [!torn, !torn, true, true]);
+        assert!(there(&other), "it is not the log's");
+        assert_eq!(disk.cut_folder().unwrap().len(), if torn { 4 } else { 5 });
+    }
+}
+
+#[test]
+fn slots_of_runs_without_data_are_used_again() {
+    let (mut disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    // Its last segment holds nothing, or a mark behind a `sealed`: a whole segment is filled, so
+    // that no mark fits.
+    while rig.client.published.places.read().segment_ids().len() < 3 {
+        acked(&mut rig, &[1; 3_800]);
+        rig.settle_marked();
+    }
+    let (mut slots, mut in_use) = (Vec::new(), Vec::new());
+    for opening in 0..12 {
+        disk = power_cut(&disk, rig);
+        rig = Rig::open(&disk).unwrap();
+        // Only `opened`, or a mark behind it.
+        if opening % 2 == 0 {
+            rig.settle_marked();
+        } else {
+            rig.settle();
+        }
+        slots.push(disk.journal_folder().unwrap().slots.len());
+        in_use.push(slots_in_use(&rig).len());
+    }
+    // One that the checkpoint before names, one that is written, one that is prepared.
+    assert!(slots[2..].windows(2).all(|pair| pair[0] == pair[1]), "{slots:?}");
+    assert!(in_use.windows(2).all(|pair| pair[0] == pair[1]), "{in_use:?}");
+}
+
 /// Another machine with the same disk.
 fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);

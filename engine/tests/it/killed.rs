@@ -204,6 +204,10 @@ impl Disk for Killing {
         self.inner.journal_folder()
     }
 
+    fn cut_folder(&self) -> io::Result<Vec<(String, u64)>> {
+        self.inner.cut_folder()
+    }
+
     fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>> {
         self.inner.read_file(name)
     }

@@ -75,6 +75,8 @@ pub enum Lasting {
 pub enum OperationKind {
     /// [`Disk::journal_folder`].
     JournalFolder,
+    /// [`Disk::cut_folder`].
+    CutFolder,
     /// [`Disk::read_file`].
     ReadFile,
     /// [`Disk::write_file`].
@@ -494,6 +496,15 @@ impl Disk for SimDisk {
             _ => None,
         });
         Ok(JournalFolder { slots: slots.collect(), indexes: indexes.collect() })
+    }
+
+    fn cut_folder(&self) -> io::Result<Vec<(String, u64)>> {
+        let world = self.look(OperationKind::CutFolder, &"")?;
+        let cut = world.files.iter().filter_map(|(name, bytes)| match name {
+            FileName::Cut(name) => Some((name.clone(), size(bytes.len()))),
+            _ => None,
+        });
+        Ok(cut.collect())
     }
 
     fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>> {
