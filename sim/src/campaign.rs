@@ -37,7 +37,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, seed: u64, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, seed: u64, outcome: &Outcome) {
         self.programs += 1;
         self.crashes += outcome.crashes;
         self.faults += outcome.faults;

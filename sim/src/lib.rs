@@ -19,7 +19,9 @@ mod contents;
 mod model;
 mod plan;
 mod program;
+mod sweep;
 mod task;
 
 pub use campaign::{Campaign, Totals};
 pub use program::{Outcome, run_program};
+pub use sweep::sweep;

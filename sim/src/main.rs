@@ -6,21 +6,24 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
 
-use tracklog_sim::{Campaign, Outcome, Totals, run_program};
+use tracklog_sim::{Campaign, Outcome, Totals, run_program, sweep};
 
 const USAGE: &str = "\
 Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
        tracklog-sim replay SEED
+       tracklog-sim sweep [--json]
 
 run      random programs with faults and crashes, one for each seed from S on; exits with 0 only
          if every promise held
-replay   one of them again, telling each step";
+replay   one of them again, telling each step
+sweep    a fixed program, in which each operation of the disk fails in turn";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match command(&arguments) {
         Ok(Command::Run { campaign, json }) => run(campaign, json),
         Ok(Command::Replay { seed }) => replay(seed),
+        Ok(Command::Sweep { json }) => sweep_all(json),
         Err(what) => {
             eprintln!("{what}\n\n{USAGE}");
             ExitCode::from(2)
@@ -31,12 +34,15 @@ fn main() -> ExitCode {
 enum Command {
     Run { campaign: Campaign, json: bool },
     Replay { seed: u64 },
+    Sweep { json: bool },
 }
 
 fn command(arguments: &[String]) -> Result<Command, String> {
     let (verb, rest) = arguments.split_first().ok_or("what is to be done?")?;
     match (verb.as_str(), rest) {
         ("replay", [seed]) => Ok(Command::Replay { seed: number(seed)? }),
+        ("sweep", []) => Ok(Command::Sweep { json: false }),
+        ("sweep", [json]) if json == "--json" => Ok(Command::Sweep { json: true }),
         ("run", options) => run_command(options),
         _ => Err(format!("{verb}: no such command, or not so many words")),
     }
@@ -77,7 +83,17 @@ fn run(campaign: Campaign, json: bool) -> ExitCode {
             println!("{totals}");
         }
     };
-    let totals = campaign.run(&ended);
+    conclude(&campaign.run(&ended), json)
+}
+
+fn sweep_all(json: bool) -> ExitCode {
+    let totals = sweep(1, &|nth, lasting, violation| {
+        eprintln!("operation {nth} fails {lasting:?}: {violation}");
+    });
+    conclude(&totals, json)
+}
+
+fn conclude(totals: &Totals, json: bool) -> ExitCode {
     if json {
         println!("{}", totals.to_json());
     } else {

@@ -170,6 +170,38 @@ impl Plan {
         }
     }
 
+    /// The plan of a fixed program that does everything on a sound disk, and rolls through its
+    /// slots: for a sweep over all operations.
+    pub(crate) fn fixed() -> Self {
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            replay_threads: 0,
+            ring_bytes: 64 << 10,
+            index_bytes: 0,
+            journal_bytes_max: Some(SLOT_BYTES * 5),
+            when_full: WhenFull::DropOldest,
+            ..Options::default()
+        };
+        let likely = |step: &Step| match step {
+            Step::Stall | Step::Fill => 0,
+            Step::Journal | Step::Disk | Step::Append => 6,
+            Step::Keeper => 4,
+            _ => 1,
+        };
+        let steps = STEPS.iter().flat_map(|step| std::iter::repeat_n(*step, likely(step)));
+        Self {
+            options,
+            runs: 3,
+            steps_max: 600,
+            partitions: 2,
+            large_one_in: 2,
+            errors: false,
+            cached: false,
+            damage: None,
+            steps: steps.collect(),
+        }
+    }
+
     /// The next step.
     pub(crate) fn step(&self, chance: &mut Chance) -> Step {
         *chance.one_of(&self.steps)

@@ -64,8 +64,24 @@ pub struct Outcome {
 /// Runs the program of `seed`; with `tells` it prints what happens.
 #[must_use]
 pub fn run_program(seed: u64, tells: bool) -> Outcome {
+    let mut chance = Chance::new(seed);
+    let plan = Plan::draw(&mut chance);
+    conclude(Program::new(seed, chance, plan, tells))
+}
+
+/// Runs a fixed program in which the `nth` operation of the disk fails, once or from then on until
+/// the run ends. Also says how many operations there were.
+#[must_use]
+pub(crate) fn run_fixed_program(nth: u64, lasting: Lasting) -> (Outcome, u64) {
+    let mut program = Program::new(1, Chance::new(1), Plan::fixed(), false);
+    program.failing = Some((nth, lasting));
+    program.heal();
+    let disk = program.disk.clone();
+    (conclude(program), disk.operations())
+}
+
+fn conclude(mut program: Program) -> Outcome {
     listen_to_panics();
-    let mut program = Program::new(seed, tells);
     let ended = catch_unwind(AssertUnwindSafe(|| program.run()));
     let mut outcome = program.outcome();
     if ended.is_err() {
@@ -147,15 +163,15 @@ struct Program {
     /// What may be missing at the next opening.
     loss: Loss,
     damaged: bool,
+    /// The operation of the disk that is to fail, counted from the first.
+    failing: Option<(u64, Lasting)>,
     run: u32,
     outcome: Outcome,
     tells: bool,
 }
 
 impl Program {
-    fn new(seed: u64, tells: bool) -> Self {
-        let mut chance = Chance::new(seed);
-        let plan = Plan::draw(&mut chance);
+    fn new(seed: u64, chance: Chance, plan: Plan, tells: bool) -> Self {
         let model = Model::new(plan.drops());
         Self {
             chance,
@@ -170,6 +186,7 @@ impl Program {
             stalled: false,
             loss: Loss::None,
             damaged: false,
+            failing: None,
             run: 0,
             outcome: Outcome { trace: FNV_BASIS, ..Outcome::default() },
             tells,
@@ -215,6 +232,12 @@ impl Program {
         for (name, retention) in [("main", Retention::Keep)].iter().chain(keys) {
             let partitions = if *name == "main" { self.plan.partitions } else { 1 };
             self.make_topic(name, partitions, *retention);
+            if !self.model.topics().any(|topic| topic.name() == *name) {
+                // An operation failed.
+                self.crash(Crash::Kill);
+                self.open();
+                self.make_topic(name, partitions, *retention);
+            }
         }
         self.stop();
         self.open();
@@ -223,15 +246,13 @@ impl Program {
     /// Everything heals; what has no ack is sent again; all is stored, and sound.
     fn end(&mut self) {
         self.settle();
+        self.send_what_is_unacked();
         if !matches!(self.log().state(), State::Open) {
             self.stop();
             self.open();
+            self.send_what_is_unacked();
         }
         for producer in 0..self.producers.len() {
-            for _ in 0..self.producers[producer].unacked.len() {
-                self.send_produced(producer, 0);
-                self.settle();
-            }
             let left = self.producers[producer].unacked.len();
             assert!(left == 0 || self.damaged, "{left} appends of a producer are never acked");
         }
@@ -241,9 +262,19 @@ impl Program {
         self.open();
         self.stop();
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        self.disk.heal();
         let report = tracklog_engine::verify_on(&disk, &mut |_| {});
         let report = report.expect("it opens").expect("there is a log");
         assert!(report.clean || self.damaged, "verify finds {:?}", report.problems);
+    }
+
+    fn send_what_is_unacked(&mut self) {
+        for producer in 0..self.producers.len() {
+            for _ in 0..self.producers[producer].unacked.len() {
+                self.send_produced(producer, 0);
+                self.settle();
+            }
+        }
     }
 
     fn one_run(&mut self) {
@@ -254,7 +285,7 @@ impl Program {
             self.disk.fail_operation(nth, std::io::ErrorKind::Other, lasting);
             self.outcome.faults += 1;
         }
-        if self.chance.one_in(3) {
+        if self.failing.is_none() && self.chance.one_in(3) {
             let (nth, kind) = (self.chance.below(400) + 1, self.crash_kind());
             self.disk.crash_at_operation(nth, kind);
         }
@@ -294,6 +325,16 @@ impl Program {
         }
     }
 
+    /// Nothing fails any more, but for the operation that is still to.
+    fn heal(&self) {
+        self.disk.heal();
+        if let Some((nth, lasting)) = self.failing
+            && let Some(from_now) = nth.checked_sub(self.disk.operations()).filter(|it| *it > 0)
+        {
+            self.disk.fail_operation(from_now, std::io::ErrorKind::Other, lasting);
+        }
+    }
+
     fn lies(&self) -> bool {
         matches!(self.plan.damage, Some(Damage::Lie | Damage::Forget))
     }
@@ -319,7 +360,7 @@ impl Program {
 
     /// Damage to what a mark vouches for; what comes behind it is not acked any more.
     fn crash_and_rot(&mut self) {
-        self.disk.heal();
+        self.heal();
         self.settle();
         if self.disk.free_bytes().is_err() || !matches!(self.log().state(), State::Open) {
             let kind = self.crash_kind();
@@ -397,7 +438,7 @@ impl Program {
         self.collect();
         self.leave();
         self.disk = self.disk.reboot();
-        self.disk.heal();
+        self.heal();
         self.disk.set_lying(false);
         self.disk.set_forgetful(false);
     }
@@ -415,7 +456,7 @@ impl Program {
     fn stop(&mut self) {
         self.tell(format_args!("stop"));
         self.disk.set_capacity(CAPACITY);
-        self.disk.heal();
+        self.heal();
         self.stalled = false;
         self.log().close();
         while self.node().stepper.step_journal() {
@@ -441,7 +482,8 @@ impl Program {
 
     /// Opens the log, with up to three crashes and failures on the way, and checks what it shows.
     fn open(&mut self) {
-        for _ in 0..self.chance.below(4) {
+        let interrupted = if self.failing.is_some() { 0 } else { self.chance.below(4) };
+        for _ in 0..interrupted {
             let (nth, kind) = (self.chance.below(60) + 1, self.crash_kind());
             if self.plan.errors && self.chance.one_in(2) {
                 self.disk.fail_operation(nth, std::io::ErrorKind::Other, Lasting::Once);
@@ -453,7 +495,7 @@ impl Program {
             self.disk.crash(kind);
             self.outcome.crashes += 1;
             self.disk = self.disk.reboot();
-            self.disk.heal();
+            self.heal();
         }
         // The topics of `begin` are in a checkpoint by the third opening.
         let may_be_stale = self.plan.damage == Some(Damage::Stale) && self.run >= 2;
@@ -463,8 +505,14 @@ impl Program {
             self.disk.read_stale(nth);
         }
         let opened = self.try_open();
-        self.disk.heal();
+        self.heal();
         let opened = match opened {
+            Err(_) if self.failing.is_some() => {
+                self.disk.crash(Crash::Kill);
+                self.disk = self.disk.reboot();
+                self.heal();
+                self.try_open()
+            }
             Err(error) if self.loss == Loss::Told => self.open_in_spite_of(&error),
             opened => opened,
         };
@@ -474,7 +522,7 @@ impl Program {
                 self.tell(format_args!("refused: {error}"));
                 return;
             }
-            Err(error) => panic!("the log does not open: {error}"),
+            Err(error) => panic!("the log does not open: {error}\n{:#?}", self.disk.trace()),
         }
         self.run += 1;
         self.check();
@@ -502,7 +550,10 @@ impl Program {
 
     fn check(&mut self) {
         let log = self.log();
+        // What is looked at here is no part of the program.
+        self.disk.heal();
         let contents = read_all(&*log);
+        self.heal();
         let notes = format!("{:?}", log.report().notes);
         self.tell(format_args!("opened: {notes}"));
         for (partition, Share { extent, records, damage }) in &contents {
@@ -587,6 +638,7 @@ impl Program {
         self.disk.set_capacity(CAPACITY);
         self.stalled = false;
         self.run_until_idle();
+        self.heal();
         for _ in 0..ROOM_TRIES {
             if !self.node().stepper.look_for_room() {
                 break;

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use tracklog_sim::{Campaign, run_program};
+use tracklog_sim::{Campaign, run_program, sweep};
 
 #[test]
 fn a_seed_does_the_same_again() {
@@ -23,4 +23,13 @@ fn random_programs_break_no_promise() {
     });
     assert_eq!((totals.programs, totals.violations.len()), (60, 0));
     assert!(totals.crashes > 100 && totals.faults > 10 && totals.acked > 500, "{totals}");
+}
+
+/// Every single one of them: the command `sweep`.
+#[test]
+fn operations_all_over_a_program_may_fail_once_or_from_there_on() {
+    let totals = sweep(97, &|nth, lasting, violation| {
+        panic!("operation {nth} fails {lasting:?}: {violation}");
+    });
+    assert!(totals.programs > 20, "{totals}");
 }
