@@ -7,10 +7,9 @@
 //! Decided here
 //! - Context: the batch's is put under the event's own, key by key at the top level.
 //! - Sent time: the batch's wins over the event's, which then goes into `extra`.
-//! - The client address is `context.ip`; else the request's if a browser or a phone sent it, since
-//!   a server's own address is not its user's. Who sent is told by `channel` (`web`, `browser`,
-//!   `mobile`, `device` or another), else by the name of the library, else by a user agent that
-//!   browsers and phones have. Who tells nothing counts as a server.
+//! - Addresses: the peer's and the client's are those of the request, whoever sent it. What the
+//!   sender says of its user, `context.ip`, stays in the context. Which of them is the user's is a
+//!   question for readers.
 //! - Page fields come from `context.page`, or for page calls from `properties`.
 //! - Traits of an identify call without `traits` are those of its context.
 //! - `context.protocols.event_version` picks the schema's version if it is a whole number.
@@ -25,7 +24,6 @@ use tracklog_protocol::event::{self as record, EventFlags, EventKind, EventParts
 use tracklog_protocol::rejected::RejectedParts;
 use tracklog_registry::Verdict;
 
-use crate::client_ip;
 use crate::event_time::{self, SentTime};
 use crate::intake::{Door, RequestFacts, Validate};
 use crate::privacy::{self, PlainIds, key_text};
@@ -280,7 +278,6 @@ impl<'a> Fields<'a> {
 /// What is looked up in a context.
 #[derive(Clone, Copy, Debug, Default)]
 struct ContextFacts<'a> {
-    ip: Option<Value<'a>>,
     session_id: Option<Value<'a>>,
     locale: Option<Value<'a>>,
     user_agent: Option<Value<'a>>,
@@ -315,7 +312,6 @@ impl<'a> ContextFacts<'a> {
             return;
         }
         let place = match &*key_text(key) {
-            "ip" => &mut self.ip,
             "sessionId" => &mut self.session_id,
             "locale" => &mut self.locale,
             "userAgent" => &mut self.user_agent,
@@ -466,7 +462,6 @@ impl<'r> Mapping<'r> {
         let origin = Origin::of(&mut fields, &facts);
         let category = fields.text(Slot::Category);
         let page = page(&facts, kind, payload.properties.as_ref());
-        let client = self.client(&facts, &origin);
         let extra = fields.extra(event);
         let stored_ids = self.stored_ids(&ids);
         let stored = self.stored_texts(&ids, context.as_deref(), &payload, extra);
@@ -491,7 +486,7 @@ impl<'r> Mapping<'r> {
             flags: flags | times.flags,
             schema_version,
             peer_address: self.peer.as_deref(),
-            client_address: client.as_deref(),
+            client_address: self.client.as_deref(),
             headers: self.request.headers,
             user_agent: origin.user_agent.as_deref().or(self.request.user_agent),
             locale: origin.locale.as_deref(),
@@ -598,10 +593,6 @@ impl<'a> Origin<'a> {
             locale: context.locale.and_then(|it| it.text()),
             user_agent: context.user_agent.and_then(|it| it.text()),
         }
-    }
-
-    fn is_device(&self, user_agent: Option<&str>) -> bool {
-        is_device(self.channel.as_deref(), self.library_name.as_deref(), user_agent)
     }
 }
 
@@ -804,18 +795,6 @@ impl<'r> Mapping<'r> {
         StoredIds { user: stored(&ids.user), previous: stored(&ids.previous) }
     }
 
-    /// The client's address as it may be stored: the one that the context states, else that of
-    /// the request if it is the user's.
-    fn client(&self, context: &ContextFacts<'_>, origin: &Origin<'_>) -> Option<Cow<'_, str>> {
-        let stated = context.ip.and_then(|ip| client_ip::parse_stated(&ip.text()?));
-        if stated.is_some() {
-            let stored = privacy::address(self.source.ip, stated);
-            return stored.map(|address| Cow::Owned(address.to_string()));
-        }
-        let client = self.client.as_deref().map(Cow::Borrowed);
-        client.filter(|_| origin.is_device(self.request.user_agent))
-    }
-
     fn stored_texts<'a>(
         &self,
         ids: &Ids<'_>,
@@ -949,40 +928,6 @@ fn schema_version(context: &ContextFacts<'_>) -> Option<u32> {
     let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     // One too large for any version is still one that the client asks for.
     is_whole.then(|| digits.parse().unwrap_or(u32::MAX))
-}
-
-/// Whether a browser or a phone sent the event, so that the request's address is its user's.
-fn is_device(channel: Option<&str>, library: Option<&str>, user_agent: Option<&str>) -> bool {
-    const DEVICES: [&str; 8] = [
-        "javascript",
-        "analytics.js",
-        "ios",
-        "android",
-        "swift",
-        "kotlin",
-        "flutter",
-        "react-native",
-    ];
-    const SERVERS: [&str; 9] =
-        ["node", "python", "ruby", "php", "java", "go", "rust", ".net", "csharp"];
-    if let Some(channel) = channel {
-        return matches!(channel, "web" | "browser" | "mobile" | "device" | "client");
-    }
-    if let Some(library) = library {
-        let library = library.to_ascii_lowercase();
-        // "javascript" is no "java", so devices are looked for first.
-        if DEVICES.iter().any(|device| library.contains(device)) {
-            return true;
-        }
-        if SERVERS.iter().any(|server| library.contains(server)) {
-            return false;
-        }
-    }
-    user_agent.is_some_and(|agent| {
-        agent.starts_with("Mozilla/")
-            || agent.starts_with("Dalvik/")
-            || agent.contains("CFNetwork/")
-    })
 }
 
 fn index_properties(

@@ -389,7 +389,7 @@ fn context_facts_have_places_and_the_context_stays_as_sent() {
     assert_eq!(event.locale(), Some("de-DE"));
     assert_eq!(event.user_agent(), Some("Agent/1"));
     assert_eq!(event.session_id(), Some("1767322800000"));
-    assert_eq!(event.client_address(), Some("198.51.100.7"));
+    assert_eq!(event.client_address(), Some("203.0.113.9"), "the request's");
     assert_eq!(event.peer_address(), Some("192.0.2.7"));
     assert_eq!(event.channel(), Some("web"));
     assert_eq!(event.category(), Some("shop"));
@@ -430,29 +430,25 @@ fn page_calls_take_their_page_from_properties_where_the_context_has_none() {
 }
 
 #[test]
-fn only_browsers_and_phones_lend_their_address_to_the_user() {
-    let client = |fields: &str, user_agent| {
-        let sending = Sending { user_agent, ..Sending::default() };
-        let seen = sending.send(TRACK, track_with(fields)).unwrap();
-        seen.event(0).client_address().map(str::to_owned)
-    };
-    let theirs = Some("203.0.113.9".to_owned());
-    let library = |name: &str| format!(r#","context":{{"library":{{"name":"{name}"}}}}"#);
-    assert_eq!(client("", None), None);
-    assert_eq!(client("", Some("node-fetch/3")), None);
-    assert_eq!(client("", Some("Mozilla/5.0 (X11; Linux x86_64)")), theirs);
-    assert_eq!(client(r#","channel":"mobile""#, None), theirs);
-    assert_eq!(client(r#","channel":"server""#, Some("Mozilla/5.0")), None);
-    assert_eq!(client(&library("analytics.js"), None), theirs);
-    assert_eq!(client(&library("RudderLabs JavaScript SDK"), None), theirs);
-    assert_eq!(client(&library("analytics-kotlin"), None), theirs);
-    assert_eq!(client(&library("@segment/analytics-node"), Some("Mozilla/5.0")), None);
-    assert_eq!(client(&library("analytics-java"), None), None);
-    assert_eq!(
-        client(r#","context":{"ip":"198.51.100.7"}"#, None),
-        Some("198.51.100.7".to_owned())
-    );
-    assert_eq!(client(r#","context":{"ip":"home"}"#, Some("Mozilla/5.0")), theirs);
+fn what_is_said_of_the_user_s_address_stays_in_the_context_and_the_request_s_is_kept_beside() {
+    let library = r#""library":{"name":"@segment/analytics-node","version":"3.1.0"}"#;
+    for (fields, context) in [
+        (String::new(), None),
+        (r#","channel":"server""#.to_owned(), None),
+        (r#","channel":"web""#.to_owned(), None),
+        (format!(r#","context":{{{library}}}"#), Some(format!("{{{library}}}"))),
+        (
+            format!(r#","context":{{"ip":"198.51.100.7",{library}}}"#),
+            Some(format!(r#"{{"ip":"198.51.100.7",{library}}}"#)),
+        ),
+        (r#","context":{"ip":"home"}"#.to_owned(), Some(r#"{"ip":"home"}"#.to_owned())),
+    ] {
+        let seen = Sending::default().send(TRACK, track_with(&fields)).unwrap();
+        let event = seen.event(0);
+        let addresses = (event.peer_address(), event.client_address());
+        assert_eq!(addresses, (Some("192.0.2.7"), Some("203.0.113.9")), "{fields}");
+        assert_eq!(event.context(), context.as_deref());
+    }
 }
 
 #[test]
@@ -536,7 +532,7 @@ fn addresses_are_cut_or_dropped_everywhere() {
     let seen = sending.send(TRACK, &body).unwrap();
     let event = seen.event(0);
     assert_eq!(event.peer_address(), Some("192.0.2.0"));
-    assert_eq!(event.client_address(), Some("198.51.100.0"));
+    assert_eq!(event.client_address(), Some("203.0.113.0"));
     assert_eq!(event.context(), Some(r#"{"ip":"198.51.100.0","os":"x"}"#));
     assert!(event.flags().contains(EventFlags::ADDRESS_TRUNCATED));
     sending.source.ip = IpRule::Drop;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tracklog_ingest_gateway::GatewayConfig;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
 
@@ -205,8 +206,9 @@ async fn what_a_client_left_behind_is_stored_and_stops_nobody() {
 
 #[tokio::test]
 async fn the_client_address_is_the_peers_unless_a_trusted_proxy_names_another() {
-    // A server's own address is not its user's: this event comes from a page.
-    let spoof = Ask::post("/v1/track", track_with("m", r#","channel":"web""#))
+    // As a server's SDK sends: the address of its user is in the context.
+    let said = r#","channel":"server","context":{"ip":"192.0.2.55"}"#;
+    let spoof = Ask::post("/v1/track", track_with("m", said))
         .key(KEY)
         .header("x-forwarded-for", "203.0.113.9, 198.51.100.7")
         .header("forwarded", "for=203.0.113.1")
@@ -222,6 +224,9 @@ async fn the_client_address_is_the_peers_unless_a_trusted_proxy_names_another() 
     let nets = vec!["127.0.0.0/8".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
     let rig = with(|config| config.trusted_proxies = TrustedProxies::new(nets)).await;
     rig.ask(spoof).await.is_ok();
-    let line = rig.raw().await[0].to_string();
-    assert!(line.contains("203.0.113.9") && line.contains("cf-ipcountry"), "{line}");
+    let line = &rig.raw().await[0];
+    let addresses = (&line["clientAddress"], &line["peerAddress"]);
+    assert_eq!(addresses, (&json!("203.0.113.9"), &json!("127.0.0.1")));
+    assert_eq!(line["context"]["ip"], "192.0.2.55");
+    assert_eq!(line["headers"][1]["name"], "cf-ipcountry");
 }
