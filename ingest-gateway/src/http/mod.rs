@@ -216,6 +216,8 @@ fn listen_all(bound: Vec<BoundSocket>) -> Result<Vec<(TcpListener, Listen)>, Sta
 
 async fn watch_certificate(tls: Arc<Tls>, every: Duration) {
     let mut ticks = interval(every);
+    // They were read just now.
+    ticks.reset();
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
