@@ -125,7 +125,9 @@ impl fmt::Debug for Source {
 pub struct ConnectionLimits {
     /// Open connections of all listeners.
     pub connections_max: usize,
-    /// Those of one IPv4 address, or of one IPv6 /64; trusted proxies are exempt.
+    /// Those of one IPv4 address, or of one IPv6 /64; trusted proxies are exempt. Above it and up to
+    /// twice as many, connections are answered health checks alone: all else is 429, and the end of
+    /// the connection. Further ones are closed as they come.
     pub address_connections_max: usize,
     /// For the TLS handshake, and for the head of a request.
     pub head_timeout: Duration,

@@ -1,7 +1,9 @@
 //! How many connections may be open: in all, and from one address.
 //!
 //! An address is an IPv4 address, or the /64 of an IPv6 address. Trusted proxies speak for many
-//! clients: they count in all, and not by address.
+//! clients: they count in all, and not by address. Connections of an address above its share are
+//! taken up to twice the share, and are for health checks alone: a balancer that is no trusted
+//! proxy still learns how the node is, and no address can use up all connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::client_ip::TrustedProxies;
 use crate::config::ConnectionLimits;
 
-/// Why a connection was not taken.
+/// How many times its share of connections an address may open, health checks included.
+const HEALTH_FACTOR: usize = 2;
+
+/// Why a connection was not taken, or answers nothing but health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Refused {
     /// There are as many as there may be.
@@ -48,19 +53,21 @@ impl Admission {
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admitted, Refused> {
         let peer = peer.to_canonical();
         let address = (!self.trusted_proxies.contains(peer)).then(|| counted_as(peer));
+        let mut is_for_health_alone = false;
         let mut open = self.open();
         if open.count >= self.connections_max {
             return Err(Refused::Full);
         }
         if let Some(address) = address {
             let of_address = open.by_address.entry(address).or_default();
-            if *of_address >= self.address_connections_max {
+            if *of_address >= self.address_connections_max.saturating_mul(HEALTH_FACTOR) {
                 return Err(Refused::Address);
             }
+            is_for_health_alone = *of_address >= self.address_connections_max;
             *of_address += 1;
         }
         open.count += 1;
-        Ok(Admitted { admission: Arc::clone(self), address })
+        Ok(Admitted { admission: Arc::clone(self), address, is_for_health_alone })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -73,6 +80,8 @@ impl Admission {
 pub(super) struct Admitted {
     admission: Arc<Admission>,
     address: Option<IpAddr>,
+    /// Its address had its share when it came.
+    pub(super) is_for_health_alone: bool,
 }
 
 impl Drop for Admitted {
@@ -119,10 +128,13 @@ mod tests {
         let admission = admission(100, 2);
         let _first = admission.admit(ip("192.0.2.1")).unwrap();
         let second = admission.admit(ip("::ffff:192.0.2.1")).unwrap();
+        let above = [(); 2].map(|()| admission.admit(ip("192.0.2.1")).unwrap());
+        assert!(!second.is_for_health_alone && above[0].is_for_health_alone);
         assert_eq!(admission.admit(ip("192.0.2.1")).unwrap_err(), Refused::Address);
-        assert!(admission.admit(ip("192.0.2.2")).is_ok());
+        assert!(!admission.admit(ip("192.0.2.2")).unwrap().is_for_health_alone);
+        drop(above);
         drop(second);
-        assert!(admission.admit(ip("192.0.2.1")).is_ok());
+        assert!(!admission.admit(ip("192.0.2.1")).unwrap().is_for_health_alone);
         assert_eq!(admission.open().by_address.len(), 1, "nothing is kept of who left");
     }
 
@@ -130,8 +142,9 @@ mod tests {
     fn addresses_of_one_v6_network_count_together() {
         let admission = admission(100, 1);
         let _first = admission.admit(ip("2001:db8:1:2::1")).unwrap();
-        assert!(admission.admit(ip("2001:db8:1:2:ffff::9")).is_err());
-        assert!(admission.admit(ip("2001:db8:1:3::1")).is_ok());
+        let above = |address| admission.admit(ip(address)).unwrap().is_for_health_alone;
+        assert!(above("2001:db8:1:2:ffff::9"));
+        assert!(!above("2001:db8:1:3::1"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One connection, from the socket to its end.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -73,10 +72,9 @@ pub(super) struct Serving {
 pub(super) async fn serve_plain(
     serving: Arc<Serving>,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     drain: oneshot::Receiver<()>,
 ) {
-    let peer = Peer { address: peer.ip().to_canonical(), encrypted: false };
     serve(&serving, serving.protocol.clone(), stream, peer, drain).await;
 }
 
@@ -84,7 +82,7 @@ pub(super) async fn serve_plain(
 pub(super) async fn serve_tls(
     serving: Arc<Serving>,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     acceptor: TlsAcceptor,
     drain: oneshot::Receiver<()>,
 ) {
@@ -98,7 +96,6 @@ pub(super) async fn serve_tls(
         Some(b"h2") => protocol.http2_only(),
         _ => protocol.http1_only(),
     };
-    let peer = Peer { address: peer.ip().to_canonical(), encrypted: true };
     serve(&serving, protocol, stream, peer, drain).await;
 }
 
@@ -121,7 +118,9 @@ async fn serve(
     let mut alarm = pin!(sleep_until(armed));
     let mut draining = false;
     poll_fn(|context| {
-        if !draining && Pin::new(&mut drain).poll(context).is_ready() {
+        // An answer that says so wakes the connection to be written.
+        let is_over = peer.asked_too_much();
+        if !draining && (is_over || Pin::new(&mut drain).poll(context).is_ready()) {
             draining = true;
             connection.as_mut().graceful_shutdown();
         }

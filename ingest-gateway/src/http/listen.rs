@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Listen;
 use super::admission::{Admission, Admitted};
 use super::connection::{Serving, serve_plain, serve_tls};
+use super::service::Peer;
 use crate::tls::Tls;
 
 const BACKLOG: u32 = 1_024;
@@ -203,6 +204,11 @@ impl Listening {
         let open = self.serving.service.metrics().connection_opened();
         let (registered, drain) = self.connections.register();
         let serving = Arc::clone(&self.serving);
+        let peer = Peer {
+            address: peer.ip().to_canonical(),
+            encrypted: self.tls.is_some(),
+            health_alone: admitted.is_for_health_alone.then(Arc::default),
+        };
         let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
         let registered = Arc::new(registered);
         let entry = Arc::clone(&registered);

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
@@ -12,6 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tracklog_log::Lane;
 
+use super::admission::Refused;
 use super::body::{self, Answered, Unreserved, declared_bytes, discard, should_discard};
 use super::vitals::InHand;
 use crate::answer::{Content, Refusal, answer, json, no_content};
@@ -29,14 +31,27 @@ use crate::{events_api, home, registry_api, rudder_api, segment_api, settings};
 /// Bytes that a header line has beside its name and value.
 const LINE_BYTES: usize = 4;
 
+/// When whoever has too many connections may try again.
+const CONNECTION_RETRY: Duration = Duration::from_secs(1);
+
 /// The lane on which `/readyz` asks whether there is room.
 const PROBE: Lane = Lane(6);
 
 /// Who holds the other end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     pub(crate) encrypted: bool,
+    /// Set for a connection above its address's share, which answers health checks alone; told
+    /// when it was asked for something else, after which it ends.
+    pub(crate) health_alone: Option<Arc<AtomicBool>>,
+}
+
+impl Peer {
+    /// Whether the connection was asked for more than it is for.
+    pub(super) fn asked_too_much(&self) -> bool {
+        self.health_alone.as_ref().is_some_and(|asked| asked.load(Ordering::SeqCst))
+    }
 }
 
 /// Answers requests of all connections.
@@ -76,7 +91,7 @@ impl Service {
         if is_head {
             response = without_body(response);
         }
-        if self.is_draining() && version < Version::HTTP_2 {
+        if (self.is_draining() || peer.asked_too_much()) && version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.metrics().request(name, response.status());
@@ -93,6 +108,14 @@ impl Service {
         peer: &Peer,
         request: Request<Incoming>,
     ) -> (RouteName, Result<Response<Content>, Refusal>) {
+        if let Some(asked) = &peer.health_alone
+            && !matches!(name, RouteName::Health | RouteName::Ready)
+        {
+            asked.store(true, Ordering::SeqCst);
+            self.metrics().connection_refused(Refused::Address);
+            let message = "too many open connections from this address";
+            return (name, refuse(request, Refusal::overloaded(message, CONNECTION_RETRY)).await);
+        }
         if let Err(refusal) = self.check_head(&request) {
             return (name, refuse(request, refusal).await);
         }

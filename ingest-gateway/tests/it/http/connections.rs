@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::net::TcpStream;
 use tracklog_ingest_gateway::GatewayConfig;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
 
@@ -94,34 +95,58 @@ async fn a_client_that_reads_no_answers_is_closed() {
     rig.still_serves().await;
 }
 
-#[tokio::test]
-async fn one_address_has_its_share_of_connections_and_is_told() {
-    let rig = with(|config| config.connections.address_connections_max = 2).await;
+/// Clients of one address that hold a connection each.
+async fn hold(rig: &Rig, count: usize) -> Vec<Client<TcpStream>> {
     let mut held = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..count {
         let mut client = Client::connect(rig.http()).await;
         client.write(Ask::get("/livez").bytes("keep-alive")).await;
         client.answer().await.unwrap().is_ok();
         held.push(client);
     }
+    held
+}
+
+#[tokio::test]
+async fn an_address_above_its_share_of_connections_is_answered_health_checks_alone() {
+    let rig = with(|config| config.connections.address_connections_max = 2).await;
+    let mut held = hold(&rig, 2).await;
+    held[1].write(Ask::post("/v1/track", track("in")).key(KEY).bytes("keep-alive")).await;
+    held[1].answer().await.unwrap().is_ok();
+    let mut above = Client::connect(rig.http()).await;
+    for health in ["/livez", "/health", "/readyz"] {
+        above.write(Ask::get(health).bytes("keep-alive")).await;
+        above.answer().await.unwrap().is_ok();
+    }
+    above.write(Ask::post("/v1/track", track("out")).key(KEY).bytes("keep-alive")).await;
+    let answer = above.answer().await.expect("a word on why");
+    answer.refuses(429, "overloaded");
+    assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(above.is_closed().await);
+    let counted = r#"tracklog_gateway_connections_refused_total{reason="address"} 1"#;
+    assert!(rig.metrics().contains(counted), "{}", rig.metrics());
+    assert_eq!(ids(&rig.raw().await), ["in"]);
+    // Who leaves makes room.
+    held.clear();
+    let again = async {
+        let ask = Ask::post("/v1/track", track("again")).key(KEY);
+        while rig.ask(ask.clone()).await.status != 200 {}
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("room is made");
+}
+
+#[tokio::test]
+async fn twice_its_share_of_connections_is_all_that_an_address_can_hold() {
+    let rig = with(|config| config.connections.address_connections_max = 2).await;
+    let held = hold(&rig, 4).await;
     let mut refused = Client::connect(rig.http()).await;
     refused.try_write(Ask::get("/livez").bytes("close")).await;
     let answer = refused.answer().await.expect("a word on why");
     answer.refuses(429, "overloaded");
     assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
-    let counted = r#"tracklog_gateway_connections_refused_total{reason="address"} 1"#;
-    assert!(rig.metrics().contains(counted), "{}", rig.metrics());
-    // Who leaves makes room.
-    held.clear();
-    let again = async {
-        loop {
-            let answer = rig.get("/livez").await;
-            if answer.status == 200 {
-                break;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, again).await.expect("room is made");
+    assert!(refused.is_closed().await);
+    drop(held);
 }
 
 #[tokio::test]
@@ -131,12 +156,9 @@ async fn trusted_proxies_may_have_more_connections() {
         config.trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
     })
     .await;
-    let mut held = Vec::new();
-    for _ in 0..5 {
-        let mut client = Client::connect(rig.http()).await;
-        client.write(Ask::get("/livez").bytes("keep-alive")).await;
+    for client in &mut hold(&rig, 5).await {
+        client.write(Ask::get("/").bytes("keep-alive")).await;
         client.answer().await.unwrap().is_ok();
-        held.push(client);
     }
 }
 

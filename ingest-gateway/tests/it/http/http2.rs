@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::{Ask, Client, PATIENCE, basic};
-use super::rig::{KEY, Rig, track};
+use super::rig::{KEY, Rig, Setup, track};
 use super::tls;
 
 type Sender = h2::client::SendRequest<Bytes>;
@@ -45,6 +45,23 @@ async fn many_streams_share_a_connection_with_and_without_tls() {
     }
     assert!(posts.join_all().await.iter().all(|status| *status == 200));
     assert_eq!(rig.counts().await, (60, 0));
+}
+
+#[tokio::test]
+async fn a_connection_above_its_address_s_share_ends_when_it_is_asked_for_more_than_health() {
+    let setup = Setup::new().change(|config| config.connections.address_connections_max = 1);
+    let rig = setup.start().await;
+    let mut held = Client::connect(rig.http()).await;
+    held.write(Ask::get("/livez").bytes("keep-alive")).await;
+    held.answer().await.unwrap().is_ok();
+    let stream = TcpStream::connect(rig.http()).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let health = Request::get("http://tracklog.example/readyz").body(()).unwrap();
+    let (answer, _) = sender.send_request(health, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    assert_eq!(post(sender, track("m")).await, 429);
+    tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap().unwrap();
 }
 
 #[tokio::test]
