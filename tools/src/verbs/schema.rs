@@ -39,6 +39,10 @@ pub(crate) struct SchemaCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Register schemas with a running node
+    #[command(after_help = "\
+Examples:
+  tracklog schema push schemas/*.json
+  tracklog schema push order.json --event 'Order Completed'")]
     Push {
         /// Files; each is named after its event
         #[arg(required = true, value_name = "FILE")]
@@ -51,12 +55,19 @@ enum Action {
         json: bool,
     },
     /// Show the names and versions that are registered
+    #[command(after_help = "\
+Examples:
+  tracklog schema list")]
     List {
         /// One object a line
         #[arg(long)]
         json: bool,
     },
     /// Say whether schemas compile, and whether payloads are valid
+    #[command(after_help = "\
+Examples:
+  tracklog schema check order.json --payload example.json     (no node is needed)
+  tracklog schema check --event 'Order Completed' --payload example.json")]
     Check {
         /// Schema files
         #[arg(value_name = "FILE", required_unless_present = "event", conflicts_with = "event")]

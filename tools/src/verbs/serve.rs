@@ -61,7 +61,7 @@ pub(crate) struct Serve {
     /// A TOML file [default: $TRACKLOG_CONFIG, else none]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data folder, made if it is not there [default: ./tracklog-data]
+    /// The data folder: one of a node, an empty one, or one to be made [default: ./tracklog-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where to speak plain HTTP, or `off` [default: 127.0.0.1:8080]
@@ -70,7 +70,7 @@ pub(crate) struct Serve {
     /// Where to speak HTTPS, or `off` [default: 127.0.0.1:8443]
     #[arg(long, value_name = "ADDR")]
     https: Option<String>,
-    /// Open although commits that were acked are lost, and record that
+    /// Open although events that were acknowledged are lost, and record that
     #[arg(long)]
     accept_loss: bool,
 }

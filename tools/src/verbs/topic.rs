@@ -30,6 +30,10 @@ pub(crate) struct TopicCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Make a topic; asking again for the same one is fine
+    #[command(after_help = "\
+Examples:
+  tracklog topic create orders.paid
+  tracklog topic create orders.paid --partitions 8")]
     Create {
         /// 1 to 128 of a-z 0-9 . _ - ; not with _ at the start
         name: String,
@@ -41,12 +45,19 @@ enum Action {
         compact: bool,
     },
     /// Show all topics
+    #[command(after_help = "\
+Examples:
+  tracklog topic list
+  tracklog topic list --json")]
     List {
         /// One object a line
         #[arg(long)]
         json: bool,
     },
     /// Show a topic's partitions and their offsets
+    #[command(after_help = "\
+Examples:
+  tracklog topic describe raw")]
     Describe {
         /// The topic
         name: String,
@@ -55,6 +66,9 @@ enum Action {
         json: bool,
     },
     /// Delete a topic with all its records
+    #[command(after_help = "\
+Examples:
+  tracklog topic delete orders.paid")]
     Delete {
         /// The topic
         name: String,

@@ -41,10 +41,19 @@ pub(crate) struct BenchCommand {
 #[derive(Subcommand)]
 enum What {
     /// Durable appends, in process; raw: serial pwrite + fdatasync of the same size
+    #[command(after_help = "\
+Examples:
+  tracklog bench append --backend uring --seconds 10")]
     Append,
     /// Reading back with checksums; raw: CRC over the same bytes
+    #[command(after_help = "\
+Examples:
+  tracklog bench replay")]
     Replay,
     /// Events over HTTPS and HTTP; raw: a bare hyper answer to the same request
+    #[command(after_help = "\
+Examples:
+  tracklog bench gateway --json")]
     Gateway,
 }
 

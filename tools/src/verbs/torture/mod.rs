@@ -48,7 +48,7 @@ const EVENTS_BEFORE_CHECK: usize = 400_000;
 ///
 /// Runs a node of its own in a folder on the disk that you mean to use, loads it with single and
 /// batch requests, and ends it with SIGKILL at random moments, also while it recovers. Then every
-/// event that it acked is looked for.
+/// event that it acknowledged is looked for.
 #[derive(Args)]
 #[command(after_help = "\
 A kill ends the process, not the power: that a synced write survives a power cut is the drive's
