@@ -67,7 +67,7 @@ fn batches(criterion: &mut Criterion, backend: &str, log: &ScratchLog, runtime: 
     group.sampling_mode(SamplingMode::Flat);
     let targets =
         PARTITIONS.map(|partitions| (partitions, target(log, "batches", partitions, runtime)));
-    fill_once(&targets[0].1, runtime);
+    workload::fill_once(&targets[0].1, &Shape::of_server(BackendChoice::Auto), runtime);
     for records in RECORDS {
         let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records };
         let batches = batches_a_turn(records);
@@ -113,15 +113,4 @@ fn turns_of(turns: u64, mut turn: impl FnMut() -> Duration) -> Duration {
 fn target(log: &ScratchLog, of: &str, partitions: u32, runtime: &Runtime) -> Target {
     let topic = log.topic(&format!("{of}-{partitions}"), partitions, runtime);
     Target { engine: log.engine.clone(), epoch: log.epoch, partitions: topic }
-}
-
-/// Writes as much as the journal holds: from then on it writes into slots that it wrote before.
-fn fill_once(target: &Target, runtime: &Runtime) {
-    let status = target.engine.status();
-    let wanted = Shape::of_server(BackendChoice::Auto).journal_bytes_max();
-    let Some(missing) = wanted.checked_sub(status.commit_bytes) else { return };
-    let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records: 1_000 };
-    let batches = missing / (PRODUCERS * 1_000 * RECORD_BYTES) as u64 + 1;
-    let batches = usize::try_from(batches).expect("a gigabyte is counted in few batches");
-    producers.run(target, batches, runtime);
 }

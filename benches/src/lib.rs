@@ -9,7 +9,7 @@
 //! behind `--bench` runs one. A rate says little by itself on a shared machine: each suite that
 //! touches the disk also measures the raw disk, in the same run.
 //!
-//! Nothing but the suites may stand on this crate.
+//! Nothing but the suites, and the peers in `benches/peers/`, may stand on this crate.
 #![forbid(unsafe_code)]
 
 pub mod pace;

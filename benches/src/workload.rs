@@ -21,6 +21,7 @@ use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{PartitionId, PayloadKind, VerifiedBatch};
 
 use crate::samples;
+use crate::scratch::Shape;
 
 /// A runtime with one thread for each core, as a server has it.
 ///
@@ -119,6 +120,22 @@ impl Producers {
             acked(ticket).await;
         }
     }
+}
+
+/// Writes as much as the journal of a log of this shape holds: from then on it writes into slots
+/// that it wrote before, as a log does that has run for a while.
+///
+/// # Panics
+/// When an append fails.
+pub fn fill_once(target: &Target, shape: &Shape, runtime: &Runtime) {
+    const RECORDS: usize = 1_000;
+    let written = target.engine.status().commit_bytes;
+    let Some(missing) = shape.journal_bytes_max().checked_sub(written) else { return };
+    let producers = Producers { count: 8, in_flight: 4, records: RECORDS };
+    let a_turn = producers.count * RECORDS * samples::RECORD_BYTES;
+    let batches = missing / a_turn as u64 + 1;
+    let batches = usize::try_from(batches).expect("a gigabyte is counted in few batches");
+    producers.run(target, batches, runtime);
 }
 
 /// Has `callers` tasks append `events` single records each, every caller one at a time.

@@ -56,8 +56,14 @@ const UNSAFE_ROOMS: &[&str] =
     &["engine/src/disk/", "protocol/src/generated/", "protocol/src/trusted.rs"];
 
 /// What tells people where things are, and the folders by which it is seen to name a path.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "fuzz/README.md", "sim/README.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "benches/peers/README.md",
+    "fuzz/README.md",
+    "sim/README.md",
+];
 const FOLDERS: &[&str] = &[
     "protocol",
     "log",
