@@ -405,8 +405,14 @@ impl Model {
                 self.records[index(number)].time = None;
             }
         }
+        // What a transient fault of the disk hides among told damage may be read again.
+        let hidden = |part: &Part| {
+            let damage = contents.get(&part.partition).map(|share| &share.damage);
+            self.loss == Loss::Told && damage.is_some_and(|damage| !damage.is_empty())
+        };
         for append in &mut self.appends {
-            if append.fate == Fate::Open && !append.sent.produced {
+            let may_come = append.sent.produced || append.sent.parts.iter().any(hidden);
+            if append.fate == Fate::Open && !may_come {
                 append.fate = Fate::Gone;
             }
         }

@@ -25,7 +25,7 @@ use crate::error::OpenError;
 use crate::index_file;
 use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Opened, Run, Sealed,
-    SegmentNumber, Stretch,
+    SegmentNumber, Stretch, control_body,
 };
 use crate::journal::intake::APPEND_RECORDS_MAX;
 use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
@@ -268,11 +268,28 @@ fn never_used(disk: &dyn Disk, inventory: &Inventory) -> Result<bool, OpenError>
     let whole = |slot: &&SlotId| inventory.slots[*slot] >= 2 * PAGE_BYTES as u64;
     for slot in inventory.bad.iter().chain(&inventory.blank).filter(whole) {
         let first = read_pages(disk, *slot, PAGE_BYTES as u64)?;
-        if first.is_none_or(|page| page.iter().any(|byte| *byte != 0)) {
+        let Some(first) = first else { return Ok(false) };
+        if first.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        // Crashes before the first checkpoint leave an `opened` at most, of which the header may be
+        // torn by the next making.
+        let next_at = 2 * PAGE_BYTES as u64;
+        let is_last = inventory.slots[slot] < next_at + PAGE_BYTES as u64;
+        let next = if is_last { None } else { read_pages(disk, *slot, next_at)? };
+        let alone = next.is_some_and(|page| page.iter().all(|byte| *byte == 0));
+        if !(alone && opens_an_empty_log(&first)) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether the page may be the `opened` of a run that stands on no data at all: whole, or torn.
+fn opens_an_empty_log(page: &[u8]) -> bool {
+    let Ok(header) = CommitHeader::decode(page) else { return true };
+    let opened = control_body(&header, page).and_then(Opened::decode);
+    header.kind == CommitKind::Opened && opened.is_none_or(|opened| opened.base.is_none())
 }
 
 fn load_checkpoint(

@@ -1764,3 +1764,21 @@ fn behind_a_page_cache_a_failed_write_is_judged_by_what_the_medium_holds() {
     }
     assert!(cut > 0, "the medium had not taken all of it");
 }
+
+#[test]
+fn a_log_whose_making_was_interrupted_again_and_again_is_made_in_the_end() {
+    for (first, second) in (5..14).flat_map(|first| (1..30).map(move |second| (first, second))) {
+        let mut disk = SimDisk::new(first * 100 + second);
+        for nth in [first, second] {
+            disk.crash_at_operation(nth, Crash::Power);
+            drop(Rig::open(&disk));
+            disk.crash(Crash::Power);
+            disk = disk.reboot();
+            disk.heal();
+        }
+        let opened = Rig::open(&disk);
+        let mut rig = opened.unwrap_or_else(|error| panic!("{first} {second}: {error}"));
+        rig.make_topic();
+        acked(&mut rig, b"a");
+    }
+}
