@@ -208,6 +208,10 @@ impl Settings {
             let what = "http and https are both off: there is nothing to serve";
             return Err(ConfigError::new("settings", what));
         }
+        if self.http == self.https && self.http.is_some_and(|address| address.port() != 0) {
+            let what = "http and https are the same address: give each a port of its own";
+            return Err(ConfigError::new("settings", what));
+        }
         Ok(())
     }
 }

@@ -137,6 +137,8 @@ fn settings_that_nobody_reads_are_refused_with_file_and_line() {
     assert!(ran.refusal().starts_with(&format!("{}:3: unknown field `htpps`", text(&config))));
     let ran = quietly(&["serve", "--config", "no/such/file.toml"]);
     assert!(ran.refusal().starts_with("no/such/file.toml: "), "{}", ran.stderr);
+    let ran = quietly(&["serve", "--http", "127.0.0.1:1", "--https", "127.0.0.1:1"]);
+    assert!(ran.refusal().contains("http and https are the same address"), "{}", ran.stderr);
     let ran = quietly(&["serve", "--http", "somewhere"]);
     assert!(ran.refusal().starts_with("--http: "), "{}", ran.stderr);
 }
