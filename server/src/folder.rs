@@ -19,10 +19,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 const NODE_FILE: &str = "node.json";
-/// What a start may leave behind before there is a log, by name; a file that is written beside
-/// another ends in `.new`. An operator's settings may lie there too, and a fresh mount has a
-/// `lost+found`.
-const OWN_NAMES: [&str; 10] = [
+/// What a node and its log leave behind, by name; a file that is written beside another ends in
+/// `.new`.
+const OWN_NAMES: [&str; 11] = [
     "lock",
     NODE_FILE,
     "default.key",
@@ -31,11 +30,18 @@ const OWN_NAMES: [&str; 10] = [
     "cert.pem",
     "key.pem",
     "journal",
-    "tracklog.toml",
-    "lost+found",
+    "checkpoint-a",
+    "checkpoint-b",
+    "cut",
 ];
-/// The same by how they begin: the verbs' own marks, and the probe of a disk.
-const OWN_PREFIXES: [&str; 2] = ["made-by-tracklog-", ".probe-"];
+/// The same by how they begin: the verbs' own marks, the probe of a disk, and what `doctor` leaves
+/// when it is killed.
+const OWN_PREFIXES: [&str; 3] = [VERB_MARK, ".probe-", ".tracklog-doctor-"];
+/// What may lie in a folder before its log is made: an operator's settings, and the `lost+found` of
+/// a fresh mount.
+const EARLIER_NAMES: [&str; 2] = ["tracklog.toml", "lost+found"];
+/// A folder with a file in it whose name is this and a verb's was made by that verb.
+pub const VERB_MARK: &str = "made-by-tracklog-";
 /// Bytes that nobody can guess, in the admin token and in the privacy key.
 const SECRET_BYTES: usize = 32;
 /// Digits of a write key: 190 bits.
@@ -129,14 +135,26 @@ impl DataFolder {
             return Ok(());
         }
         let failed = |source| FolderError { path: self.path.clone(), source };
-        let names = names_in(&self.path).map_err(failed)?;
-        let Some(foreign) = names.iter().find(|name| !is_own(&name.to_string_lossy())) else {
+        let Some(foreign) = self.first_foreign(&EARLIER_NAMES).map_err(failed)? else {
             return Ok(());
         };
         Err(failed(io::Error::other(format!(
             "it holds {:?} and no log: name a new or an empty folder (--data, TRACKLOG_DATA)",
             foreign.to_string_lossy()
         ))))
+    }
+
+    /// The first entry by name that neither a node nor its log makes, and that is not one of
+    /// `besides`.
+    ///
+    /// # Errors
+    /// When the folder is there and cannot be listed.
+    pub fn first_foreign(&self, besides: &[&str]) -> io::Result<Option<OsString>> {
+        let is_foreign = |name: &OsString| {
+            let name = name.to_string_lossy();
+            !is_own(&name) && !besides.contains(&&*name)
+        };
+        Ok(names_in(&self.path)?.into_iter().find(is_foreign))
     }
 
     /// The write key of the source `default`: `tl_` and 32 letters and digits.
@@ -256,7 +274,7 @@ fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Whether a start may have left an entry of this name.
+/// Whether a node, or its log, may have left an entry of this name.
 fn is_own(name: &str) -> bool {
     OWN_NAMES.contains(&name.strip_suffix(".new").unwrap_or(name))
         || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -341,7 +359,14 @@ mod tests {
     fn what_a_start_leaves_is_its_own_and_all_else_is_foreign() {
         let parent = tempfile::tempdir().unwrap();
         let folder = DataFolder::at(parent.path());
-        for name in ["lock", "lost+found", "admin.token.new", ".probe-7", "made-by-tracklog-demo"] {
+        for name in [
+            "lock",
+            "lost+found",
+            "key.pem.new",
+            ".probe-7",
+            ".tracklog-doctor-7",
+            "made-by-tracklog-demo",
+        ] {
             fs::write(folder.file(name), "").unwrap();
             folder.refuse_foreign().unwrap();
         }

@@ -72,6 +72,17 @@ fn a_folder_that_no_demo_made_is_left_alone() {
 }
 
 #[test]
+fn what_somebody_put_into_a_demo_s_folder_is_not_removed() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("demo");
+    assert_eq!(run(&["demo", "--for", "1s", "--data", text(&data)]).status, 0);
+    std::fs::write(data.join("notes.md"), "x").unwrap();
+    let ran = run(&["demo", "--for", "1s", "--data", text(&data)]);
+    assert!(ran.refusal().contains("it holds \"notes.md\""), "{}", ran.stderr);
+    assert!(data.join("notes.md").exists() && data.join("journal").exists());
+}
+
+#[test]
 fn a_demo_that_runs_is_not_disturbed_by_a_second_one() {
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("demo");

@@ -65,7 +65,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        own_folder::make_anew(&self.data, "demo", &self.data)?;
+        own_folder::make_anew(&self.data, "demo", &[], &self.data)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

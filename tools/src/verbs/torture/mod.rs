@@ -102,7 +102,7 @@ impl Backend {
 impl Torture {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let node = self.data.join("node");
-        own_folder::make_anew(&self.data, "torture", &node)?;
+        own_folder::make_anew(&self.data, "torture", &["node", "node.log"], &node)?;
         let sync = doctor::sync_latency(&self.data);
         let sync = sync.map_err(|error| Failure::of(self.data.display(), error))?;
         let seed = self.seed.unwrap_or_else(|| clock::now().0.unsigned_abs());
