@@ -168,7 +168,8 @@ impl FileSink {
         let written = written.and_then(|()| std::fs::rename(&self.beside, &self.path));
         written.map_err(|error| Failure::of(self.path.display(), error))?;
         self.bar.finish_and_clear();
-        notice(&format!("{} lines in {}", self.lines, self.path.display()));
+        let lines = if self.lines == 1 { "line" } else { "lines" };
+        notice(&format!("{} {lines} in {}", self.lines, self.path.display()));
         Ok(self.damaged)
     }
 }

@@ -230,6 +230,17 @@ fn output_writes_a_whole_file() {
     let printed = run(&["replay", "raw", "--json", "--data", text(data.path())]).stdout;
     assert_eq!(written, printed);
     assert!(!data.path().join("events.ndjson.part").exists());
+    let ran = run(&[
+        "replay",
+        "raw",
+        "--last",
+        "1",
+        "--output",
+        text(&file),
+        "--data",
+        text(data.path()),
+    ]);
+    assert_eq!(ran.stderr, format!("tracklog: 1 line in {}\n", text(&file)));
 }
 
 #[test]
