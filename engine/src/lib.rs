@@ -49,3 +49,15 @@ pub use stepped::Stepper;
 pub use verify::{
     Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport, verify, verify_on,
 };
+
+/// For the fuzz targets alone: what they reach and nobody else does.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// A checkpoint's file, read and written again; `None` when it is none of this version.
+    #[must_use]
+    pub fn checkpoint_again(file: &[u8]) -> Option<Vec<u8>> {
+        let checkpoint = crate::checkpoint::Checkpoint::decode(file).ok()?;
+        Some(checkpoint.encode())
+    }
+}

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::{fs, io};
 
+use tracklog_fuzz::disk::{Sample, checkpoints};
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventFlags, EventKind, EventParts, Fields};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
@@ -40,8 +41,111 @@ fn main() -> io::Result<()> {
     for (door, name, body) in BODIES {
         write("gateway_json", name, &[&[*door], body.as_bytes()].concat())?;
     }
+    for (name, body) in TEXTS {
+        write("json_acceptance", name, body.as_bytes())?;
+    }
+    for (name, parts) in BATCHES {
+        let parts = parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>();
+        write("segment_batch", name, &[&[0], &*parts.join(&0xff)].concat())?;
+    }
+    for (target, name, text) in LINES {
+        write(target, name, text.as_bytes())?;
+    }
+    for (name, schema, payload) in SCHEMAS {
+        let parts = [schema.as_bytes(), payload.as_bytes()];
+        write("registry_schema", name, &parts.join(&0))?;
+    }
+    write_disks()
+}
+
+/// Checkpoints, and edits of a log: see the targets.
+fn write_disks() -> io::Result<()> {
+    for (name, file) in ["a", "b"].iter().zip(checkpoints()) {
+        write("checkpoint_load", name, &[&[0], &*file].concat())?;
+        write("checkpoint_load", &format!("{name}-alone"), &[&[1], &*file].concat())?;
+    }
+    let how_many = Sample::the().commits.len();
+    let last = u8::try_from(how_many - 1).expect("a small log");
+    let edits: &[(&str, u8, &[[u8; 8]])] = &[
+        ("untouched", 0, &[]),
+        ("rotted-bit", 4, &[[1, 3, 200, 0, 1, 0, 0, 0]]),
+        ("header-gone", 5, &[[7, last, 0, 0, 0, 0, 0, 0]]),
+        ("page-misdirected", 1, &[[3, 2, 5, 0, 0, 0, 0, 0]]),
+        ("checkpoints-gone", 0, &[[4, 0, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0, 0]]),
+        ("slot-gone", 1, &[[5, 1, 0, 0, 0, 0, 0, 0]]),
+        ("sector-bad", 0, &[[6, 4, 0, 0, 0, 0, 0, 0]]),
+        ("forged-number", 3, &[[7, 4, 24, 0, 9, 0, 0, 0]]),
+        ("forged-directory", 7, &[[8, 4, 8, 0, 9, 0, 0, 0]]),
+        ("forged-opened", 3, &[[8, 0, 32, 0, 1, 0, 0, 0]]),
+        ("forged-slot", 3, &[[9, 1, 40, 0, 9, 0, 0, 0]]),
+    ];
+    for (name, how, edits) in edits {
+        write("journal_recovery", name, &[&[*how], &*edits.concat()].concat())?;
+    }
     Ok(())
 }
+
+const TEXTS: &[(&str, &str)] = &[
+    (
+        "event",
+        r#"{"event":"A","properties":{"price":12.50,"\u0061":"\ud83d\ude00","list":[[],{},null,-0.0e1]},"traits":{"b":true},"context":{"page":{"url":"x"}}}"#,
+    ),
+    (
+        "numbers",
+        r#"{"a":[0,-0,1e400,1.7976931348623157e308,123456789012345678901234567890,1E-9,0.5e+2]}"#,
+    ),
+    ("twice", r#"{"a":1,"\u0061":2}"#),
+    ("lone", r#"{"a":"\ud83d","b":"\"\\\/\b\f\n\r\t"}"#),
+    ("white", "\u{feff} {\r\n\t\"a\" : [ 1 , false ] }\n"),
+    (
+        "deep",
+        r#"{"a":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}"#,
+    ),
+];
+
+const BATCHES: &[(&str, &[&str])] = &[
+    (
+        "three",
+        &[
+            r#""context":{"ip":"::1","library":{"name":"x"}},"integrations":{"All":true},"sentAt":"2026-01-02T03:04:05.678Z","writeKey":"k""#,
+            r#"{"type":"track","event":"A","anonymousId":"x","messageId":"m","timestamp":"2026-01-02T03:04:05Z"}"#,
+            r#"{"type":"alias","userId":"7","previousId":"6","context":{"ip":"10.0.0.1"}}"#,
+            r#"{"type":"page","properties":{"a":1e400}}"#,
+        ],
+    ),
+    ("bare", &["", r#"{"type":"identify","userId":7,"traits":{"plan":"pro"}}"#, "{}"]),
+];
+
+const LINES: &[(&str, &str, &str)] = &[
+    (
+        "rudder_pixel",
+        "pixel",
+        "writeKey=k&anonymousId=a&event=Seen+it&properties.price=5&context.page.url=https%3A%2F%2Fx.example%2F%3Fa&channel=mail",
+    ),
+    ("rudder_pixel", "clash", "a=1&a=2&a.b=3&c.d=4&c=5&a..b=%ff&.=2&x.x.x.x.x.x.x.x.x.x=%22"),
+    ("event_time", "zones", "2024-11-25T10:00:00.123456789+08:00\n2024-11-25 02:00:00Z"),
+    ("event_time", "epochs", "1732500000\n1732500000250"),
+    ("event_time", "leap", "2016-12-31T23:59:60.5z\n2016-12-31t23:59:59-0500"),
+    ("event_time", "decimal", "1732500000.25\n-12e3"),
+];
+
+const SCHEMAS: &[(&str, &str, &str)] = &[
+    (
+        "order",
+        r##"{"type":"object","required":["price"],"properties":{"price":{"type":"number","minimum":0,"multipleOf":0.01},"tags":{"type":"array","uniqueItems":true,"items":{"type":"string","maxLength":4}},"at":{"format":"date-time"}},"additionalProperties":false}"##,
+        r#"{"price":12.50,"tags":["a","b"],"at":"2026-01-02T03:04:05Z"}"#,
+    ),
+    (
+        "references",
+        r##"{"$schema":"http://json-schema.org/draft-07/schema#","definitions":{"n":{"anyOf":[{"type":"null"},{"type":"object","properties":{"x":{"$ref":"#/definitions/n"}}}]}},"$ref":"#/definitions/n"}"##,
+        r#"{"x":{"x":{"x":7}}}"#,
+    ),
+    (
+        "rest",
+        r##"{"$defs":{"a":{"const":1}},"if":{"required":["a"]},"then":{"patternProperties":{"^a+$":{"$ref":"#/$defs/a"}}},"else":{"propertyNames":{"pattern":"b"}},"dependentRequired":{"a":["b"]},"oneOf":[{"minProperties":1},{"not":{}}],"unevaluatedProperties":{"enum":[1,3.0,"x"]}}"##,
+        r#"{"a":1.0,"b":3}"#,
+    ),
+];
 
 /// Doors are numbered as in the target.
 const BODIES: &[(u8, &str, &str)] = &[

@@ -2,15 +2,12 @@
 //! held against the verifier and against a JSON parser that is not ours.
 #![no_main]
 
-use std::net::IpAddr;
-
 use libfuzzer_sys::fuzz_target;
+use tracklog_fuzz::gateway::{limits, request, source};
 use tracklog_fuzz::read_all;
-use tracklog_ingest_gateway::intake::{Door, Intake, Judged, NoSchemas, RequestFacts};
-use tracklog_ingest_gateway::scan::ScanLimits;
-use tracklog_ingest_gateway::source::{HmacKey, IpRule, Required, SourceRules, UserIdRule};
+use tracklog_ingest_gateway::intake::{Door, Intake, Judged, NoSchemas};
 use tracklog_protocol::event::{self, EventKind, EventView};
-use tracklog_protocol::{TimeMicros, rejected};
+use tracklog_protocol::rejected;
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, body)) = input.split_first() else { return };
@@ -38,11 +35,6 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Few, so that small inputs reach each of them.
-fn limits() -> ScanLimits {
-    ScanLimits { event_bytes_max: 2_000, depth_max: 16, events_max: 20 }
-}
-
 fn door(number: u8) -> Door {
     match number {
         0..6 => Door::Single(EventKind::ALL[usize::from(number)]),
@@ -50,33 +42,6 @@ fn door(number: u8) -> Door {
         7 => Door::Import,
         8 => Door::Events,
         _ => Door::Merge,
-    }
-}
-
-fn source(choice: u8) -> SourceRules {
-    let mut source = SourceRules { limits: limits(), ..SourceRules::named("fuzz") };
-    if choice & 0x10 != 0 {
-        source.user_id = UserIdRule::Hmac(HmacKey::new(b"fuzz"));
-        source.ip = IpRule::Truncate;
-        source.keep_rejected_bytes = Some(choice & 0x20 != 0);
-    }
-    if choice & 0x40 != 0 {
-        source.ip = IpRule::Drop;
-    }
-    if choice & 0x80 != 0 {
-        source.require = vec![Required::Session, Required::Timestamp];
-    }
-    source
-}
-
-fn request() -> RequestFacts<'static> {
-    let peer = Some(IpAddr::from([203, 0, 113, 9]));
-    RequestFacts {
-        received: TimeMicros(1_767_322_800_000_000),
-        peer,
-        client: peer,
-        user_agent: Some("Mozilla/5.0"),
-        headers: &[("dnt", "1")],
     }
 }
 

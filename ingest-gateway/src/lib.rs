@@ -103,3 +103,9 @@ pub use http::{Backing, Bound, Gateway, Listen, Running, StartError};
 pub use metrics::Metrics;
 pub use sources::SourceError;
 pub use tls::{TlsError, TlsFiles};
+
+#[doc(hidden)]
+pub mod fuzzing {
+    //! For the fuzz targets alone: what they reach and nobody else does.
+    pub use crate::rudder_api::pixel_event;
+}

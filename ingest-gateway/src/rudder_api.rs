@@ -33,7 +33,8 @@ pub(crate) fn pixel_answer() -> Response<Content> {
 
 /// The event that a pixel's query says, as JSON. Where a name leads both to a value and into an
 /// object, or comes twice, the first one counts.
-pub(crate) fn pixel_event(query: &str) -> Vec<u8> {
+#[must_use]
+pub fn pixel_event(query: &str) -> Vec<u8> {
     let mut root = Object::default();
     for (name, value) in parameters(query) {
         if name != "writeKey" {

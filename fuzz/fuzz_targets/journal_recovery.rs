@@ -1,0 +1,177 @@
+//! Bytes as edits of a log's files while nobody has it open; then it is opened, read, appended to,
+//! and opened again.
+//!
+//! The first byte says how: whether loss is accepted, whether the edits are rot or *forged*, with
+//! the checksums around them made good and chains mended, and whether the files are verified first. Each edit is eight bytes: what, where,
+//! at which byte, and a value. What must hold:
+//! - opening, reading and verifying end, and whoever may not open is told so by an error;
+//! - what is opened can be appended to, and shows the same and the new at the next opening;
+//! - rot invents nothing: each record that is read was written, at that offset, and of those below
+//!   the end each is read or told as damaged. Forged files say what they like, but not twice.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use tracklog_engine::disk::simulated::SimDisk;
+use tracklog_engine::disk::{Disk, FileName};
+use tracklog_engine::verify_on;
+use tracklog_fuzz::disk::{Contents, Node, Sample, chain, seal_commit, seal_header, seal_slot};
+use tracklog_log::Item;
+use tracklog_protocol::Record;
+
+const EDITS_MAX: usize = 12;
+const PAGE_BYTES: u64 = 4096;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((how, edits)) = input.split_first() else { return };
+    let (accept_loss, is_forged) = (how & 1 != 0, how & 2 != 0);
+    let sample = Sample::the();
+    let disk = sample.machine();
+    for edit in edits.chunks_exact(8).take(EDITS_MAX) {
+        let edit = Edit::of(edit.try_into().expect("eight bytes"));
+        edit.make(&disk, sample, is_forged);
+    }
+    if how & 4 != 0 {
+        let seen: Arc<dyn Disk> = Arc::new(disk.clone());
+        // What it finds is for people to read.
+        drop(verify_on(&seen, &mut |_| {}));
+    }
+    open_and_go_on(&disk, sample, accept_loss, is_forged);
+});
+
+fn open_and_go_on(disk: &SimDisk, sample: &Sample, accept_loss: bool, is_forged: bool) {
+    let Ok(mut node) = Node::open(disk, accept_loss) else { return };
+    let mut first = node.contents();
+    if !is_forged {
+        invents_nothing(&first, &sample.contents);
+    }
+    let Some(partition) = first.keys().copied().max_by_key(|partition| partition.topic) else {
+        return;
+    };
+    let appended = node.try_append(Item::Record { partition, record: Record::opaque(b"new") });
+    node.stop();
+    if let Ok(stored) = &appended {
+        let share = first.get_mut(&partition).expect("it was read");
+        assert_eq!(stored.offset(0), share.extent.end, "the next offset is given");
+        share.records.insert(stored.offset(0), b"new".to_vec());
+        share.extent.end = stored.offset(0).plus(1);
+    }
+    let again = Node::open(&disk.reboot(), accept_loss);
+    let again = again.unwrap_or_else(|error| panic!("what was opened opens again: {error}"));
+    if appended.is_ok() {
+        assert_eq!(again.contents(), first, "and shows the same");
+    }
+    again.stop();
+}
+
+fn invents_nothing(found: &Contents, written: &Contents) {
+    for (partition, share) in found {
+        let Some(original) = written.get(partition) else {
+            assert!(share.records.is_empty(), "records in a partition that was deleted");
+            continue;
+        };
+        for (offset, bytes) in &share.records {
+            // What was trimmed is there again when the trim is lost.
+            if *offset >= original.extent.start {
+                assert_eq!(original.records.get(offset), Some(bytes), "{partition} at {offset}");
+            }
+        }
+        let mut offset = share.extent.start;
+        while offset < share.extent.end.min(original.extent.end) {
+            let is_told = share.damage.iter().any(|range| range.contains(&offset));
+            let is_read = share.records.contains_key(&offset);
+            assert!(is_read || is_told, "{partition} at {offset} is passed over in silence");
+            offset = offset.plus(1);
+        }
+    }
+}
+
+/// One change of the files.
+struct Edit {
+    what: u8,
+    place: usize,
+    at: u16,
+    value: [u8; 4],
+}
+
+impl Edit {
+    const fn of(bytes: [u8; 8]) -> Self {
+        let [what, place, low, high, value @ ..] = bytes;
+        Self { what, place: place as usize, at: u16::from_le_bytes([low, high]), value }
+    }
+
+    fn make(&self, disk: &SimDisk, sample: &Sample, is_forged: bool) {
+        let (page_slot, page) = *pick(&sample.pages, self.place);
+        let (slot, commit) = *pick(&sample.commits, self.place);
+        let within = |end: u64, width: u64| u64::from(self.at) % (end - width + 1);
+        match self.what % 10 {
+            0 => disk.corrupt(page_slot, page + within(PAGE_BYTES, 4), &self.value),
+            1 => disk.flip_bit(page_slot, page + within(PAGE_BYTES, 1), self.value[0] % 8),
+            2 => disk.corrupt(page_slot, page, &[0; PAGE_BYTES as usize]),
+            3 => {
+                // Misdirected: another page's bytes.
+                let (from_slot, from) = *pick(&sample.pages, usize::from(self.at));
+                let bytes = disk.peek(from_slot, from, PAGE_BYTES as usize);
+                disk.corrupt(page_slot, page, &bytes);
+            }
+            4 => self.edit_file(disk),
+            5 => drop(disk.remove_slot(*pick(&sample.slots, self.place))),
+            6 => disk.break_range(page_slot, page..page + PAGE_BYTES),
+            7 => {
+                disk.corrupt(slot, commit + within(124, 4), &self.value);
+                if is_forged {
+                    seal_header(disk, slot, commit);
+                    chain(disk, self.chained(sample));
+                }
+            }
+            8 => {
+                disk.corrupt(slot, commit + 128 + within(160, 4), &self.value);
+                if is_forged {
+                    seal_commit(disk, slot, commit);
+                    chain(disk, self.chained(sample));
+                }
+            }
+            _ => {
+                let slot = *pick(&sample.slots, self.place);
+                disk.corrupt(slot, within(96, 4), &self.value);
+                if is_forged {
+                    seal_slot(disk, slot);
+                }
+            }
+        }
+    }
+
+    /// The commits whose chains an edit of this one breaks, where it does not leave them so.
+    fn chained<'a>(&self, sample: &'a Sample) -> &'a [(tracklog_engine::disk::SlotId, u64)] {
+        let first = self.place % sample.commits.len();
+        if self.what & 0x80 == 0 { &sample.commits[first..] } else { &[] }
+    }
+
+    fn edit_file(&self, disk: &SimDisk) {
+        let name = match self.place % 4 {
+            0 => FileName::CheckpointA,
+            1 => FileName::CheckpointB,
+            segment => FileName::Index(segment as u64 - 1),
+        };
+        let Ok(mut bytes) = disk.read_file(&name) else { return };
+        let at = usize::from(self.at) % (bytes.len() + 1);
+        match self.value[0] % 3 {
+            0 => disk.set_file(&name, None),
+            1 => {
+                bytes.truncate(at);
+                disk.set_file(&name, Some(bytes));
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= self.value[1];
+                }
+                disk.set_file(&name, Some(bytes));
+            }
+        }
+    }
+}
+
+fn pick<T>(list: &[T], at: usize) -> &T {
+    &list[at % list.len()]
+}
