@@ -185,7 +185,9 @@ impl CommitHeader {
         if fields.u32() != Some(MAGIC) || crc32fast::hash(covered).to_le_bytes() != *crc {
             return Err(HeaderError::Bad);
         }
-        Self::decode_checked(fields).unwrap_or(Err(HeaderError::Bad))
+        let header = Self::decode_checked(fields).unwrap_or(Err(HeaderError::Bad))?;
+        // Numbers begin at 1: whoever counts back from one may lean on that.
+        if header.number == CommitNumber::NONE { Err(HeaderError::Bad) } else { Ok(header) }
     }
 
     /// `None`: too short.
@@ -432,4 +434,32 @@ pub(crate) fn padded_bytes(body_bytes: usize) -> usize {
 /// `length` as a field of a header.
 pub(crate) fn field(length: usize) -> u32 {
     length_u32(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(number: u64) -> CommitHeader {
+        CommitHeader {
+            kind: CommitKind::Mark,
+            salt: Salt(1),
+            run: Run(1),
+            number: CommitNumber(number),
+            segment: SegmentNumber(1),
+            position: 4096,
+            commit_bytes: 4096,
+            chain: 0,
+            mark: CommitNumber::NONE,
+            append_time: TimeMicros(1),
+            directory_bytes: 0,
+            directory_crc: 0,
+        }
+    }
+
+    #[test]
+    fn a_commit_is_numbered_from_1_whatever_its_checksum_says() {
+        assert_eq!(CommitHeader::decode(&numbered(1).encode()), Ok(numbered(1)));
+        assert_eq!(CommitHeader::decode(&numbered(0).encode()), Err(HeaderError::Bad));
+    }
 }

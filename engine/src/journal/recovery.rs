@@ -79,7 +79,7 @@ pub(crate) struct Recovered {
     pub(crate) unused: Vec<SlotId>,
     /// Slots that will be unused once both checkpoints are written anew.
     pub(crate) unused_later: Vec<SlotId>,
-    /// The highest slot number there is.
+    /// The highest slot number that a file has, or that a checkpoint or a segment names.
     pub(crate) highest_slot: Option<SlotId>,
     pub(crate) checkpoint_sequence: u64,
     /// For the operator.
@@ -930,7 +930,8 @@ impl<'a> Recovery<'a> {
         let segments = self.segments_of(run).count();
         let after = there.range(last.next()..).next().map_or(segments, |(_, at)| *at + 1);
         let room = records_max(self.slot_bytes) * (after - before) as u64;
-        (SKIP_PER_COMMIT * unknown.min(stretch.count())).min(room.max(SKIP_PER_COMMIT))
+        let records = SKIP_PER_COMMIT.saturating_mul(unknown.min(stretch.count()));
+        records.min(room.max(SKIP_PER_COMMIT))
     }
 
     /// Indexes a segment and applies its commits behind the checkpoint.
@@ -1119,6 +1120,8 @@ impl<'a> Recovery<'a> {
         let in_use: BTreeSet<SlotId> = self.indexes.iter().map(|(id, _)| id.slot).collect();
         let idle = self.inventory.slots.keys().copied().filter(|slot| !in_use.contains(slot));
         let (unused_later, unused) = idle.partition(|slot| self.inventory.named.contains(slot));
+        // A file that is gone may be put back: its number goes to no other segment meanwhile.
+        let known = self.inventory.slots.keys().chain(&self.inventory.named).chain(&in_use);
         let mut ended = self.ended;
         let lowest = self.indexes.iter().map(|(id, _)| id.run).min();
         if let Some(base) = base
@@ -1146,7 +1149,7 @@ impl<'a> Recovery<'a> {
             cuts: self.cuts,
             unused,
             unused_later,
-            highest_slot: self.inventory.slots.keys().max().copied(),
+            highest_slot: known.max().copied(),
             checkpoint_sequence: self.inventory.sequence,
             notes: self.notes,
         })

@@ -1138,6 +1138,26 @@ fn a_slot_that_cannot_be_opened_keeps_the_log_closed_and_as_it_is() {
 }
 
 #[test]
+fn the_number_of_a_lost_slot_goes_to_no_other_segment() {
+    for first_lost in 0..4 {
+        let (disk, mut rig) = node(1);
+        fill_segments(&mut rig, 3);
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        let rig = Rig::open(&disk).unwrap();
+        let disk = power_cut(&disk, rig);
+        // Index files and checkpoints still tell what the lost ones held.
+        for (slot, _) in disk.journal_folder().unwrap().slots.split_off(first_lost) {
+            remove(&disk, slot);
+        }
+        let rig = Rig::open_with(&disk, &Options { accept_loss: true, ..options() }).unwrap();
+        let slots = slots_in_use(&rig);
+        let distinct: std::collections::BTreeSet<_> = slots.iter().collect();
+        assert_eq!(distinct.len(), slots.len(), "{slots:?}, {first_lost} are left");
+    }
+}
+
+#[test]
 fn a_free_slot_that_cannot_be_written_is_put_aside_and_another_taken() {
     // Its file can be removed, or not even that; with a limit on the journal, or without.
     for (removable, slots_max) in [(true, None), (false, None), (true, Some(6)), (false, Some(6))] {
