@@ -39,7 +39,7 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::{Input, Intake};
 use crate::journal::recovery::{Cut, Note, Recovered, recover};
-use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, SLOT_BYTES_MAX, SLOT_BYTES_MIN};
+use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, is_slot_size};
 use crate::journal::walk;
 use crate::keeper::{Heading, Job, Keeper, kept_bytes, put_aside, write_heading};
 use crate::options::{Options, WhenFull};
@@ -167,7 +167,7 @@ fn lock_slot(disk: &dyn Disk, slot: SlotId) -> Result<Arc<dyn Slot>, OpenError> 
 /// What an empty log adds up to.
 fn new_log(disk: &dyn Disk, options: &Options) -> Result<Recovered, OpenError> {
     let bytes = options.slot_bytes.unwrap_or(SLOT_BYTES_DEFAULT);
-    if !bytes.is_power_of_two() || !(SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&bytes) {
+    if !is_slot_size(bytes) {
         return Err(OpenError::SlotBytes { bytes });
     }
     let catalog = Catalog::new();

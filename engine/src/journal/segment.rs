@@ -83,13 +83,20 @@ impl SlotPage {
             return Self::Bad;
         }
         match decode_checked(covered) {
-            Ok(header) if header.slot == slot => Self::Header(header),
+            Ok(header) if header.slot == slot && is_slot_size(header.slot_bytes) => {
+                Self::Header(header)
+            }
             // A header that was written for another slot: a misdirected write.
             Ok(_) => Self::Bad,
             Err(Some(version)) => Self::OtherVersion(version),
             Err(None) => Self::Bad,
         }
     }
+}
+
+/// Whether a slot may have so many bytes.
+pub(crate) fn is_slot_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&bytes)
 }
 
 fn decode_checked(covered: &[u8]) -> Result<SlotHeader, Option<u32>> {
@@ -114,4 +121,29 @@ fn decode_checked(covered: &[u8]) -> Result<SlotHeader, Option<u32>> {
         })
     };
     header().ok_or(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_of_a_size_that_no_slot_has_is_bad() {
+        let header = |slot_bytes| SlotHeader {
+            cluster: ClusterId(1),
+            slot: SlotId(2),
+            slot_bytes,
+            segment: SegmentNumber(1),
+            run: Run(1),
+            salt: Salt(1),
+            base: None,
+            skip: 0,
+        };
+        let good = header(SLOT_BYTES_MIN);
+        assert_eq!(SlotPage::decode(&good.encode(), SlotId(2)), SlotPage::Header(good));
+        for bytes in [0, 4, SLOT_BYTES_MIN + 1, SLOT_BYTES_MIN / 2, SLOT_BYTES_MAX * 2] {
+            let page = header(bytes).encode();
+            assert_eq!(SlotPage::decode(&page, SlotId(2)), SlotPage::Bad, "{bytes}");
+        }
+    }
 }
