@@ -25,7 +25,7 @@ use tracklog_protocol::{PartitionId, TimeMicros};
 use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::{
-    Access, BufferPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
+    Access, ChunkPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
     descriptors_max, is_passing, open_folder,
 };
 use crate::error::OpenError;
@@ -335,7 +335,7 @@ fn assemble(
         published,
         Arc::clone(&client.intake),
         Arc::clone(&counters),
-        Arc::new(BufferPool::new(POOL_BYTES)),
+        Arc::new(ChunkPool::new(POOL_BYTES)),
         &mut asked,
     );
     let report = OpeningReport {

@@ -21,27 +21,54 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::PAGE_BYTES;
+use super::chunks::Piece;
 
 /// Memory for whole pages, aligned to a page.
 pub struct PageBuffer {
-    /// Taken out on drop alone.
-    pages: Option<Pages>,
+    /// Its first byte; `capacity` bytes from there on belong to it alone.
+    start: NonNull<u8>,
+    capacity: usize,
     length: usize,
-    home: Option<Arc<Shelf>>,
+    memory: Memory,
 }
+
+/// Whose memory a buffer is.
+enum Memory {
+    /// Its own; goes back to the shelf, if there is one. Taken out on drop alone.
+    Own { pages: Option<Pages>, home: Option<Arc<Shelf>> },
+    /// A piece of a chunk, which it keeps.
+    Cut { _piece: Piece },
+}
+
+// SAFETY: a buffer owns its memory alone, whichever that is, as a `Box<[u8]>` does; it has no
+// interior mutability.
+unsafe impl Send for PageBuffer {}
+// SAFETY: as above; a shared `PageBuffer` is only ever read.
+unsafe impl Sync for PageBuffer {}
 
 impl PageBuffer {
     /// At least `bytes`, rounded up to pages, all zero; freed when dropped.
     #[must_use]
     pub fn zeroed(bytes: usize) -> Self {
         let length = whole_pages(bytes);
-        Self { pages: Some(Pages::zeroed(length)), length, home: None }
+        Self::own(Pages::zeroed(length), length, None)
+    }
+
+    /// All of a piece.
+    pub(super) fn piece(piece: Piece) -> Self {
+        let (start, capacity) = (piece.start(), piece.bytes());
+        Self { start, capacity, length: capacity, memory: Memory::Cut { _piece: piece } }
+    }
+
+    fn own(pages: Pages, length: usize, home: Option<Arc<Shelf>>) -> Self {
+        let (start, capacity) = (pages.start, pages.capacity);
+        Self { start, capacity, length, memory: Memory::Own { pages: Some(pages), home } }
     }
 
     /// How long it may become without other memory.
     #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.pages().capacity
+    pub const fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Makes it `bytes` long, rounded up to pages. What comes to light keeps what it held before.
@@ -59,27 +86,23 @@ impl PageBuffer {
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
-
-    fn pages(&self) -> &Pages {
-        self.pages.as_ref().expect("pages leave only on drop")
-    }
 }
 
 impl Deref for PageBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the pages are `capacity` initialised bytes (zeroed when made, written only
-        // through `deref_mut`), `length` is never above that (`zeroed`, `take`, `resize`), and
-        // they are owned by `self`, which is borrowed.
-        unsafe { slice::from_raw_parts(self.pages().start.as_ptr(), self.length) }
+        // SAFETY: from `start` on there are `capacity` initialised bytes (zeroed when made, or
+        // mapped as zeros; written only through `deref_mut`), `length` is never above that
+        // (`own`, `piece`, `resize`), and `memory` owns them and is borrowed with `self`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
 
 impl DerefMut for PageBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `self` is borrowed alone.
-        unsafe { slice::from_raw_parts_mut(self.pages().start.as_ptr(), self.length) }
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }
 
@@ -91,7 +114,9 @@ impl AsRef<[u8]> for PageBuffer {
 
 impl Drop for PageBuffer {
     fn drop(&mut self) {
-        if let (Some(pages), Some(home)) = (self.pages.take(), &self.home) {
+        if let Memory::Own { pages, home: Some(home) } = &mut self.memory
+            && let Some(pages) = pages.take()
+        {
             home.put_back(pages);
         }
     }
@@ -127,7 +152,7 @@ impl BufferPool {
         let capacity = size_class(length);
         let pages = self.shelf.lock().take(capacity);
         let pages = pages.unwrap_or_else(|| Pages::zeroed(capacity));
-        PageBuffer { pages: Some(pages), length, home: Some(Arc::clone(&self.shelf)) }
+        PageBuffer::own(pages, length, Some(Arc::clone(&self.shelf)))
     }
 
     /// Bytes that lie in it unused.
@@ -241,7 +266,7 @@ pub(super) fn assert_aligned(at: u64, pages: &[u8], slot_bytes: u64) {
 }
 
 /// `bytes` rounded up to pages; at least one page.
-fn whole_pages(bytes: usize) -> usize {
+pub(super) fn whole_pages(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of(PAGE_BYTES)
 }
 

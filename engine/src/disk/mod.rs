@@ -15,6 +15,7 @@
 
 mod blocking;
 mod buffer;
+mod chunks;
 mod files;
 mod map;
 mod probe;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use tracklog_protocol::TimeMicros;
 
 pub use buffer::{BufferPool, PageBuffer};
+pub use chunks::ChunkPool;
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
 pub(crate) use files::{descriptors_max, is_passing, open_alone, read_alone};
 pub use probe::{DurableWrites, Measured, measure};

@@ -25,7 +25,7 @@ use tracklog_protocol::{KeyValue, PartitionId, TimeMicros};
 
 use crate::catalog::{Change, Row};
 use crate::checkpoint::{Checkpoint, Position};
-use crate::disk::{BufferPool, PAGE_BYTES, PageBuffer, Slot};
+use crate::disk::{ChunkPool, PAGE_BYTES, PageBuffer, Slot};
 use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HEADER_BYTES, Opened, Run,
     Sealed, SegmentNumber, field, padded_bytes,
@@ -150,7 +150,7 @@ pub(crate) struct Journal {
     published: Arc<Published>,
     intake: Arc<Intake>,
     counters: Arc<Counters>,
-    pool: Arc<BufferPool>,
+    pool: Arc<ChunkPool>,
     slot: Arc<dyn Slot>,
     segment: SegmentId,
     position: u32,
@@ -190,7 +190,7 @@ impl Journal {
         published: Arc<Published>,
         intake: Arc<Intake>,
         counters: Arc<Counters>,
-        pool: Arc<BufferPool>,
+        pool: Arc<ChunkPool>,
         effects: &mut impl Effects,
     ) -> Self {
         let opened = start.opened;

@@ -22,7 +22,7 @@ use tracklog_protocol::{
 };
 
 use crate::catalog::Row;
-use crate::disk::{BufferPool, PAGE_BYTES, PageBuffer};
+use crate::disk::{ChunkPool, PAGE_BYTES, PageBuffer};
 use crate::journal::commit::{COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, field};
 use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
 use crate::published::Published;
@@ -78,7 +78,7 @@ pub(crate) struct Closed {
 /// The state as stamped.
 pub(crate) struct Stamper {
     published: Arc<Published>,
-    pool: Arc<BufferPool>,
+    pool: Arc<ChunkPool>,
     rows: Vec<Stamped>,
     /// The last record of every key of compacted topics.
     keys: HashMap<(PartitionId, Bytes), Offset>,
@@ -109,7 +109,7 @@ impl Stamper {
     /// Begins with what is published.
     pub(crate) fn new(
         published: Arc<Published>,
-        pool: Arc<BufferPool>,
+        pool: Arc<ChunkPool>,
         producers: Producers,
     ) -> Self {
         let topics = published.topics.read();
