@@ -135,13 +135,13 @@ impl Engine {
     ) -> Result<(Self, Stepper), OpenError> {
         let opening = open_disk(&disk, options)?;
         let (log, machines) = Self::assemble(disk, opening);
-        let stepper = Stepper::new(&log.disk, &log.client.intake, machines);
+        let stepper = Stepper::new(&log.disk, &log.client.driver, machines);
         Ok((log, stepper))
     }
 
     fn start(disk: Arc<dyn Disk>, opening: Opening) -> Result<Self, OpenError> {
         let (log, machines) = Self::assemble(disk, opening);
-        let threads = Threads::start(&log.disk, &log.client.intake, machines)?;
+        let threads = Threads::start(&log.disk, &log.client.driver, machines)?;
         *log.threads.lock() = Some(threads);
         Ok(log)
     }
@@ -176,7 +176,7 @@ impl Engine {
             commit_bytes: load(&counters.commit_bytes),
             in_flight: load(&counters.in_flight),
             reserved_bytes: self.client.budget.reserved_bytes(),
-            waiting_bytes: self.client.intake.waiting_bytes(),
+            waiting_bytes: self.client.intake().waiting_bytes(),
             write_micros: std::array::from_fn(|at| load(&counters.write_micros[at])),
             write_micros_sum: load(&counters.write_micros_sum),
             reads_ring: load(&reads.ring),
@@ -200,7 +200,7 @@ impl Engine {
     /// Whether new appends are taken.
     #[must_use]
     pub fn state(&self) -> State {
-        match self.client.intake.door() {
+        match self.client.intake().door() {
             Door::Closed(why) => State::Closed(why.to_string()),
             Door::Full(why) => State::Full(why.to_string()),
             Door::Open if self.counters.shedding.load(Ordering::Relaxed) => State::Shedding,
@@ -224,7 +224,7 @@ impl Engine {
     /// On a full disk what was taken is written as far as it fits into the room that is kept for
     /// it; the rest ends as [`AppendError::Full`].
     pub fn close(&self) {
-        self.client.intake.push(Input::Stop);
+        self.client.driver.push(Input::Stop);
         // Held until they have ended: whoever closes it meanwhile waits here.
         let mut threads = self.threads.lock();
         if let Some(threads) = threads.take() {
@@ -354,7 +354,7 @@ impl Log for Engine {
                 let why = "an embedded log is one domain".into();
                 return Err(AppendError::Closed { why });
             }
-            if let Door::Closed(why) = self.client.intake.door() {
+            if let Door::Closed(why) = self.client.intake().door() {
                 return Err(AppendError::Closed { why });
             }
             Ok(Epoch(self.opened.fetch_add(1, Ordering::AcqRel) + 1))

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tracklog_log::{Append, AppendError, Budget, Busy, Lane, Permit, Ticket};
 
+use crate::journal::driver::Driver;
 use crate::journal::intake::{Intake, Measured};
 use crate::published::Published;
 
 /// What it takes to append.
 #[derive(Clone)]
 pub(crate) struct IntakeClient {
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) driver: Arc<Driver>,
     pub(crate) published: Arc<Published>,
     pub(crate) budget: Arc<Budget>,
 }
@@ -25,7 +26,7 @@ impl IntakeClient {
     /// Leaves an append in the queue.
     pub(crate) fn append_with(&self, permit: Permit, append: Append<'_>) -> Ticket {
         match self.measure(&append) {
-            Ok(measured) => self.intake.append(append, &measured, permit),
+            Ok(measured) => self.driver.append(append, &measured, permit),
             Err(error) => Ticket::refused(error),
         }
     }
@@ -33,8 +34,12 @@ impl IntakeClient {
     /// Leaves the log's own append at the head of the queue. Its outcome is not told.
     pub(crate) fn append_ahead(&self, append: Append<'_>) -> Result<(), AppendError> {
         let measured = self.measure(&append)?;
-        self.intake.append_ahead(append, &measured);
+        self.intake().append_ahead(append, &measured);
         Ok(())
+    }
+
+    pub(crate) fn intake(&self) -> &Arc<Intake> {
+        &self.driver.intake
     }
 
     fn measure(&self, append: &Append<'_>) -> Result<Measured, AppendError> {

@@ -163,7 +163,7 @@ impl Keeper {
             Ok(()) => {
                 if std::mem::replace(&mut self.full, false) {
                     tracing::info!("there is room again: appends are taken");
-                    self.client.intake.set_door(Door::Open);
+                    self.client.intake().set_door(Door::Open);
                 }
                 return;
             }
@@ -182,10 +182,10 @@ impl Keeper {
             tracing::warn!("appends are refused: {why}");
         }
         let why: Arc<str> = why.into();
-        self.client.intake.set_door(Door::Full(Arc::clone(&why)));
+        self.client.intake().set_door(Door::Full(Arc::clone(&why)));
         if self.wanted.is_some() {
             // Who stops must not wait for it.
-            self.client.intake.push(Input::NoRoom(why));
+            self.client.driver.push(Input::NoRoom(why));
         }
     }
 
@@ -193,7 +193,7 @@ impl Keeper {
         if let Some(segment) = self.wanted {
             let prepared = self.prepare_one(segment)?;
             self.wanted = None;
-            self.client.intake.push(Input::Prepared(prepared));
+            self.client.driver.push(Input::Prepared(prepared));
         }
         // The prepared slot is the ballast's first.
         let more = usize::from(self.rolled);
@@ -312,8 +312,8 @@ impl Keeper {
         let oldest = oldest.ok_or_else(|| "there is no full segment to give up".to_owned())?;
         self.move_live_records(oldest)?;
         self.dropping = true;
-        let after_gathers = self.client.intake.gathers_ahead();
-        self.client.intake.push(Input::DropOldest { segment: oldest.number, after_gathers });
+        let after_gathers = self.client.intake().gathers_ahead();
+        self.client.driver.push(Input::DropOldest { segment: oldest.number, after_gathers });
         Ok(())
     }
 

@@ -37,7 +37,8 @@ use crate::journal::appender::{
 use crate::journal::commit::{
     CommitHeader, CommitKind, CommitNumber, Opened, Run, SegmentNumber, Stretch,
 };
-use crate::journal::intake::{Input, Intake};
+use crate::journal::driver::{Driver, Machine};
+use crate::journal::intake::Input;
 use crate::journal::recovery::{Cut, Note, Recovered, recover};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, is_slot_size};
 use crate::journal::walk;
@@ -311,7 +312,7 @@ fn assemble(
     // What was accepted must fit the ballast.
     let slot_bytes = usize::try_from(heading.slot_bytes).unwrap_or(usize::MAX);
     let client = IntakeClient {
-        intake: Arc::new(Intake::default()),
+        driver: Driver::new(Arc::default()),
         published: Arc::clone(&published),
         budget: Budget::new(options.budget_bytes.min(slot_bytes)),
     };
@@ -333,7 +334,7 @@ fn assemble(
         start,
         active,
         published,
-        Arc::clone(&client.intake),
+        Arc::clone(client.intake()),
         Arc::clone(&counters),
         Arc::new(ChunkPool::new(POOL_BYTES)),
         &mut asked,
@@ -604,7 +605,7 @@ impl Effects for Asked {
 /// What the journal asks for, handed to the disk and to the keeper.
 pub(crate) struct Handed {
     disk: Arc<dyn Disk>,
-    intake: Arc<Intake>,
+    driver: Arc<Driver>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -612,11 +613,11 @@ impl Handed {
     /// Hands jobs to whoever takes them from the other end, these first.
     pub(crate) fn new(
         disk: &Arc<dyn Disk>,
-        intake: &Arc<Intake>,
+        driver: &Arc<Driver>,
         first: Vec<Job>,
     ) -> (Self, mpsc::Receiver<Job>) {
         let (jobs, taken) = mpsc::channel();
-        let handed = Self { disk: Arc::clone(disk), intake: Arc::clone(intake), jobs };
+        let handed = Self { disk: Arc::clone(disk), driver: Arc::clone(driver), jobs };
         first.into_iter().for_each(|job| handed.hand(job));
         (handed, taken)
     }
@@ -630,8 +631,8 @@ impl Handed {
 
 impl Effects for Handed {
     fn write(&mut self, slot: &Arc<dyn Slot>, at: u64, pages: Bytes, number: CommitNumber) {
-        let intake = Arc::clone(&self.intake);
-        let done = move |result| intake.push(Input::Written { number, result });
+        let driver = Arc::clone(&self.driver);
+        let done = move |result| driver.push(Input::Written { number, result });
         slot.submit(at, pages, Box::new(done));
     }
 
@@ -656,35 +657,50 @@ impl Effects for Handed {
     }
 }
 
+/// A journal that runs, with what it hands its wishes to.
+struct Running {
+    journal: Journal,
+    handed: Handed,
+}
+
+impl Machine for Running {
+    fn step(&mut self) -> Next {
+        self.journal.step(&mut self.handed)
+    }
+}
+
 /// The threads of an open log.
 pub(crate) struct Threads {
-    appender: JoinHandle<()>,
+    watcher: JoinHandle<()>,
     keeper: JoinHandle<()>,
 }
 
 impl Threads {
-    /// Starts the journal's and the keeper's thread.
+    /// Starts the journal, its watcher and the keeper.
     pub(crate) fn start(
         disk: &Arc<dyn Disk>,
-        intake: &Arc<Intake>,
+        driver: &Arc<Driver>,
         machines: Machines,
     ) -> Result<Self, OpenError> {
         let Machines { journal, keeper, jobs } = machines;
-        let (effects, taken) = Handed::new(disk, intake, jobs);
-        let (intake, watched) = (Arc::clone(intake), Arc::clone(intake));
+        let (handed, taken) = Handed::new(disk, driver, jobs);
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let tells = Arc::clone(driver);
         let keeper = named("tracklog-keeper")
-            .spawn(move || keep(keeper, &taken, watched))
+            .spawn(move || keep(keeper, &taken, tells))
             .map_err(OpenError::io("start the keeper"))?;
-        let appender = named("tracklog-journal")
-            .spawn(move || append(journal, &intake, effects))
+        let watched = Arc::clone(driver);
+        let watcher = named("tracklog-watcher")
+            .spawn(move || watched.watch())
             .map_err(OpenError::io("start the journal"))?;
-        Ok(Self { appender, keeper })
+        // The driver has the journal, which has the driver, until the journal ends.
+        driver.start(Box::new(Running { journal, handed }));
+        Ok(Self { watcher, keeper })
     }
 
     /// Waits for both to end; the journal must have been told to stop.
     pub(crate) fn join(self) {
-        let ended = [self.appender.join(), self.keeper.join()];
+        let ended = [self.watcher.join(), self.keeper.join()];
         for panic in ended.into_iter().filter_map(Result::err) {
             if !std::thread::panicking() {
                 std::panic::resume_unwind(panic);
@@ -693,15 +709,8 @@ impl Threads {
     }
 }
 
-/// The journal's thread.
-fn append(mut journal: Journal, intake: &Intake, mut effects: Handed) {
-    while let Next::Wait { wake_at_bytes, timeout } = journal.step(&mut effects) {
-        intake.sleep(wake_at_bytes, timeout);
-    }
-}
-
 /// Tells the journal when the keeper panics: no slot would ever come.
-struct Watched(Arc<Intake>);
+struct Watched(Arc<Driver>);
 
 impl Drop for Watched {
     fn drop(&mut self) {
@@ -713,8 +722,8 @@ impl Drop for Watched {
 }
 
 /// The keeper's thread. Ends when the journal's has, which holds the other end.
-fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>, intake: Arc<Intake>) {
-    let _watched = Watched(intake);
+fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>, driver: Arc<Driver>) {
+    let _watched = Watched(driver);
     loop {
         let job = if keeper.waits_for_room() {
             jobs.recv_timeout(ROOM_EVERY)

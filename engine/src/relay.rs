@@ -1,6 +1,6 @@
 //! Waking those who wait for a commit, on the runtime that runs them.
 //!
-//! A commit may have a thousand callers. Woken one by one from the journal's thread, each takes
+//! A commit may have a thousand callers. Woken one by one from a thread of the disk, each takes
 //! the way that a runtime has for strangers: a shared queue with a lock, and often a system call
 //! for a worker that sleeps. So an embedder spawns a few [`Relay`]s on the runtime whose tasks
 //! wait. The journal cuts the list of wakers into as many shares as relays are idle, hands each

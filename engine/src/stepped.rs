@@ -13,7 +13,7 @@ use std::sync::mpsc;
 
 use crate::disk::Disk;
 use crate::journal::appender::{Journal, Next};
-use crate::journal::intake::Intake;
+use crate::journal::driver::Driver;
 use crate::keeper::{Job, Keeper};
 use crate::open::{Handed, Machines};
 
@@ -28,9 +28,9 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    pub(crate) fn new(disk: &Arc<dyn Disk>, intake: &Arc<Intake>, machines: Machines) -> Self {
+    pub(crate) fn new(disk: &Arc<dyn Disk>, driver: &Arc<Driver>, machines: Machines) -> Self {
         let Machines { journal, keeper, jobs } = machines;
-        let (handed, jobs) = Handed::new(disk, intake, jobs);
+        let (handed, jobs) = Handed::new(disk, driver, jobs);
         Self { journal, keeper, handed, jobs }
     }
 

@@ -5,15 +5,15 @@
 //!   in one gather, and a gather becomes one commit.
 //! - No message and no allocation per event: bytes are copied into the open gather's arena under
 //!   a short lock, and all callers of a gather share one [`CommitOutcome`].
-//! - The appender is woken only when what waits lets it close a commit.
+//! - At most one thread attends to it. Who leaves something that the journal waits for, while
+//!   nobody does, is told to; who attends leaves only when there is no such thing.
 //!
-//! Called by the engine's `Log` (append) and the appender (take, inputs).
+//! Called by the driver (append, push, attend, leave), the appender (take, inputs) and the keeper.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use smallvec::SmallVec;
 use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
@@ -26,7 +26,7 @@ use crate::journal::appender::Prepared;
 use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
 
 use super::super::relay::Relays;
-use super::super::sync::{Condvar, Mutex, OnceLock};
+use super::super::sync::{Mutex, OnceLock};
 
 /// Above this a gather takes no further append, unless the disk is busy with all it may have.
 const GATHER_BYTES: usize = 256 << 10;
@@ -274,7 +274,6 @@ pub(crate) enum Input {
     Stop,
 }
 
-#[derive(Default)]
 struct Queue {
     gathers: VecDeque<Gather>,
     spare: Vec<Gather>,
@@ -283,11 +282,42 @@ struct Queue {
     busy: bool,
     inputs: Vec<Input>,
     door: Option<Door>,
-    sleeping: bool,
+    /// Somebody drives the journal, or is about to.
+    attended: bool,
+    /// While nobody does: when so much waits, somebody has to.
     wake_at_bytes: usize,
 }
 
+impl Default for Queue {
+    /// An empty queue, attended to by who makes it.
+    fn default() -> Self {
+        Self {
+            gathers: VecDeque::new(),
+            spare: Vec::new(),
+            waiting_bytes: 0,
+            taken: 0,
+            busy: false,
+            inputs: Vec::new(),
+            door: None,
+            attended: true,
+            wake_at_bytes: 0,
+        }
+    }
+}
+
 impl Queue {
+    /// Whether enough waits for a commit.
+    fn wakes(&self, wake_at_bytes: usize) -> bool {
+        !self.gathers.is_empty() && self.waiting_bytes >= wake_at_bytes
+    }
+
+    /// Makes the caller attend, if something is there to be attended to and nobody does.
+    fn attend_if(&mut self, wanted: bool) -> bool {
+        let attends = wanted && !self.attended;
+        self.attended |= attends;
+        attends
+    }
+
     /// The gather that an append of this size joins.
     fn gather(&mut self, measured: &Measured) -> &mut Gather {
         let limit = if self.busy { GATHER_BYTES_BUSY } else { GATHER_BYTES };
@@ -322,11 +352,10 @@ impl Queue {
     }
 }
 
-/// The queue between callers and appender.
+/// The queue between callers and appender. Who makes it attends to it first.
 #[derive(Default)]
 pub(crate) struct Intake {
     queue: Mutex<Queue>,
-    wake: Condvar,
 }
 
 /// What waits at the front of the queue.
@@ -341,40 +370,60 @@ pub(crate) struct Waiting {
 }
 
 impl Intake {
-    /// Leaves an append in the queue.
-    pub(crate) fn append(&self, append: Append<'_>, measured: &Measured, permit: Permit) -> Ticket {
+    /// Leaves an append in the queue. True: the caller has to attend now.
+    #[must_use = "who is told to attend has to"]
+    pub(crate) fn append(
+        &self,
+        append: Append<'_>,
+        measured: &Measured,
+        permit: Permit,
+    ) -> (Ticket, bool) {
         let mut queue = self.queue.lock();
         match &queue.door {
             None | Some(Door::Open) => {}
             Some(Door::Full(why)) => {
-                return Ticket::refused(AppendError::Full { why: Arc::clone(why) });
+                let full = AppendError::Full { why: Arc::clone(why) };
+                return (Ticket::refused(full), false);
             }
             Some(Door::Closed(why)) => {
-                return Ticket::refused(AppendError::Closed { why: Arc::clone(why) });
+                let closed = AppendError::Closed { why: Arc::clone(why) };
+                return (Ticket::refused(closed), false);
             }
         }
         let gather = queue.gather(measured);
         let number = gather.push(append, measured, Some(permit));
         let outcome = Arc::clone(&gather.outcome.0);
         queue.waiting_bytes += measured.payload_bytes;
-        let wake = queue.sleeping && queue.waiting_bytes >= queue.wake_at_bytes;
-        queue.sleeping &= !wake;
+        let enough = queue.wakes(queue.wake_at_bytes);
+        let attend = queue.attend_if(enough);
         drop(queue);
-        if wake {
-            self.wake.notify_one();
-        }
-        Ticket::new(outcome, number)
+        (Ticket::new(outcome, number), attend)
     }
 
-    /// Tells the appender that something happened.
-    pub(crate) fn push(&self, input: Input) {
+    /// Tells the journal that something happened. True: the caller has to attend now.
+    #[must_use = "who is told to attend has to"]
+    pub(crate) fn push(&self, input: Input) -> bool {
         let mut queue = self.queue.lock();
         queue.inputs.push(input);
-        let wake = std::mem::replace(&mut queue.sleeping, false);
-        drop(queue);
-        if wake {
-            self.wake.notify_one();
-        }
+        queue.attend_if(true)
+    }
+
+    /// Asks to attend, though nothing came. False: somebody does already.
+    #[must_use = "who may attend has to"]
+    pub(crate) fn attend(&self) -> bool {
+        self.queue.lock().attend_if(true)
+    }
+
+    /// Attends no longer, until an input comes or `wake_at_bytes` wait. False when that is so
+    /// already: the caller goes on attending.
+    #[must_use = "who could not leave still attends"]
+    pub(crate) fn leave(&self, wake_at_bytes: usize) -> bool {
+        let mut queue = self.queue.lock();
+        assert!(queue.attended, "who leaves has attended");
+        let leaves = queue.inputs.is_empty() && !queue.wakes(wake_at_bytes);
+        queue.attended = !leaves;
+        queue.wake_at_bytes = wake_at_bytes;
+        leaves
     }
 
     /// Leaves the log's own append at the head of the queue, where no full door and no budget
@@ -458,28 +507,6 @@ impl Intake {
     /// Bytes that wait for a commit.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.queue.lock().waiting_bytes
-    }
-
-    /// Blocks until an input comes, `wake_at_bytes` wait, or `timeout` has passed.
-    pub(crate) fn sleep(&self, wake_at_bytes: usize, timeout: Option<Duration>) {
-        let mut queue = self.queue.lock();
-        let nothing = |queue: &Queue| {
-            let waits = !queue.gathers.is_empty() && queue.waiting_bytes >= wake_at_bytes;
-            queue.inputs.is_empty() && !waits
-        };
-        if !nothing(&queue) {
-            return;
-        }
-        queue.sleeping = true;
-        queue.wake_at_bytes = wake_at_bytes;
-        match timeout {
-            Some(timeout) => {
-                // Woken early or late, the appender looks at everything again.
-                self.wake.wait_while_for(&mut queue, |queue| queue.sleeping, timeout);
-            }
-            None => self.wake.wait_while(&mut queue, |queue| queue.sleeping),
-        }
-        queue.sleeping = false;
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub(crate) mod appender;
 pub(crate) mod commit;
+pub(crate) mod driver;
 pub(crate) mod intake;
 pub(crate) mod recovery;
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Rig {
     fn open_with(disk: &SimDisk, options: &Options) -> Result<Self, OpenError> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let Opening { client, report, counters, machines, .. } = open_disk(&shared, options)?;
-        let stepper = Stepper::new(&shared, &client.intake, machines);
+        let stepper = Stepper::new(&shared, &client.driver, machines);
         Ok(Self { disk: disk.clone(), client, stepper, counters, notes: report.notes })
     }
 
@@ -116,7 +116,7 @@ impl Rig {
 
     /// Stops in good order.
     fn stop(mut self) {
-        self.client.intake.push(Input::Stop);
+        self.client.driver.push(Input::Stop);
         while self.step() != Next::Stopped {
             if !self.keep() {
                 self.disk.step();
@@ -936,7 +936,7 @@ fn a_stop_on_a_full_disk_ends_and_gives_up_only_what_does_not_fit() {
     let stored = |ticket: &mut Ticket| decided(ticket).map(|result| result.is_ok());
     assert_eq!(stored(&mut large[0]), Some(true));
     assert_eq!(stored(&mut small), None, "it waits for room");
-    rig.client.intake.push(Input::Stop);
+    rig.client.driver.push(Input::Stop);
     let stopped = (0..1_000).any(|_| {
         if !rig.keep() {
             disk.step();
@@ -1464,7 +1464,7 @@ fn a_log_that_fails_past_the_deadline_says_so_instead_of_shedding_for_ever() {
     rig.step();
     assert!(rig.counters.shedding.load(Ordering::Relaxed));
     let result = Err(std::io::ErrorKind::Other.into());
-    rig.client.intake.push(Input::Written { number: CommitNumber(u64::MAX), result });
+    rig.client.driver.push(Input::Written { number: CommitNumber(u64::MAX), result });
     rig.step();
     assert!(matches!(decided(&mut late), Some(Err(AppendError::Unknown { .. }))));
     assert!(!rig.counters.shedding.load(Ordering::Relaxed), "new work must hear that it is closed");
@@ -1581,7 +1581,7 @@ fn with_threads(disk: &SimDisk) -> (crate::intake_client::IntakeClient, Threads)
     disk.set_auto(true);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let Opening { client, machines, .. } = open_disk(&shared, &options()).unwrap();
-    let threads = Threads::start(&shared, &client.intake, machines).unwrap();
+    let threads = Threads::start(&shared, &client.driver, machines).unwrap();
     (client, threads)
 }
 
@@ -1607,7 +1607,7 @@ fn nobody_waits_for_a_journal_whose_thread_panicked() {
     let (client, threads) = with_threads(&disk);
     let grown = client.published.grown(&[(place(0), Offset(1 << 40))]);
     // A write that nobody began.
-    client.intake.push(Input::Written { number: CommitNumber(1 << 40), result: Ok(()) });
+    client.driver.push(Input::Written { number: CommitNumber(1 << 40), result: Ok(()) });
     closes(&client);
     block_on(grown);
     assert!(std::thread::spawn(move || threads.join()).join().is_err(), "the panic is told");

@@ -15,6 +15,7 @@ mod sync;
 
 #[path = "../journal"]
 mod journal {
+    pub(super) mod driver;
     pub(super) mod intake;
 }
 
@@ -26,13 +27,15 @@ use std::task::{Context, Wake, Waker};
 
 use loom::future::block_on;
 use loom::thread;
-use tracklog_log::{Append, AppendError, Budget, Item, Lane, Ticket};
+use tracklog_log::{Append, AppendError, Budget, Item, Lane};
 use tracklog_protocol::{Offset, Record};
 
+use self::journal::driver::{Driver, Machine};
 use self::journal::intake::{Decided, Input, Intake, Measured};
 use self::published::{Published, Topics};
 use self::relay::Relays;
 use crate::catalog::{self, Catalog, Row};
+use crate::journal::appender::Next;
 use crate::partition::places::Places;
 use crate::partition::tail::Tail;
 
@@ -110,58 +113,102 @@ fn a_relay_that_is_not_polled_is_handed_one_share() {
     });
 }
 
-/// Leaves one record in the queue.
-fn append(intake: &Intake, budget: &Arc<Budget>) -> Ticket {
+/// Leaves one record in the queue, by way of `append`.
+fn append<T>(
+    budget: &Arc<Budget>,
+    append: impl FnOnce(Append<'_>, &Measured, tracklog_log::Permit) -> T,
+) -> T {
     let record = Record::opaque(b"record");
     let items = [Item::Record { partition: catalog::PARTITION, record }];
-    let append = Append { conditions: &[], items: &items };
-    let measured = Measured::of(&append, |_| Some(Row(0))).unwrap();
+    let of_one = Append { conditions: &[], items: &items };
+    let measured = Measured::of(&of_one, |_| Some(Row(0))).unwrap();
     let permit = budget.reserve(Lane::INTERNAL, 64).unwrap();
-    intake.append(append, &measured, permit)
+    append(of_one, &measured, permit)
 }
 
-/// The journal's part: takes what waits and decides it, until it is told to stop.
-fn decide_until_stopped(intake: &Intake, relays: &Relays) {
-    let (mut inputs, mut next) = (Vec::new(), 0);
-    loop {
-        intake.take_inputs(&mut inputs);
+/// Appends one record through the driver, and waits for its offset.
+fn offset_of_one(driver: &Driver, budget: &Arc<Budget>) -> Offset {
+    let ticket = append(budget, |append, measured, permit| driver.append(append, measured, permit));
+    block_on(ticket).unwrap().offset(0)
+}
+
+/// A journal that decides whatever waits, until it is told to stop.
+struct Decides {
+    intake: Arc<Intake>,
+    relays: Arc<Relays>,
+    next: u64,
+}
+
+impl Machine for Decides {
+    fn step(&mut self) -> Next {
+        let mut inputs = Vec::new();
+        self.intake.take_inputs(&mut inputs);
         let stopping = inputs.iter().any(|input| matches!(input, Input::Stop));
-        while let Some(mut gather) = intake.take() {
+        while let Some(mut gather) = self.intake.take() {
             let appends = u32::try_from(gather.appends.len()).unwrap();
-            let offsets = (next..next + u64::from(appends)).map(Offset).collect();
-            next += u64::from(appends);
+            let offsets = (self.next..self.next + u64::from(appends)).map(Offset).collect();
+            self.next += u64::from(appends);
             let first_items = (0..appends).collect();
             let (refused, duplicates) = (Vec::new(), Vec::new());
             let decided = Decided::Stored { offsets, first_items, refused, duplicates };
-            std::mem::take(&mut gather.outcome).decide(decided, relays);
-            intake.recycle(gather);
+            std::mem::take(&mut gather.outcome).decide(decided, &self.relays);
+            self.intake.recycle(gather);
         }
-        if stopping {
-            return;
-        }
-        intake.sleep(0, None);
+        if stopping { Next::Stopped } else { Next::Wait { wake_at_bytes: 0, timeout: None } }
     }
 }
 
 #[test]
 fn every_append_is_taken_once_and_its_caller_hears_of_it() {
     in_every_schedule(|| {
-        let (intake, relays) = (Arc::new(Intake::default()), Arc::new(Relays::default()));
+        let driver = Driver::new(Arc::default());
         let budget = Budget::new(1 << 20);
-        let journal = thread::spawn({
-            let (intake, relays) = (Arc::clone(&intake), Arc::clone(&relays));
-            move || decide_until_stopped(&intake, &relays)
+        let watcher = thread::spawn({
+            let driver = Arc::clone(&driver);
+            move || driver.watch()
         });
+        let (intake, relays) = (Arc::clone(&driver.intake), Arc::default());
+        driver.start(Box::new(Decides { intake, relays, next: 0 }));
         let other = thread::spawn({
-            let (intake, budget) = (Arc::clone(&intake), Arc::clone(&budget));
-            move || block_on(append(&intake, &budget)).unwrap().offset(0)
+            let (driver, budget) = (Arc::clone(&driver), Arc::clone(&budget));
+            move || offset_of_one(&driver, &budget)
         });
-        let mine = block_on(append(&intake, &budget)).unwrap().offset(0);
+        let mine = offset_of_one(&driver, &budget);
         let mut offsets = [mine, other.join().unwrap()];
         offsets.sort_unstable();
         assert_eq!(offsets, [Offset(0), Offset(1)]);
-        intake.push(Input::Stop);
-        journal.join().unwrap();
+        driver.push(Input::Stop);
+        watcher.join().unwrap();
+    });
+}
+
+/// A journal for which more comes in each of its first steps; then it stops.
+struct Restless {
+    intake: Arc<Intake>,
+    steps_left: usize,
+}
+
+impl Machine for Restless {
+    fn step(&mut self) -> Next {
+        self.intake.take_inputs(&mut Vec::new());
+        let Some(steps_left) = self.steps_left.checked_sub(1) else { return Next::Stopped };
+        self.steps_left = steps_left;
+        assert!(!self.intake.push(Input::NoRoom("more".into())), "it is attended to");
+        Next::Wait { wake_at_bytes: 0, timeout: None }
+    }
+}
+
+#[test]
+fn a_journal_that_is_never_done_is_handed_over_to_the_watcher() {
+    in_every_schedule(|| {
+        let driver = Driver::new(Arc::default());
+        let watcher = thread::spawn({
+            let driver = Arc::clone(&driver);
+            move || driver.watch()
+        });
+        let intake = Arc::clone(&driver.intake);
+        driver.start(Box::new(Restless { intake, steps_left: 4 }));
+        watcher.join().unwrap();
     });
 }
 
@@ -178,7 +225,9 @@ fn a_journal_that_ends_leaves_nobody_waiting() {
                 intake.abandon(&"it ended".into(), &relays);
             }
         });
-        let answered = block_on(append(&intake, &budget)).map(|_| ());
+        let (ticket, _) =
+            append(&budget, |append, measured, permit| intake.append(append, measured, permit));
+        let answered = block_on(ticket).map(|_| ());
         let lost =
             matches!(answered, Err(AppendError::Closed { .. } | AppendError::Unknown { .. }));
         assert!(lost, "{answered:?}");
