@@ -310,9 +310,14 @@ impl ReplayShare {
 
 impl Drop for ReplayShare {
     fn drop(&mut self) {
-        self.waiting.queues.lock().replay_bytes -= self.bytes;
-        // What waits next may be small enough for several threads.
-        self.waiting.changed.notify_all();
+        let mut queues = self.waiting.queues.lock();
+        queues.replay_bytes -= self.bytes;
+        let none_waits = queues.replay.is_empty();
+        drop(queues);
+        if !none_waits {
+            // What waits next may be small enough for several threads.
+            self.waiting.changed.notify_all();
+        }
     }
 }
 
