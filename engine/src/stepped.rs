@@ -41,7 +41,13 @@ impl Stepper {
     }
 
     pub(crate) fn step(&mut self) -> Next {
-        self.journal.step(&mut self.handed)
+        loop {
+            match self.journal.step(&mut self.handed) {
+                // Nobody comes meanwhile.
+                Next::Linger { .. } => {}
+                next => return next,
+            }
+        }
     }
 
     /// Lets the keeper do the first job that waits for it. False when none does.

@@ -82,6 +82,9 @@ pub(crate) trait Effects {
 pub(crate) enum Next {
     /// When so many bytes wait, or at the latest after the timeout.
     Wait { wake_at_bytes: usize, timeout: Option<Duration> },
+    /// At once, or in a moment, when so many appends wait: the callers that were just told may
+    /// come again, and then share a commit.
+    Linger { appends: usize },
     /// Never: everything is durable and the log is stopped, or it failed.
     Stopped,
 }
@@ -98,6 +101,41 @@ pub(crate) struct Counters {
     pub(crate) write_micros_sum: AtomicU64,
     /// A commit is past its deadline.
     pub(crate) shedding: AtomicBool,
+}
+
+/// Whether callers that were told of their commit come again at once. Where they did not, it is
+/// tried again ever more rarely.
+#[derive(Debug, Default)]
+struct Patience {
+    /// So many commits go by before the next try.
+    skips_left: u32,
+    /// The last time this many were let go by.
+    skips: u32,
+    /// Callers that are waited for.
+    expected: Option<usize>,
+}
+
+impl Patience {
+    /// What is to be waited for, when so many callers were told.
+    fn after(&mut self, told: usize) -> Option<usize> {
+        // One alone shares with nobody; that many fill a commit.
+        if !(2..=256).contains(&told) {
+            return None;
+        }
+        if let Some(left) = self.skips_left.checked_sub(1) {
+            self.skips_left = left;
+            return None;
+        }
+        self.expected = Some(told);
+        self.expected
+    }
+
+    /// Takes note of how many came.
+    fn learn(&mut self, came: usize) {
+        let Some(expected) = self.expected.take() else { return };
+        self.skips = if 2 * came >= expected { 0 } else { (2 * self.skips + 1).min(63) };
+        self.skips_left = self.skips;
+    }
 }
 
 /// An order to give up the oldest segment.
@@ -171,6 +209,7 @@ pub(crate) struct Journal {
     inputs: Vec<Input>,
     one_ended: bool,
     busy: bool,
+    patience: Patience,
     silent_since: Duration,
     stopping: bool,
     /// Something that waited was refused, so as to stop: no segment is given up any more.
@@ -213,6 +252,7 @@ impl Journal {
             inputs: Vec::new(),
             one_ended: false,
             busy: false,
+            patience: Patience::default(),
             silent_since: effects.monotonic(),
             stopping: false,
             gave_up: false,
@@ -240,7 +280,14 @@ impl Journal {
         if self.failed {
             return Next::Stopped;
         }
-        self.publish(effects);
+        let told = self.publish(effects);
+        self.patience.learn(self.intake.waiting_appends());
+        if self.in_flight.is_empty()
+            && !self.stopping
+            && let Some(appends) = self.patience.after(told)
+        {
+            return Next::Linger { appends };
+        }
         let blocked = self.close_commits(effects);
         self.drop_oldest(effects);
         self.watch_deadline(effects);
@@ -313,11 +360,12 @@ impl Journal {
         self.published.close();
     }
 
-    /// Publishes all commits at the front that are durable.
-    fn publish(&mut self, effects: &mut impl Effects) {
-        let mut any = false;
+    /// Publishes all commits at the front that are durable. Says how many callers were told.
+    fn publish(&mut self, effects: &mut impl Effects) -> usize {
+        let (mut any, mut told) = (false, 0);
         while self.in_flight.front().is_some_and(|commit| commit.done) {
             let commit = self.in_flight.pop_front().expect("it was just looked at");
+            told += commit.permits.len();
             self.publish_one(commit, effects);
             any = true;
         }
@@ -326,6 +374,7 @@ impl Journal {
             self.silent_since = effects.monotonic();
             self.counters.in_flight.store(self.in_flight.len() as u64, Ordering::Relaxed);
         }
+        told
     }
 
     fn publish_one(&mut self, commit: InFlight, effects: &mut impl Effects) {
@@ -761,4 +810,42 @@ pub(crate) fn control_pages(header: &mut CommitHeader, body: &[u8]) -> Bytes {
     header.directory_crc = crc32fast::hash(body);
     pages[..HEADER_BYTES].copy_from_slice(&header.encode());
     pages.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Patience;
+
+    #[test]
+    fn one_caller_alone_and_a_commit_full_of_them_are_not_waited_for() {
+        let mut patience = Patience::default();
+        assert_eq!(
+            [0, 1, 2, 256, 257].map(|told| patience.after(told)),
+            [None, None, Some(2), Some(256), None]
+        );
+    }
+
+    #[test]
+    fn callers_that_come_again_are_waited_for_each_time() {
+        let mut patience = Patience::default();
+        for _ in 0..10 {
+            assert_eq!(patience.after(8), Some(8));
+            patience.learn(4);
+        }
+    }
+
+    #[test]
+    fn callers_that_do_not_come_are_waited_for_ever_more_rarely_until_they_do() {
+        let mut patience = Patience::default();
+        let skipped = |patience: &mut Patience| {
+            let skipped = (0..).find(|_| patience.after(8).is_some());
+            patience.learn(0);
+            skipped.expect("it is tried again")
+        };
+        let skips: Vec<u32> = (0..9).map(|_| skipped(&mut patience)).collect();
+        assert_eq!(skips, [0, 1, 3, 7, 15, 31, 63, 63, 63]);
+        while patience.after(8).is_none() {}
+        patience.learn(8);
+        assert_eq!(patience.after(8), Some(8));
+    }
 }

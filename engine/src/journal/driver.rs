@@ -19,6 +19,7 @@
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tracklog_log::{Append, Permit, Ticket};
@@ -28,6 +29,9 @@ use crate::journal::appender::Next;
 use super::super::sync::{Condvar, Mutex};
 use super::intake::{Input, Intake, Measured};
 
+/// So long the callers of a commit that was just published are waited for: as long as it takes to
+/// wake them, and for each to come again.
+const MOMENT: Duration = Duration::from_micros(50);
 /// So many steps are driven by who brought something. One does what there was to do; what came
 /// during that step is done in the second.
 const STEPS_MAX: usize = 2;
@@ -74,6 +78,33 @@ impl Watch {
     }
 }
 
+/// Who drives the journal.
+#[derive(Clone, Copy)]
+enum By {
+    /// Who appends, and has others to serve.
+    Caller,
+    /// A thread that tells of something, as of a write's end.
+    Teller,
+    Watcher,
+}
+
+impl By {
+    const fn steps_max(self) -> usize {
+        match self {
+            Self::Caller | Self::Teller => STEPS_MAX,
+            Self::Watcher => usize::MAX,
+        }
+    }
+
+    /// A caller's own thread may be what those run on that are waited for.
+    const fn may_linger(self) -> bool {
+        match self {
+            Self::Caller => false,
+            Self::Teller | Self::Watcher => true,
+        }
+    }
+}
+
 /// How the journal is left.
 enum Left {
     /// It waits for something.
@@ -109,14 +140,14 @@ impl Driver {
     /// Begins to drive `machine`. Who calls has attended to the intake since it was made.
     pub(crate) fn start(&self, machine: Box<dyn Machine>) {
         *self.machine.lock() = Some(machine);
-        self.attend(STEPS_MAX);
+        self.attend(By::Caller);
     }
 
     /// Leaves an append in the queue, and drives the journal if it waited for that.
     pub(crate) fn append(&self, append: Append<'_>, measured: &Measured, permit: Permit) -> Ticket {
         let (ticket, attend) = self.intake.append(append, measured, permit);
         if attend {
-            self.attend(STEPS_MAX);
+            self.attend(By::Caller);
         }
         ticket
     }
@@ -124,7 +155,7 @@ impl Driver {
     /// Tells the journal that something happened.
     pub(crate) fn push(&self, input: Input) {
         if self.intake.push(input) {
-            self.attend(STEPS_MAX);
+            self.attend(By::Teller);
         }
     }
 
@@ -137,7 +168,7 @@ impl Driver {
                 Call::Due => self.intake.attend(),
             };
             if attends {
-                self.attend(usize::MAX);
+                self.attend(By::Watcher);
             }
         }
         let panic = self.watch.lock().panic.take();
@@ -157,11 +188,11 @@ impl Driver {
         self.called.notify_one();
     }
 
-    /// Drives the journal until there is nothing to do for now, at most for so many steps. Who
-    /// calls attends to the intake.
-    fn attend(&self, steps_max: usize) {
+    /// Drives the journal until there is nothing to do for now, as long as is meet for who calls,
+    /// and attends to the intake.
+    fn attend(&self, by: By) {
         // What a panic leaves half done is dropped with the journal.
-        match panic::catch_unwind(AssertUnwindSafe(|| self.drive(steps_max))) {
+        match panic::catch_unwind(AssertUnwindSafe(|| self.drive(by))) {
             Ok(Left::ForNow) => {}
             Ok(Left::WithWork) => self.hand_over(),
             Ok(Left::ForGood) => self.end(None),
@@ -169,12 +200,17 @@ impl Driver {
         }
     }
 
-    fn drive(&self, steps_max: usize) -> Left {
+    fn drive(&self, by: By) -> Left {
         let mut machine = self.machine.lock();
         let Some(running) = machine.as_mut() else { return Left::ForGood };
-        for _ in 0..steps_max {
-            let Next::Wait { wake_at_bytes, timeout } = running.step() else {
-                return Left::ForGood;
+        for _ in 0..by.steps_max() {
+            let (wake_at_bytes, timeout) = loop {
+                match running.step() {
+                    Next::Wait { wake_at_bytes, timeout } => break (wake_at_bytes, timeout),
+                    Next::Linger { appends } if by.may_linger() => self.linger(appends),
+                    Next::Linger { .. } => {}
+                    Next::Stopped => return Left::ForGood,
+                }
             };
             // Before it leaves: who comes next has the last word.
             self.set_due(timeout);
@@ -183,6 +219,14 @@ impl Driver {
             }
         }
         Left::WithWork
+    }
+
+    /// Lets the callers run that were just woken, until so many appends wait or a moment is over.
+    fn linger(&self, appends: usize) {
+        let began = Instant::now();
+        while self.intake.waiting_appends() < appends && began.elapsed() < MOMENT {
+            thread::yield_now();
+        }
     }
 
     fn set_due(&self, timeout: Option<Duration>) {

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
@@ -26,7 +27,7 @@ use crate::journal::appender::Prepared;
 use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
 
 use super::super::relay::Relays;
-use super::super::sync::{Mutex, OnceLock};
+use super::super::sync::{AtomicUsize, Mutex, OnceLock};
 
 /// Above this a gather takes no further append, unless the disk is busy with all it may have.
 const GATHER_BYTES: usize = 256 << 10;
@@ -356,6 +357,8 @@ impl Queue {
 #[derive(Default)]
 pub(crate) struct Intake {
     queue: Mutex<Queue>,
+    /// Appends in the queue. Changed under its lock; whoever only looks takes none.
+    appends: AtomicUsize,
 }
 
 /// What waits at the front of the queue.
@@ -394,6 +397,7 @@ impl Intake {
         let number = gather.push(append, measured, Some(permit));
         let outcome = Arc::clone(&gather.outcome.0);
         queue.waiting_bytes += measured.payload_bytes;
+        self.appends.fetch_add(1, Ordering::Relaxed);
         let enough = queue.wakes(queue.wake_at_bytes);
         let attend = queue.attend_if(enough);
         drop(queue);
@@ -432,6 +436,7 @@ impl Intake {
         let mut queue = self.queue.lock();
         let gather = queue.gather_ahead(measured.payload_bytes);
         gather.push(append, measured, None);
+        self.appends.fetch_add(1, Ordering::Relaxed);
         queue.waiting_bytes += measured.payload_bytes;
     }
 
@@ -464,7 +469,13 @@ impl Intake {
         let gather = queue.gathers.pop_front()?;
         queue.waiting_bytes -= gather.payload_bytes;
         queue.taken += 1;
+        self.appends.fetch_sub(gather.appends.len(), Ordering::Relaxed);
         Some(gather)
+    }
+
+    /// How many appends wait, a moment ago.
+    pub(crate) fn waiting_appends(&self) -> usize {
+        self.appends.load(Ordering::Relaxed)
     }
 
     /// Shuts the door for good and gives up whatever waits.

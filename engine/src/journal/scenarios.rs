@@ -32,6 +32,7 @@ use crate::options::Options;
 use crate::partition::places::SegmentId;
 use crate::stepped::Stepper;
 
+mod driven;
 mod produced;
 mod wild;
 
