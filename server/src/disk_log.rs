@@ -12,6 +12,7 @@ use tracklog_log::Log;
 
 use crate::admin::Verification;
 use crate::config::{BackendName, JournalSettings, WhenFullSetting};
+use crate::offline::Written;
 use crate::{metrics, verify};
 
 /// How often a folder in use is tried again, and after which pause: a reading verb looks at the
@@ -50,6 +51,12 @@ impl DiskLog {
         let what = if report.created { "made" } else { "opened" };
         tracing::info!("log {what} in {:.1?}, run {}", report.took, report.run);
         Ok(Self { engine, path })
+    }
+
+    /// What it has written since it was opened.
+    pub(crate) fn written(&self) -> Written {
+        let status = self.engine.status();
+        Written { commits: status.commits, bytes: status.commit_bytes }
     }
 
     /// Has those who wait for a commit woken by the workers of this runtime, which run them.

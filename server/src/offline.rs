@@ -64,6 +64,15 @@ pub fn open(path: &Path, told: &mut dyn FnMut(String)) -> Result<Arc<dyn Log>, O
 /// A log that is open to write, for a change by its operator while no node runs.
 pub struct Changing(DiskLog);
 
+/// What a log has made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Commits, marks and the like included.
+    pub commits: u64,
+    /// Their bytes, headers and padding included.
+    pub bytes: u64,
+}
+
 /// Opens the log in the folder to change something.
 ///
 /// # Errors
@@ -88,6 +97,12 @@ impl Changing {
     #[must_use]
     pub fn log(&self) -> Arc<dyn Log> {
         self.0.log()
+    }
+
+    /// What it has written since it was opened.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.0.written()
     }
 
     /// Makes what was changed durable and lets the folder go.

@@ -5,21 +5,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 use tracklog_log::{
     Append, Busy, Domain, Epoch, Item, Lane, Log, Permit, Retention, Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{PayloadKind, Record, VerifiedBatch};
-use tracklog_server::offline;
+use tracklog_server::config::JournalSettings;
+use tracklog_server::offline::{self, Changing};
 
-use super::{Figure, Run, raw};
+use super::raw::{Bare, RawDisk, micros};
+use super::{Figure, Run, open_loop};
 use crate::failure::Failure;
 
 pub(super) const RECORD_BYTES: usize = 256;
 pub(super) const BATCH_RECORDS: usize = 1_000;
 /// Lanes that a load is spread over: a source alone may have half the budget.
 const LANES: u8 = 8;
+/// No more commits are ever on their way to the disk.
+const IN_FLIGHT_MAX: usize = 4;
+const PAGE_BYTES: usize = 4_096;
 const RAW_SERIAL: &str = "serial pwrite + fdatasync of as much";
 const RAW_PAGE: &str = "serial pwrite + fdatasync of a page an event";
 
@@ -33,40 +39,192 @@ struct Case {
     records: usize,
 }
 
-const CASES: [Case; 5] = [
-    Case { name: "1,000 × 256 B, 8 producers", partitions: 16, producers: 8, records: 1_000 },
-    Case { name: "the same, 1,024 partitions", partitions: 1_024, producers: 8, records: 1_000 },
+const CASES: [Case; 7] = [
     Case { name: "1,000 × 256 B, 1 producer", partitions: 16, producers: 1, records: 1_000 },
+    Case { name: "1,000 × 256 B, 8 producers", partitions: 16, producers: 8, records: 1_000 },
+    Case { name: "1,000 × 256 B, 16 producers", partitions: 16, producers: 16, records: 1_000 },
+    Case { name: "8 producers, 1,024 partitions", partitions: 1_024, producers: 8, records: 1_000 },
     Case { name: "100 × 256 B, 64 producers", partitions: 16, producers: 64, records: 100 },
-    Case { name: "single events, 1,000 callers", partitions: 16, producers: 1_000, records: 1 },
+    Case { name: "events, 1,000 callers", partitions: 1, producers: 1_000, records: 1 },
+    Case { name: "the same, 1,024 partitions", partitions: 1_024, producers: 1_000, records: 1 },
 ];
+const FEW_CALLERS: Case =
+    Case { name: "events, 8 callers", partitions: 16, producers: 8, records: 1 };
+/// 25 KiB a commit: one in six hundred meets the end of a segment of 16 MiB.
+const ROLLING: Case =
+    Case { name: "100 × 256 B, 16 MiB segments", partitions: 1, producers: 1, records: 100 };
+const ROLLING_SLOT_BYTES: u64 = 16 << 20;
+const ROLLING_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     let scratch = run.scratch()?;
+    let disk = RawDisk::make(scratch.path()).map_err(Failure::could_not_run)?;
+    let bench = Bench { run, disk: Arc::new(disk) };
     let mut figures = Vec::new();
-    for case in CASES {
-        let folder = scratch.path().join("log");
-        let opened = offline::make(&folder, &run.journal()).await?;
-        let bench = Bench::new(opened.log(), case).await?;
-        let (rate, latencies) = bench.run(run.time()).await?;
-        opened.close().await;
-        std::fs::remove_dir_all(&folder).map_err(Failure::could_not_run)?;
-        let bytes = if case.records == 1 { 4_096 } else { case.records * RECORD_BYTES };
-        let (path, time) = (scratch.path().to_owned(), run.time());
-        let writes = tokio::task::spawn_blocking(move || raw::durable_writes(&path, bytes, time));
-        let writes = writes.await.map_err(Failure::could_not_run)?;
-        let raw = writes.map_err(Failure::could_not_run)? * case.records as f64;
-        let raw_is = if case.records == 1 { RAW_PAGE } else { RAW_SERIAL };
-        let figure = Figure::new(case.name, "events/s", rate);
-        figures.push(figure.latencies(&latencies).beside(raw, raw_is));
+    let log = Filled::make(&scratch.path().join("log"), &run.journal()).await?;
+    for case in CASES.iter().filter(|case| run.wants(case.name)) {
+        figures.push(bench.rate(&log, *case).await?);
+    }
+    if run.wants(FEW_CALLERS.name) {
+        figures.push(bench.few_callers(&log).await?);
+    }
+    if run.wants(open_loop::NAME) {
+        figures.push(open_loop::measure(log.opened.log(), run.time()).await?);
+    }
+    log.remove().await?;
+    if run.wants(ROLLING.name) {
+        figures.push(bench.rolling(&scratch.path().join("rolling")).await?);
     }
     Ok(figures)
+}
+
+/// A log that has gone round in its space once, so that it writes into recycled slots.
+struct Filled {
+    opened: Changing,
+    folder: std::path::PathBuf,
+}
+
+impl Filled {
+    async fn make(folder: &std::path::Path, settings: &JournalSettings) -> Result<Self, Failure> {
+        let opened = offline::make(folder, settings).await?;
+        let filled = Self { opened, folder: folder.to_owned() };
+        let bytes = settings.bytes_max.expect("a bench has a limit");
+        let case = Case { name: "", partitions: 16, producers: 8, records: BATCH_RECORDS };
+        let load = Load::start(filled.opened.log(), case).await?;
+        while filled.opened.written().bytes < bytes + bytes / 8 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        load.end().await?;
+        Ok(filled)
+    }
+
+    async fn remove(self) -> Result<(), Failure> {
+        self.opened.close().await;
+        std::fs::remove_dir_all(&self.folder).map_err(Failure::could_not_run)
+    }
+}
+
+struct Bench<'a> {
+    run: &'a Run,
+    disk: Arc<RawDisk>,
+}
+
+/// What a case came to.
+struct Taken {
+    events_per_second: f64,
+    cpu_per_event: Duration,
+    latencies: Histogram<u64>,
+    /// Whole pages.
+    commit_bytes: usize,
+    events_per_commit: f64,
+}
+
+impl Bench<'_> {
+    /// Events a second, beside both raw writers.
+    async fn rate(&self, log: &Filled, case: Case) -> Result<Figure, Failure> {
+        let taken = self.take(log, case).await?;
+        let (bytes, events) = match case.records {
+            1 => (PAGE_BYTES, 1),
+            records => (records * RECORD_BYTES, records),
+        };
+        let time = self.run.time();
+        let serial = self.raw(move |disk| disk.serial(bytes, time)).await? * events as f64;
+        let writers = case.producers.min(IN_FLIGHT_MAX);
+        let bare = self.bare(taken.commit_bytes, writers).await?;
+        let mut figure = Figure::new(case.name, "events/s", taken.events_per_second)
+            .latencies(&taken.latencies)
+            .beside(serial, if case.records == 1 { RAW_PAGE } else { RAW_SERIAL })
+            .beside(
+                bare.rate * taken.events_per_commit,
+                bare_is(&bare, taken.commit_bytes, writers),
+            );
+        figure.cpu_nanos_per_event = Some(taken.cpu_per_event.as_nanos() as u64);
+        Ok(figure)
+    }
+
+    /// How long a few callers wait, beside one bare write of a page.
+    async fn few_callers(&self, log: &Filled) -> Result<Figure, Failure> {
+        let taken = self.take(log, FEW_CALLERS).await?;
+        let bare = self.bare(PAGE_BYTES, 1).await?;
+        let value = taken.latencies.value_at_quantile(0.5) as f64;
+        let raw = bare.latencies.value_at_quantile(0.5) as f64;
+        let figure = Figure::new(FEW_CALLERS.name, "µs, p50", value).latencies(&taken.latencies);
+        Ok(figure.beside(raw, format!("{}, p50", bare_is(&bare, PAGE_BYTES, 1))))
+    }
+
+    /// The slowest appends while segments end, beside the slowest bare writes.
+    async fn rolling(&self, folder: &std::path::Path) -> Result<Figure, Failure> {
+        let settings = JournalSettings {
+            slot_bytes: Some(ROLLING_SLOT_BYTES),
+            bytes_max: Some(ROLLING_BYTES_MAX),
+            ..self.run.journal()
+        };
+        let log = Filled::make(folder, &settings).await?;
+        let taken = self.take(&log, ROLLING).await?;
+        log.remove().await?;
+        let bare = self.bare(taken.commit_bytes, 1).await?;
+        let value = taken.latencies.value_at_quantile(0.999) as f64;
+        let raw = bare.latencies.value_at_quantile(0.999) as f64;
+        let figure = Figure::new(ROLLING.name, "µs, p99.9", value).latencies(&taken.latencies);
+        Ok(figure.beside(raw, format!("{}, p99.9", bare_is(&bare, taken.commit_bytes, 1))))
+    }
+
+    async fn take(&self, log: &Filled, case: Case) -> Result<Taken, Failure> {
+        let time = self.run.time();
+        let load = Load::start(log.opened.log(), case).await?;
+        // The first moments open buffers and fill caches.
+        tokio::time::sleep(time / 5).await;
+        let now = || (load.appended(), log.opened.written(), cpu_time(), Instant::now());
+        let before = now();
+        load.recording(true);
+        tokio::time::sleep(time).await;
+        load.recording(false);
+        let after = now();
+        let latencies = load.end().await?;
+        let events = after.0 - before.0;
+        let commits = (after.1.commits - before.1.commits).max(1);
+        let bytes = usize::try_from((after.1.bytes - before.1.bytes) / commits).unwrap_or_default();
+        Ok(Taken {
+            events_per_second: events as f64 / (after.3 - before.3).as_secs_f64(),
+            cpu_per_event: (after.2 - before.2).div_f64(events.max(1) as f64),
+            latencies,
+            commit_bytes: bytes.max(1).next_multiple_of(PAGE_BYTES),
+            events_per_commit: events as f64 / commits as f64,
+        })
+    }
+
+    async fn bare(&self, bytes: usize, writers: usize) -> Result<Bare, Failure> {
+        let time = self.run.time();
+        self.raw(move |disk| disk.bare(bytes, writers, time)).await
+    }
+
+    async fn raw<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&RawDisk) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let disk = Arc::clone(&self.disk);
+        let done = tokio::task::spawn_blocking(move || work(&disk)).await;
+        done.map_err(Failure::could_not_run)?.map_err(Failure::could_not_run)
+    }
+}
+
+fn bare_is(bare: &Bare, bytes: usize, writers: usize) -> String {
+    let how = if bare.direct { "bare" } else { "bare, no O_DIRECT here," };
+    let writers = if writers == 1 { "1 writer".to_owned() } else { format!("{writers} writers") };
+    format!("{how} {writers} of {} KiB", bytes >> 10)
+}
+
+/// What all threads of this process have used.
+pub(super) fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos)
 }
 
 /// A topic to fill.
 pub(super) async fn topic(log: &dyn Log, partitions: u32) -> Result<(Epoch, Topic), Failure> {
     let epoch = log.open(Domain::WHOLE).await.map_err(Failure::could_not_run)?;
-    let name = TopicName::new("bench").map_err(Failure::could_not_run)?;
+    let name = TopicName::new(&format!("bench-{partitions}")).map_err(Failure::could_not_run)?;
     let spec = TopicSpec { name, partitions, retention: Retention::Keep };
     Ok((epoch, log.create_topic(spec).await.map_err(Failure::could_not_run)?))
 }
@@ -89,44 +247,65 @@ pub(super) async fn reserve(log: &dyn Log, lane: u8, bytes: usize) -> Permit {
     }
 }
 
-struct Bench {
+/// Producers that append until they are stopped.
+struct Load {
+    shared: Arc<Shared>,
+    producers: JoinSet<Result<Histogram<u64>, Failure>>,
+}
+
+struct Shared {
     log: Arc<dyn Log>,
     epoch: Epoch,
     topic: Topic,
     case: Case,
     stop: AtomicBool,
+    records: AtomicBool,
     appended: AtomicU64,
 }
 
-impl Bench {
-    async fn new(log: Arc<dyn Log>, case: Case) -> Result<Arc<Self>, Failure> {
+impl Load {
+    async fn start(log: Arc<dyn Log>, case: Case) -> Result<Self, Failure> {
         let (epoch, topic) = topic(&*log, case.partitions).await?;
-        let (stop, appended) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Arc::new(Self { log, epoch, topic, case, stop, appended }))
+        let shared = Arc::new(Shared {
+            log,
+            epoch,
+            topic,
+            case,
+            stop: AtomicBool::new(false),
+            records: AtomicBool::new(false),
+            appended: AtomicU64::new(0),
+        });
+        let mut producers = JoinSet::new();
+        for number in 0..case.producers {
+            let shared = Arc::clone(&shared);
+            producers.spawn(async move { shared.produce(number).await });
+        }
+        Ok(Self { shared, producers })
     }
 
-    /// Events a second, and how long an append took to be acked.
-    async fn run(self: &Arc<Self>, time: Duration) -> Result<(f64, Histogram<u64>), Failure> {
-        let mut producers = JoinSet::new();
-        for number in 0..self.case.producers {
-            let bench = Arc::clone(self);
-            producers.spawn(async move { bench.produce(number).await });
-        }
-        // The first moments open buffers and fill caches.
-        tokio::time::sleep(time / 5).await;
-        let (before, began) = (self.appended.load(Ordering::Relaxed), Instant::now());
-        tokio::time::sleep(time).await;
-        let appended = self.appended.load(Ordering::Relaxed) - before;
-        let seconds = began.elapsed().as_secs_f64();
-        self.stop.store(true, Ordering::Relaxed);
+    /// Events appended so far.
+    fn appended(&self) -> u64 {
+        self.shared.appended.load(Ordering::Relaxed)
+    }
+
+    /// Whether latencies are kept from now on.
+    fn recording(&self, records: bool) {
+        self.shared.records.store(records, Ordering::Relaxed);
+    }
+
+    /// Stops the producers. How long their appends took to be acked.
+    async fn end(mut self) -> Result<Histogram<u64>, Failure> {
+        self.shared.stop.store(true, Ordering::Relaxed);
         let mut all = latencies();
-        while let Some(produced) = producers.join_next().await {
+        while let Some(produced) = self.producers.join_next().await {
             let produced = produced.map_err(Failure::could_not_run)??;
             all.add(produced).map_err(Failure::could_not_run)?;
         }
-        Ok((appended as f64 / seconds, all))
+        Ok(all)
     }
+}
 
+impl Shared {
     async fn produce(&self, number: usize) -> Result<Histogram<u64>, Failure> {
         let mut taken = latencies();
         let mut turn = number;
@@ -148,7 +327,9 @@ impl Bench {
             let ticket = self.log.append(permit, self.epoch, append);
             ticket.await.map_err(Failure::could_not_run)?;
             self.appended.fetch_add(self.case.records as u64, Ordering::Relaxed);
-            taken.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            if self.records.load(Ordering::Relaxed) {
+                taken.saturating_record(micros(began.elapsed()));
+            }
         }
         Ok(taken)
     }

@@ -5,6 +5,7 @@
 
 mod append;
 mod gateway;
+mod open_loop;
 mod raw;
 mod replay;
 mod wire;
@@ -40,10 +41,14 @@ pub(crate) struct BenchCommand {
 
 #[derive(Subcommand)]
 enum What {
-    /// Durable appends, in process; raw: serial pwrite + fdatasync of the same size
+    /// Durable appends, in process; raw: serial pwrite + fdatasync, and bare direct writers
     #[command(after_help = "\
+Serial writes as much as one append from one thread, and syncs it. Bare writers write as much as the
+log's commits came to on average, as many at once as the log would, and do nothing else.
+
 Examples:
-  tracklog bench append --backend uring --seconds 10")]
+  tracklog bench append --backend uring --seconds 10
+  tracklog bench append --only callers")]
     Append,
     /// Reading back with checksums; raw: CRC over the same bytes
     #[command(after_help = "\
@@ -69,6 +74,9 @@ pub(crate) struct Run {
     /// Where scratch files go
     #[arg(long, value_name = "DIR", default_value = ".", global = true)]
     scratch: PathBuf,
+    /// Only the cases whose name contains this (append)
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, global = true)]
+    only: String,
     /// One object a line
     #[arg(long, global = true)]
     json: bool,
@@ -84,6 +92,10 @@ enum Backend {
 impl Run {
     const fn time(&self) -> Duration {
         Duration::from_secs(self.seconds)
+    }
+
+    fn wants(&self, case: &str) -> bool {
+        case.contains(&self.only)
     }
 
     fn scratch(&self) -> Result<TempDir, Failure> {
@@ -114,40 +126,73 @@ struct Figure {
     unit: &'static str,
     /// What Tracklog did.
     value: f64,
-    /// What the plainest program did.
-    raw: f64,
-    raw_is: &'static str,
-    ratio: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     p50_micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     p99_micros: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p999_micros: Option<u64>,
+    /// Of the whole process, the load included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_nanos_per_event: Option<u64>,
+    raws: Vec<Raw>,
+}
+
+/// What a plain program did.
+#[derive(Clone, Debug, Serialize)]
+struct Raw {
+    is: String,
+    value: f64,
+    /// Tracklog's figure divided by this one.
+    ratio: f64,
 }
 
 impl Figure {
     fn new(case: impl Into<String>, unit: &'static str, value: f64) -> Self {
-        let case = case.into();
         Self {
-            case,
+            case: case.into(),
             unit,
             value,
-            raw: 0.0,
-            raw_is: "",
-            ratio: 0.0,
             p50_micros: None,
             p99_micros: None,
+            p999_micros: None,
+            cpu_nanos_per_event: None,
+            raws: Vec::new(),
         }
     }
 
-    fn beside(mut self, raw: f64, raw_is: &'static str) -> Self {
-        (self.raw, self.raw_is, self.ratio) = (raw, raw_is, self.value / raw);
+    fn beside(mut self, raw: f64, is: impl Into<String>) -> Self {
+        self.raws.push(Raw { is: is.into(), value: raw, ratio: self.value / raw });
         self
     }
 
     fn latencies(mut self, latencies: &hdrhistogram::Histogram<u64>) -> Self {
         self.p50_micros = Some(latencies.value_at_quantile(0.5));
         self.p99_micros = Some(latencies.value_at_quantile(0.99));
+        self.p999_micros = Some(latencies.value_at_quantile(0.999));
         self
+    }
+
+    /// Its rows in the table: the first has the figure and one raw, the others a raw each.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let micros = |it: Option<u64>| it.map_or_else(String::new, |it| format!("{it} µs"));
+        let cpu = self.cpu_nanos_per_event.map(|it| format!("{:.2} µs", it as f64 / 1e3));
+        let figure = [
+            self.case.clone(),
+            rounded(self.value),
+            self.unit.to_owned(),
+            micros(self.p50_micros),
+            micros(self.p99_micros),
+            micros(self.p999_micros),
+            cpu.unwrap_or_default(),
+        ];
+        let raws = self
+            .raws
+            .iter()
+            .map(|raw| [rounded(raw.value), format!("{:.2}", raw.ratio), raw.is.clone()]);
+        let figures = std::iter::once(figure).chain(std::iter::repeat_with(Default::default));
+        let rows = figures.zip(raws).map(|(figure, raw)| figure.into_iter().chain(raw).collect());
+        rows.collect()
     }
 }
 
@@ -177,21 +222,9 @@ fn show(figures: &[Figure], json: bool) -> Result<(), Failure> {
         figures.iter().try_for_each(|figure| output.json(figure))?;
         return output.flush();
     }
-    let head = ["case", "here", "", "p50", "p99", "raw", "ratio", "raw is"];
+    let head = ["case", "here", "", "p50", "p99", "p99.9", "CPU/event", "raw", "ratio", "raw is"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let micros = |micros: Option<u64>| micros.map_or_else(String::new, |it| format!("{it} µs"));
-    rows.extend(figures.iter().map(|figure| {
-        vec![
-            figure.case.clone(),
-            rounded(figure.value),
-            figure.unit.to_owned(),
-            micros(figure.p50_micros),
-            micros(figure.p99_micros),
-            rounded(figure.raw),
-            format!("{:.2}", figure.ratio),
-            figure.raw_is.to_owned(),
-        ]
-    }));
+    rows.extend(figures.iter().flat_map(Figure::rows));
     output.write(table(&rows).as_bytes())?;
     output.flush()
 }

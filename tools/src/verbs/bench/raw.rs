@@ -1,40 +1,126 @@
-//! Raw figures: what the plainest program does with the same bytes.
+//! Raw figures: what the plainest programs do with the same bytes.
+//!
+//! Both write over and over into one file whose blocks were all written before, as a log of some
+//! age does. *Serial* is `pwrite` and `fdatasync` from one thread. *Bare* is what a log can hope for
+//! at best: threads that each write a commit's size with one direct, synchronous call, from memory on
+//! huge pages, and do nothing else.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Blocks that are written over and over: recycled ones, in the page cache.
-const FILE_BYTES: u64 = 64 << 20;
+use hdrhistogram::Histogram;
+use memmap2::{Advice, MmapMut};
 
-/// Serial pwrite + fdatasync of `bytes`, a second.
-pub(super) fn durable_writes(folder: &Path, bytes: usize, time: Duration) -> io::Result<f64> {
-    let path = folder.join("raw");
-    let file = filled(&path)?;
-    let buffer = vec![0xA5; bytes];
-    let places = FILE_BYTES / bytes as u64;
-    let began = Instant::now();
-    let mut writes = 0_u64;
-    while began.elapsed() < time {
-        file.write_all_at(&buffer, writes % places * bytes as u64)?;
-        file.sync_data()?;
-        writes += 1;
-    }
-    let rate = writes as f64 / began.elapsed().as_secs_f64();
-    std::fs::remove_file(&path)?;
-    Ok(rate)
-}
+use super::append::latencies;
+
+const FILE_BYTES: u64 = 256 << 20;
+/// What the serial writer goes round in: as much as stays in the page cache of any machine.
+const SERIAL_BYTES: u64 = 64 << 20;
 
 /// A file whose blocks were all written and synced once.
-fn filled(path: &Path) -> io::Result<File> {
-    let mut file =
-        OpenOptions::new().write(true).read(true).create(true).truncate(true).open(path)?;
-    let zeros = vec![0; 1 << 20];
-    for _ in 0..FILE_BYTES / zeros.len() as u64 {
-        file.write_all(&zeros)?;
+pub(super) struct RawDisk {
+    path: PathBuf,
+}
+
+/// What bare writers did.
+pub(super) struct Bare {
+    /// Writes a second, all of them together.
+    pub(super) rate: f64,
+    /// Of each write, in micros.
+    pub(super) latencies: Histogram<u64>,
+    /// Whether they went past the page cache; else each was followed by a sync.
+    pub(super) direct: bool,
+}
+
+impl RawDisk {
+    pub(super) fn make(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("raw");
+        let mut file = File::create(&path)?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..FILE_BYTES / zeros.len() as u64 {
+            file.write_all(&zeros)?;
+        }
+        file.sync_all()?;
+        Ok(Self { path })
     }
-    file.sync_all()?;
-    Ok(file)
+
+    /// Serial pwrite + fdatasync of `bytes`, a second.
+    pub(super) fn serial(&self, bytes: usize, time: Duration) -> io::Result<f64> {
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let buffer = vec![0xA5; bytes];
+        let places = SERIAL_BYTES / bytes as u64;
+        let began = Instant::now();
+        let mut writes = 0_u64;
+        while began.elapsed() < time {
+            file.write_all_at(&buffer, writes % places * bytes as u64)?;
+            file.sync_data()?;
+            writes += 1;
+        }
+        Ok(writes as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// So many writers of `bytes` each, which are whole pages.
+    pub(super) fn bare(&self, bytes: usize, writers: usize, time: Duration) -> io::Result<Bare> {
+        let (file, direct) = self.open_bare()?;
+        let (next, began) = (AtomicU64::new(0), Instant::now());
+        let written = std::thread::scope(|scope| {
+            let write = || write_bare(&file, direct, bytes, &next, began + time);
+            // All of them are started before one is waited for.
+            let mut started = Vec::with_capacity(writers);
+            started.extend((0..writers).map(|_| scope.spawn(write)));
+            let written = started.into_iter().map(|it| it.join().expect("a writer does not panic"));
+            written.collect::<io::Result<Vec<_>>>()
+        })?;
+        let mut all = latencies();
+        written.iter().for_each(|of_one| all.add(of_one).expect("the bounds are the same"));
+        let rate = all.len() as f64 / began.elapsed().as_secs_f64();
+        Ok(Bare { rate, latencies: all, direct })
+    }
+
+    fn open_bare(&self) -> io::Result<(File, bool)> {
+        let mut options = OpenOptions::new();
+        options.write(true);
+        let direct = options.clone().custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(&self.path);
+        match direct {
+            Ok(file) => Ok((file, true)),
+            Err(_) => Ok((options.open(&self.path)?, false)),
+        }
+    }
+}
+
+/// One writer, until the time is over.
+fn write_bare(
+    file: &File,
+    direct: bool,
+    bytes: usize,
+    next: &AtomicU64,
+    until: Instant,
+) -> io::Result<Histogram<u64>> {
+    let mut memory = MmapMut::map_anon(bytes.max(2 << 20))?;
+    // A wish: some systems have none.
+    drop(memory.advise(Advice::HugePage));
+    memory.fill(0xA5);
+    let places = FILE_BYTES / bytes as u64;
+    let mut taken = latencies();
+    loop {
+        let began = Instant::now();
+        if began >= until {
+            return Ok(taken);
+        }
+        let place = next.fetch_add(1, Ordering::Relaxed) % places;
+        file.write_all_at(&memory[..bytes], place * bytes as u64)?;
+        if !direct {
+            file.sync_data()?;
+        }
+        taken.saturating_record(micros(began.elapsed()));
+    }
+}
+
+/// In whole micros.
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
