@@ -757,6 +757,48 @@ mod tests {
         file.sync().unwrap_err();
     }
 
+    /// The kernel takes writes to `/dev/null`, and no syncs.
+    fn unsyncable() -> Arc<SlotFile> {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+        Arc::new(SlotFile::new(file, false).unwrap())
+    }
+
+    #[test]
+    fn buffered_write_is_done_only_when_its_sync_is() {
+        unsyncable().write_durably(0, &[0; PAGE_BYTES]).unwrap_err();
+        let mut backends = vec![Writers::Threads(Threads::start().unwrap())];
+        match Ring::start() {
+            Ok(ring) => backends.push(Writers::Ring(ring)),
+            Err(error) => eprintln!("left out: io_uring: {error}"),
+        }
+        for backend in backends {
+            let (ended, ends) = std::sync::mpsc::channel();
+            let done = Box::new(move |result| ended.send(result).unwrap());
+            let pages = PageBuffer::zeroed(PAGE_BYTES).freeze();
+            let taken = backend.submit(Write::new(unsyncable(), 0, pages, done));
+            assert!(taken.is_ok(), "the queue was empty");
+            ends.recv().unwrap().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn direct_write_is_durable_when_it_returns() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        match SlotFile::open_unlocked(&path, true) {
+            Ok(slot) => {
+                let flags = rustix::fs::fcntl_getfl(&slot.file).unwrap();
+                assert!(flags.contains(OFlags::DIRECT | OFlags::DSYNC), "{flags:?}");
+            }
+            Err(error) => eprintln!("left out: {}: {error}", path.display()),
+        }
+    }
+
+    /// Nothing in `/proc` can be synced.
+    #[test]
+    fn folder_that_cannot_be_synced_is_told() {
+        sync_folder(Path::new("/proc")).unwrap_err();
+    }
+
     #[test]
     fn writes_that_returned_before_a_sync_share_it() {
         let file = SlotFile::new(tempfile::tempfile().unwrap(), false).unwrap();
