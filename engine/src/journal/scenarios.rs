@@ -33,6 +33,7 @@ use crate::partition::places::SegmentId;
 use crate::stepped::Stepper;
 
 mod driven;
+mod dropped;
 mod produced;
 mod wild;
 
