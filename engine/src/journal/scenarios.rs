@@ -34,6 +34,7 @@ use crate::stepped::Stepper;
 
 mod driven;
 mod dropped;
+mod forged;
 mod produced;
 mod wild;
 
@@ -739,6 +740,18 @@ fn the_older_checkpoint_serves_when_the_newer_is_rotten() {
         assert_eq!(readable(&disk), before, "without {}", file.path());
         disk.set_file(&file, Some(good));
     }
+}
+
+#[test]
+fn both_checkpoints_name_a_run_before_it_takes_anything() {
+    let (disk, rig) = node(1);
+    let disk = power_cut(&disk, rig);
+    let _rig = Rig::open(&disk).unwrap();
+    let runs = [FileName::CheckpointA, FileName::CheckpointB].map(|file| {
+        let checkpoint = Checkpoint::decode(&disk.read_file(&file).unwrap());
+        checkpoint.unwrap().position.run.0
+    });
+    assert_eq!(runs, [2, 2]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::*;
 use crate::options::WhenFull;
 
-#[test]
-fn either_checkpoint_alone_serves_a_log_that_gave_up_segments() {
+/// A log of five slots that gives up its oldest segments.
+fn node_that_drops() -> (SimDisk, Rig) {
     let disk = SimDisk::new(1);
     let options = Options {
         journal_bytes_max: Some(5 * SLOT_BYTES),
@@ -13,6 +13,12 @@ fn either_checkpoint_alone_serves_a_log_that_gave_up_segments() {
     };
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     rig.make_topic();
+    (disk, rig)
+}
+
+#[test]
+fn either_checkpoint_alone_serves_a_log_that_gave_up_segments() {
+    let (disk, mut rig) = node_that_drops();
     for number in 0..100_u8 {
         acked(&mut rig, &vec![number; 150_000]);
     }
@@ -26,5 +32,38 @@ fn either_checkpoint_alone_serves_a_log_that_gave_up_segments() {
         assert_eq!(missing(&recovered(&disk).notes), [], "without {}", file.path());
         assert_eq!(readable(&disk), before, "without {}", file.path());
         disk.set_file(&file, Some(good));
+    }
+}
+
+#[test]
+fn live_records_move_durably_before_their_segment_is_given_up() {
+    let (disk, mut rig) = node_that_drops();
+    for number in 0..100_u8 {
+        let ticket = rig.append(&[(place(0), vec![number; 150_000])], &[]);
+        loop {
+            // A write lands only when there is nothing else to do.
+            let next = rig.step();
+            every_live_record_is_readable(&rig);
+            if !rig.keep() && !disk.step() && !matches!(next, Next::Linger { .. }) {
+                break;
+            }
+        }
+        rig.step();
+        result(ticket).unwrap().unwrap();
+    }
+    assert!(starts(&rig)[&place(0)].0 > 0, "segments were given up");
+}
+
+fn starts(rig: &Rig) -> BTreeMap<PartitionId, Offset> {
+    let topics = rig.client.published.topics.read();
+    let partitions = topics.catalog.partitions();
+    partitions.map(|(row, partition)| (partition, topics.extent_of(row).start)).collect()
+}
+
+fn every_live_record_is_readable(rig: &Rig) {
+    let starts = starts(rig);
+    let topics = rig.client.published.topics.read();
+    for ((partition, key), live) in topics.catalog.live() {
+        assert!(starts[partition] <= live.offset, "{} of {partition}", key.escape_ascii());
     }
 }
