@@ -34,6 +34,7 @@ use crate::stepped::Stepper;
 
 mod driven;
 mod dropped;
+mod ends;
 mod forged;
 mod produced;
 mod wild;

@@ -19,6 +19,37 @@ mod journal {
     pub(super) mod intake;
 }
 
+#[path = "../read"]
+mod read {
+    pub(super) mod slots;
+
+    /// Reads of a full segment, the way of the replay threads.
+    pub(super) struct Slots(slots::OpenSlots);
+
+    impl Slots {
+        pub(super) fn new(
+            disk: std::sync::Arc<dyn crate::disk::Disk>,
+            published: std::sync::Arc<super::published::Published>,
+            open_max: usize,
+        ) -> Self {
+            Self(slots::OpenSlots::new(disk, published, open_max))
+        }
+
+        /// The segment's map, if the segment is still there.
+        pub(super) fn map(
+            &self,
+            id: crate::partition::places::SegmentId,
+        ) -> Option<std::sync::Arc<dyn crate::disk::Map>> {
+            self.0.open(id).ok().and_then(|open| open.map)
+        }
+
+        /// As the keeper asks before it uses a slot again.
+        pub(super) fn forget(&self, number: crate::journal::commit::SegmentNumber) -> bool {
+            self.0.forget(number)
+        }
+    }
+}
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,8 +66,11 @@ use self::journal::intake::{Decided, Input, Intake, Measured};
 use self::published::{Published, Topics};
 use self::relay::Relays;
 use crate::catalog::{self, Catalog, Row};
+use crate::disk::simulated::SimDisk;
+use crate::disk::{Access, Disk, Map, PAGE_BYTES, PageBuffer, SlotId};
 use crate::journal::appender::Next;
-use crate::partition::places::Places;
+use crate::journal::commit::{Run, Salt, SegmentNumber};
+use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
 
 /// Runs `model` in all schedules with at most three preemptions: nearly all that is known to go
@@ -271,4 +305,72 @@ fn who_waits_when_the_log_is_closed_is_told() {
         published.close();
         reader.join().unwrap();
     });
+}
+
+const SLOT_BYTES: u64 = 2 << 20;
+
+/// Two full segments, each in a slot of its own, and a third one begun.
+fn full_segments(disk: &SimDisk, published: &Published) -> [SegmentId; 2] {
+    let ids = [0, 1, 2].map(|number| SegmentId {
+        number: SegmentNumber(u64::from(number)),
+        slot: SlotId(number),
+        run: Run(1),
+        salt: Salt(7),
+    });
+    let topics = published.topics.read();
+    let mut places = published.places.write();
+    for id in ids {
+        disk.create_slot(id.slot, SLOT_BYTES).unwrap();
+        places.begin(id);
+        if id.number.0 < 2 {
+            places.seal(&topics.catalog);
+        }
+    }
+    [ids[0], ids[1]]
+}
+
+/// What a map shows of its slot's first byte.
+fn first_byte(map: Arc<dyn Map>) -> u8 {
+    map.bytes(0, 1).unwrap()[0]
+}
+
+/// As the keeper does once both checkpoints have forgotten the oldest segment: the simulated disk
+/// panics when a slot is written that is mapped.
+fn give_up_oldest(disk: &SimDisk, published: &Published, slots: &read::Slots) {
+    let oldest = published.places.write().drop_oldest().expect("one is full");
+    let pinned = slots.forget(oldest.number);
+    if !pinned {
+        let slot = disk.open_slot(oldest.slot, Access::Write).unwrap();
+        let mut page = PageBuffer::zeroed(PAGE_BYTES);
+        page.fill(1);
+        slot.write(0, &page.freeze()).unwrap();
+    }
+}
+
+#[test]
+fn a_slot_is_used_again_only_when_nobody_holds_its_map_or_comes_to() {
+    // With one slot kept open, the second read closes the first one's.
+    for open_max in [1, 2] {
+        in_every_schedule(move || {
+            let (disk, published) = (SimDisk::new(1), published());
+            let [first, second] = full_segments(&disk, &published);
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let slots = Arc::new(read::Slots::new(shared, Arc::clone(&published), open_max));
+            let reader = thread::spawn({
+                let slots = Arc::clone(&slots);
+                move || {
+                    let held = slots.map(first);
+                    let other = slots.map(second);
+                    assert!(other.is_some(), "it was not given up");
+                    for held in held.into_iter().chain(slots.map(first)) {
+                        thread::yield_now();
+                        assert_eq!(first_byte(held), 0, "it is as it was");
+                    }
+                }
+            });
+            give_up_oldest(&disk, &published, &slots);
+            reader.join().unwrap();
+            assert!(slots.map(first).is_none(), "it is not listed any more");
+        });
+    }
 }

@@ -11,12 +11,13 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use foldhash::HashMap;
-use parking_lot::Mutex;
 
 use crate::disk::{Access, Disk, Map, Slot};
 use crate::journal::commit::SegmentNumber;
 use crate::partition::places::SegmentId;
-use crate::published::Published;
+
+use super::super::published::Published;
+use super::super::sync::Mutex;
 
 /// A slot to read from.
 #[derive(Clone)]
