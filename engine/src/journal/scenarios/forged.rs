@@ -4,11 +4,12 @@ use super::*;
 use crate::journal::commit::CommitHeader;
 
 /// Whatever shows that a header is not of this place of this segment.
-const WRONGS: [fn(&mut CommitHeader); 4] = [
+const WRONGS: [fn(&mut CommitHeader); 5] = [
     |header| header.salt.0 ^= 1,
     |header| header.run.0 += 1,
     |header| header.segment.0 += 1,
     |header| header.position += 4096,
+    |header| header.commit_bytes = 1 << 30,
 ];
 
 #[test]
@@ -41,4 +42,20 @@ fn a_whole_commit_with_one_wrong_word_of_its_place_is_not_one() {
         let found: Vec<Vec<u8>> = readable(&disk).into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(found, [b"a".to_vec(), b"c".to_vec()]);
     }
+}
+
+#[test]
+fn a_body_of_the_same_offsets_that_the_directory_does_not_name_is_cut() {
+    // Twice the same machine, but for the bytes of the last record.
+    let [(disk, at), (other, _)] = [7, 8].map(|fill| {
+        let (disk, mut rig) = node(1);
+        let offset = acked(&mut rig, &[fill; 300]);
+        let at = lies(&disk, offset);
+        (power_cut(&disk, rig), at)
+    });
+    let body = other.peek(at.slot, at.batch, at.batch_bytes);
+    disk.corrupt(at.slot, at.batch, &body);
+    let rig = Rig::open(&disk).unwrap();
+    assert!(rig.notes.iter().any(|note| matches!(note, Note::Cut { .. })), "{:?}", rig.notes);
+    assert_eq!(readable(&disk), []);
 }
