@@ -1,4 +1,4 @@
-//! Segments that are given up, and what must not be lost with them.
+//! Segments that are given up, what must not be lost with them, and the checkpoints that tell of it.
 
 use super::*;
 use crate::options::WhenFull;
@@ -66,4 +66,27 @@ fn every_live_record_is_readable(rig: &Rig) {
     for ((partition, key), live) in topics.catalog.live() {
         assert!(starts[partition] <= live.offset, "{} of {partition}", key.escape_ascii());
     }
+}
+
+#[test]
+fn while_one_checkpoint_may_be_torn_the_other_stays() {
+    let (disk, mut rig) = node(1);
+    let files = || [FileName::CheckpointA, FileName::CheckpointB].map(|file| disk.read_file(&file));
+    let sequence = |bytes: &Vec<u8>| Checkpoint::decode(bytes).unwrap().sequence;
+    let [a, b] = files().map(Result::unwrap);
+    let good = usize::from(sequence(&b) > sequence(&a));
+    let good_bytes = [a, b][good].clone();
+    disk.advance(Duration::from_secs(11));
+    disk.fail_next(OperationKind::WriteFile, std::io::ErrorKind::Other, Lasting::Always);
+    fill_segments(&mut rig, 2);
+    disk.heal();
+    disk.advance(Duration::from_secs(11));
+    fill_segments(&mut rig, 3);
+    assert!(*files()[good].as_ref().unwrap() == good_bytes, "the good one stays");
+    for segments in [4, 5] {
+        disk.advance(Duration::from_secs(11));
+        fill_segments(&mut rig, segments);
+    }
+    let written = files().map(|bytes| sequence(&bytes.unwrap()));
+    assert!(written.iter().all(|sequence| *sequence > 2), "{written:?}");
 }

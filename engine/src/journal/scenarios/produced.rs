@@ -475,3 +475,15 @@ fn batches_of_a_topic_that_is_deleted_meanwhile_leave_no_producer() {
     let disk = power_cut(&disk, rig);
     assert_eq!(recovered(&disk).producers.iter().count(), 0);
 }
+
+#[test]
+fn a_batch_is_known_again_after_restarts_that_wrote_nothing_else() {
+    let (disk, mut rig) = node(1);
+    let first = batch(0, b"a");
+    assert_eq!(send(&mut rig, &first), Ok((0, false)));
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let disk = power_cut(&disk, Rig::open(&disk).unwrap());
+    let mut rig = Rig::open(&disk).unwrap();
+    assert_eq!(send(&mut rig, &first), Ok((0, true)));
+}
