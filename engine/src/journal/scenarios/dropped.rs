@@ -1,4 +1,4 @@
-//! Segments that are given up, what must not be lost with them, and the checkpoints that tell of it.
+//! Segments that are given up, what must not be lost with them, and the checkpoints that tell.
 
 use super::*;
 use crate::options::WhenFull;
