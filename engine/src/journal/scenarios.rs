@@ -36,6 +36,7 @@ mod driven;
 mod dropped;
 mod ends;
 mod forged;
+mod named;
 mod produced;
 mod wild;
 
