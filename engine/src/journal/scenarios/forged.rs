@@ -1,7 +1,7 @@
 //! Bytes in the place of a commit that are none of this segment's.
 
 use super::*;
-use crate::journal::commit::CommitHeader;
+use crate::journal::commit::{CommitHeader, HEADER_BYTES};
 
 /// Whatever shows that a header is not of this place of this segment.
 const WRONGS: [fn(&mut CommitHeader); 5] = [
@@ -58,4 +58,18 @@ fn a_body_of_the_same_offsets_that_the_directory_does_not_name_is_cut() {
     let rig = Rig::open(&disk).unwrap();
     assert!(rig.notes.iter().any(|note| matches!(note, Note::Cut { .. })), "{:?}", rig.notes);
     assert_eq!(readable(&disk), []);
+}
+
+#[test]
+fn a_rotten_directory_of_an_acked_commit_is_damage_and_the_rest_stays() {
+    let (disk, mut rig) = node(1);
+    let [_, middle, _] = [b"a", b"b", b"c"].map(|bytes| acked(&mut rig, bytes));
+    rig.settle_marked();
+    let at = lies(&disk, middle);
+    let disk = power_cut(&disk, rig);
+    disk.flip_bit(at.slot, at.commit + HEADER_BYTES as u64, 0);
+    let rig = Rig::open(&disk).unwrap();
+    assert_eq!(missing(&rig.notes).len(), 1);
+    let found: Vec<Vec<u8>> = readable(&disk).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(found, [b"a".to_vec(), b"c".to_vec()]);
 }
