@@ -4,13 +4,16 @@
 //! driven step by step, clients that append and read, and whatever goes wrong. The seed decides all
 //! of it, the schedule and the clock included, so that a seed and a commit replay a run exactly.
 //!
-//! It proves nothing about a real file system, and looks for no speed. If you want a log that is
-//! slow and plain, that is `tracklog_log::memory`; scenarios of single rules of recovery stand beside
-//! the rules, in the engine.
+//! Such a run proves nothing about a real file system. That is for `powercut`: the log on ext4 or XFS,
+//! over a disk that remembers what it was told.
+//!
+//! Nothing here looks for speed. If you want a log that is slow and plain, that is
+//! `tracklog_log::memory`; scenarios of single rules of recovery stand beside the rules, in the engine.
 //!
 //! Where to look: `program` draws and runs a program, `plan` says what may go wrong in it, `model`
 //! says what must hold, `contents` what was found, `sweep` fails each I/O of a fixed program in
-//! turn, `campaign` runs many and adds up. Run by its own binary: `run`, `replay`, `sweep`.
+//! turn, `campaign` runs many and adds up. Run by its own binary: `run`, `replay`, `sweep`,
+//! `powercut`.
 #![forbid(unsafe_code)]
 
 mod campaign;
@@ -18,10 +21,12 @@ mod chance;
 mod contents;
 mod model;
 mod plan;
+mod powercut;
 mod program;
 mod sweep;
 mod task;
 
 pub use campaign::{Campaign, Totals};
+pub use powercut::{Failure, FileSystem, PowerCuts, Report};
 pub use program::{Outcome, run_program};
 pub use sweep::sweep;

@@ -2,21 +2,30 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "it is a program for the terminal")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
+use std::time::Duration;
 
-use tracklog_sim::{Campaign, Outcome, Totals, run_program, sweep};
+use tracklog_engine::BackendChoice;
+use tracklog_sim::{Campaign, Failure, FileSystem, Outcome, PowerCuts, Totals, run_program, sweep};
 
 const USAGE: &str = "\
 Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
        tracklog-sim replay SEED
        tracklog-sim sweep [--json]
+       tracklog-sim powercut --fs ext4|xfs --dir DIR [--points N] [--seed S] [--seconds N]
+                    [--uring] [--without-sync] [--again POINT] [--json]
 
 run      random programs with faults and crashes, one for each seed from S on; exits with 0 only
          if every promise held
 replay   one of them again, telling each step
-sweep    a fixed program, in which each operation of the disk fails in turn";
+sweep    a fixed program, in which each operation of the disk fails in turn
+powercut the log on a real file system, over a disk that is put together as it may have stood at N
+         moments; wants root, FUSE and qemu-storage-daemon (exits with 3 without). With
+         --without-sync it exits with 0 only if acked records were lost; --again looks at one moment
+         of the disk that lies in DIR";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +33,7 @@ fn main() -> ExitCode {
         Ok(Command::Run { campaign, json }) => run(campaign, json),
         Ok(Command::Replay { seed }) => replay(seed),
         Ok(Command::Sweep { json }) => sweep_all(json),
+        Ok(Command::PowerCut { cuts, json }) => powercut(&cuts, json),
         Err(what) => {
             eprintln!("{what}\n\n{USAGE}");
             ExitCode::from(2)
@@ -35,6 +45,7 @@ enum Command {
     Run { campaign: Campaign, json: bool },
     Replay { seed: u64 },
     Sweep { json: bool },
+    PowerCut { cuts: Box<PowerCuts>, json: bool },
 }
 
 fn command(arguments: &[String]) -> Result<Command, String> {
@@ -44,6 +55,7 @@ fn command(arguments: &[String]) -> Result<Command, String> {
         ("sweep", []) => Ok(Command::Sweep { json: false }),
         ("sweep", [json]) if json == "--json" => Ok(Command::Sweep { json: true }),
         ("run", options) => run_command(options),
+        ("powercut", options) => powercut_command(options),
         _ => Err(format!("{verb}: no such command, or not so many words")),
     }
 }
@@ -67,6 +79,65 @@ fn run_command(options: &[String]) -> Result<Command, String> {
         }
     }
     Ok(Command::Run { campaign, json })
+}
+
+fn powercut_command(options: &[String]) -> Result<Command, String> {
+    let (mut file_system, mut folder, mut json) = (None, None, false);
+    let mut cuts = PowerCuts {
+        file_system: FileSystem::Ext4,
+        points: 1_000,
+        seed: 1,
+        time: Duration::from_secs(10),
+        backend: BackendChoice::Blocking,
+        syncs: true,
+        folder: PathBuf::new(),
+        again: None,
+    };
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let mut value = || options.next().ok_or_else(|| format!("{option} needs a value"));
+        match option.as_str() {
+            "--json" => json = true,
+            "--uring" => cuts.backend = BackendChoice::Uring,
+            "--without-sync" => cuts.syncs = false,
+            "--fs" => file_system = FileSystem::named(value()?),
+            "--dir" => folder = Some(value()?.into()),
+            "--points" => cuts.points = number(value()?)?,
+            "--seed" => cuts.seed = number(value()?)?,
+            "--seconds" => cuts.time = Duration::from_secs(number(value()?)?),
+            "--again" => cuts.again = Some(number(value()?)?),
+            _ => return Err(format!("{option}: no such option")),
+        }
+    }
+    cuts.file_system = file_system.ok_or("--fs ext4 or --fs xfs?")?;
+    cuts.folder = folder.ok_or("--dir, for the disk and its log?")?;
+    Ok(Command::PowerCut { cuts: Box::new(cuts), json })
+}
+
+fn powercut(cuts: &PowerCuts, json: bool) -> ExitCode {
+    let told = |point: usize, wrong: &[String]| {
+        if cuts.syncs {
+            wrong.iter().for_each(|what| eprintln!("cut behind request {point}: {what}"));
+        }
+    };
+    let report = match cuts.run(&told) {
+        Ok(report) => report,
+        Err(Failure::Missing(what)) => {
+            eprintln!("skipped: {what}");
+            return ExitCode::from(3);
+        }
+        Err(Failure::Failed(what)) => {
+            eprintln!("{what}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        println!("{report}");
+    }
+    let as_it_must = if cuts.syncs { report.bad_points == 0 } else { report.lost > 0 };
+    if as_it_must { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {

@@ -145,7 +145,7 @@ pub enum Note {
         /// Which slot.
         slot: SlotId,
     },
-    /// A checkpoint is rotten; the other, or the journal, served.
+    /// A checkpoint is torn, as a crash may leave one, or rotten; the other, or the journal, served.
     Checkpoint {
         /// Which file.
         file: String,
@@ -187,7 +187,9 @@ impl fmt::Display for Note {
             Self::SlotUnreadable { slot } => {
                 write!(f, "damage: {slot} cannot be read; it is left as it is")
             }
-            Self::Checkpoint { file } => write!(f, "{file} is rotten; the log opened without it"),
+            Self::Checkpoint { file } => {
+                write!(f, "{file} is torn or rotten; the log opened without it")
+            }
             Self::LostKey { partition, offset } => {
                 write!(f, "damage: keyed records at offset {offset} of {partition} are unreadable")
             }
