@@ -14,15 +14,16 @@ fn options(backend: BackendChoice) -> Options {
 
 /// A log in a folder of its own.
 struct InFolder {
-    folder: TempDir,
-    backend: BackendChoice,
     engine: Option<Arc<Engine>>,
+    backend: BackendChoice,
+    /// Dropped last: a log that still prepares a slot would leave it behind.
+    folder: TempDir,
 }
 
 impl InFolder {
     fn make(backend: BackendChoice) -> Box<dyn Harness> {
         let folder = tempfile::tempdir().expect("there is room for a folder");
-        let mut log = Self { folder, backend, engine: None };
+        let mut log = Self { engine: None, backend, folder };
         log.open();
         Box::new(log)
     }

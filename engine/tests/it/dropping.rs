@@ -44,8 +44,10 @@ fn topics_ids_and_keys_stay() {
     let extent = log.extent(raw[0]).expect("the topic is there");
     assert_eq!(extent.end.0, end);
     assert!(extent.start.0 > 100, "most segments were given up: {extent:?}");
-    let kept = records(log, raw[0]);
-    assert_eq!(kept.keys().copied().collect::<Vec<_>>(), (extent.start.0..end).collect::<Vec<_>>());
+    // Room is made ahead of need: one more segment may be given up at any time.
+    let mut kept = records(log, raw[0]);
+    let first = *kept.keys().next().expect("the newest are there");
+    assert!(first >= extent.start.0 && kept.keys().copied().eq(first..end), "{first} to {end}");
     assert_eq!(last_value(log, keys), b"written");
     machine.stop();
     let report = machine.verify().expect("it opens");
@@ -53,7 +55,9 @@ fn topics_ids_and_keys_stay() {
     machine.open().expect("it opens");
     let log = machine.engine();
     assert_eq!(topic(log, "raw", 2, Retention::Keep), raw, "the topic kept its id");
-    assert_eq!(records(log, raw[0]), kept);
+    let again = records(log, raw[0]);
+    let first = *again.keys().next().expect("the newest are there");
+    assert_eq!(again, kept.split_off(&first));
     assert_eq!(last_value(log, keys), b"written");
     assert_eq!(append(log, raw[1], b"first").expect("it is stored").0, 0);
 }
