@@ -1,7 +1,7 @@
 //! Durable appends, in process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -91,7 +91,7 @@ impl Filled {
         let bytes = settings.bytes_max.expect("a bench has a limit");
         let case = Case { name: "", partitions: 16, producers: 8, records: BATCH_RECORDS };
         let load = Load::start(filled.opened.log(), case).await?;
-        while filled.opened.written().bytes < bytes + bytes / 8 {
+        while filled.opened.written().bytes < bytes + bytes / 8 && !load.has_ended() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         load.end().await?;
@@ -261,6 +261,8 @@ struct Shared {
     stop: AtomicBool,
     records: AtomicBool,
     appended: AtomicU64,
+    /// Producers that go on.
+    running: AtomicUsize,
 }
 
 impl Load {
@@ -274,11 +276,16 @@ impl Load {
             stop: AtomicBool::new(false),
             records: AtomicBool::new(false),
             appended: AtomicU64::new(0),
+            running: AtomicUsize::new(case.producers),
         });
         let mut producers = JoinSet::new();
         for number in 0..case.producers {
             let shared = Arc::clone(&shared);
-            producers.spawn(async move { shared.produce(number).await });
+            producers.spawn(async move {
+                let produced = shared.produce(number).await;
+                shared.running.fetch_sub(1, Ordering::Relaxed);
+                produced
+            });
         }
         Ok(Self { shared, producers })
     }
@@ -286,6 +293,11 @@ impl Load {
     /// Events appended so far.
     fn appended(&self) -> u64 {
         self.shared.appended.load(Ordering::Relaxed)
+    }
+
+    /// Whether no producer goes on: each has failed.
+    fn has_ended(&self) -> bool {
+        self.shared.running.load(Ordering::Relaxed) == 0
     }
 
     /// Whether latencies are kept from now on.

@@ -43,7 +43,8 @@ pub(crate) struct BenchCommand {
 enum What {
     /// Durable appends, in process; raw: serial pwrite + fdatasync, and bare direct writers
     #[command(after_help = "\
-Serial writes as much as one append from one thread, and syncs it. Bare writers write as much as the
+CPU an event is that of the whole process, the load included. Serial writes as much as one append from
+one thread, and syncs it. Bare writers write as much as the
 log's commits came to on average, as many at once as the log would, and do nothing else.
 
 Examples:

@@ -2,7 +2,8 @@
 //!
 //! A thread of its own appends what has become due each tenth of a millisecond; a task hears the
 //! acks, which come in the order of the appends. An event's time counts from when it was due: a log
-//! that falls behind cannot hide it.
+//! that falls behind cannot hide it. What is counted are the events due in the window and acked
+//! until its end.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,6 +21,10 @@ use crate::failure::Failure;
 
 pub(super) const NAME: &str = "events, open loop, 700,000/s";
 const RATE: u64 = 700_000;
+/// When event `number` is due, since the first one.
+const fn due_after(number: u64) -> Duration {
+    Duration::from_nanos(number * 1_000_000 / (RATE / 1_000))
+}
 const TICK: Duration = Duration::from_micros(100);
 /// Appends that were not acked yet, in bursts; no more are offered meanwhile.
 const BURSTS_MAX: usize = 10_000;
@@ -39,8 +44,9 @@ pub(super) async fn measure(log: Arc<dyn Log>, time: Duration) -> Result<Figure,
     while let Some(burst) = acks.recv().await {
         for (due, ticket) in burst {
             ticket.await.map_err(Failure::could_not_run)?;
-            if due >= from {
-                taken.saturating_record(micros(due.elapsed()));
+            let now = Instant::now();
+            if due >= from && now <= until {
+                taken.saturating_record(micros(now - due));
             }
         }
     }
@@ -66,8 +72,8 @@ fn offer(
     let mut offered = 0;
     loop {
         let now = Instant::now().min(until);
-        let due =
-            u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX) / (1_000_000_000 / RATE);
+        let micros = u64::try_from((now - began).as_micros()).unwrap_or(u64::MAX);
+        let due = micros.saturating_mul(RATE / 1_000) / 1_000;
         let mut burst = Vec::with_capacity(usize::try_from(due - offered).unwrap_or_default());
         while offered < due {
             let lane =
@@ -76,7 +82,7 @@ fn offer(
             let partition = topic.partition(u32::try_from(offered % 16).unwrap_or_default());
             let items = [Item::Record { partition, record: Record::opaque(&event) }];
             let append = Append { conditions: &[], items: &items };
-            let was_due = began + Duration::from_nanos(offered * (1_000_000_000 / RATE));
+            let was_due = began + due_after(offered);
             burst.push((was_due, log.append(permit, epoch, append)));
             offered += 1;
         }
