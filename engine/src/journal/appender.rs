@@ -41,6 +41,10 @@ use crate::seen::producers::Producers;
 const IN_FLIGHT_MAX: usize = 4;
 /// So much has to wait for a commit to be closed while others are in flight.
 const CLOSE_AT_BYTES: usize = 64 << 10;
+/// So much has to wait for a caller to come and close one meanwhile. Less is left to the next write
+/// that ends: many callers of small events would else close one commit after the other, in each
+/// other's way.
+const COME_AT_BYTES: usize = 128 << 10;
 /// After this much silence a mark vouches for the last commit.
 const MARK_AFTER: Duration = Duration::from_millis(1);
 /// Checkpoints on rolling are at least this far apart.
@@ -709,7 +713,7 @@ impl Journal {
             _ if blocked => usize::MAX,
             0 => 0,
             IN_FLIGHT_MAX.. => usize::MAX,
-            _ => CLOSE_AT_BYTES,
+            _ => COME_AT_BYTES,
         };
         let oldest = self.in_flight.front().map(|commit| commit.submitted);
         let shedding = self.counters.shedding.load(Ordering::Relaxed);
