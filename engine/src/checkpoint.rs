@@ -13,7 +13,7 @@ use tracklog_log::{Extent, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::LiveRecord;
-use crate::disk::{FileName, SlotId};
+use crate::disk::{FileName, SlotId, lacks_a_sector};
 use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{Base, CommitNumber, Opened, Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
@@ -231,7 +231,7 @@ pub(crate) struct Look {
 pub(crate) enum Ending {
     /// With the last section.
     Whole,
-    /// In the middle, or in zeros: the file was being written.
+    /// In the middle, or in zeros, or where a sector is missing: the file was being written.
     Torn,
     /// With something else.
     Rotten,
@@ -259,7 +259,7 @@ pub(crate) fn look(file: &[u8]) -> Look {
     let mut look = Look { sections: Vec::new(), ending: Ending::Rotten };
     let mut head = MAGIC.to_le_bytes().to_vec();
     head.put_u32(VERSION);
-    if head.starts_with(file) || file.iter().all(|byte| *byte == 0) {
+    if head.starts_with(file) || lacks_a_sector(&file[..file.len().min(512)], 0) {
         look.ending = Ending::Torn;
         return look;
     }
@@ -272,7 +272,7 @@ pub(crate) fn look(file: &[u8]) -> Look {
             let length = rest.get(4..8).and_then(|length| Fields::new(length).u32());
             let is_short =
                 length.is_none_or(|length| rest.len() < SECTION_HEAD_BYTES + length as usize);
-            if is_short || rest.iter().all(|byte| *byte == 0) {
+            if is_short || lacks_a_sector(file, file.len() - rest.len()) {
                 look.ending = Ending::Torn;
             }
             return look;

@@ -44,6 +44,28 @@ pub(crate) use trusted::{batch_of_ring, batch_of_slot};
 /// What writes are aligned to, in place and size.
 pub const PAGE_BYTES: usize = 4096;
 
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// Whether one of the sectors of a small file from byte `from` on is all zeros. A crash while the
+/// file was written may have lost any of them, in the middle too.
+pub(crate) fn lacks_a_sector(file: &[u8], from: usize) -> bool {
+    let sectors = file.chunks(SECTOR_BYTES).skip(from / SECTOR_BYTES);
+    sectors.into_iter().any(is_zero)
+}
+
+/// Whether a small file is what a crash may have left of `right` while that was written: each of
+/// its sectors is as it should be, or all zeros, or not there.
+pub(crate) fn is_torn(file: &[u8], right: &[u8]) -> bool {
+    let sectors = file.chunks(SECTOR_BYTES).zip(right.chunks(SECTOR_BYTES));
+    let good = |(sector, right): (&[u8], &[u8])| right.starts_with(sector) || is_zero(sector);
+    file != right && file.len() <= right.len() && sectors.into_iter().all(good)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
 /// A slot's number: its file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub u32);

@@ -9,7 +9,7 @@ use tracklog_protocol::{event, rejected};
 
 use super::report::{Counts, Problem};
 use super::{read_header, segment_name};
-use crate::disk::{Access, Disk, FileName};
+use crate::disk::{Access, Disk, FileName, is_torn};
 use crate::index_file;
 use crate::journal::commit::{CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Opened};
 use crate::journal::segment::{FIRST_COMMIT_AT, SlotPage};
@@ -218,7 +218,7 @@ impl Checked {
 /// What an index file is worth.
 enum Index {
     Good,
-    /// The beginning of the right one.
+    /// Some sectors of the right one.
     Torn,
     Wrong(&'static str),
 }
@@ -227,8 +227,7 @@ fn judge_index(id: &SegmentId, file: &[u8], right: &[u8], built: &SegmentIndex) 
     if file == right {
         return Index::Good;
     }
-    let same = file.iter().zip(right).take_while(|(one, other)| one == other).count();
-    if file.len() <= right.len() && file[same..].iter().all(|byte| *byte == 0) {
+    if is_torn(file, right) {
         return Index::Torn;
     }
     match index_file::decode(id, file) {

@@ -207,6 +207,35 @@ fn a_rotten_checkpoint_is_named_and_a_torn_one_is_no_damage() {
     assert_eq!(report.problems[0].file, "checkpoint-b");
 }
 
+/// The file without one of its sectors, each in turn.
+fn without_a_sector(file: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (0..file.len()).step_by(512).map(move |at| {
+        let mut torn = file.to_vec();
+        torn[at..(at + 512).min(file.len())].fill(0);
+        torn
+    })
+}
+
+#[test]
+fn a_small_file_that_lacks_a_sector_in_the_middle_is_torn_not_rotten() {
+    let (mut machine, _) = two_segments(9);
+    machine.open().expect("it opens");
+    topic(machine.engine(), "wide", 200, Retention::Keep);
+    machine.reopen();
+    machine.stop();
+    let disk = &machine.disk;
+    for name in [FileName::Index(1), FileName::CheckpointB] {
+        let good = Disk::read_file(disk, &name).expect("it was written");
+        assert!(good.len() > 1024, "{} has {} bytes", name.path(), good.len());
+        for torn in without_a_sector(&good) {
+            disk.set_file(&name, Some(torn));
+            let report = machine.verify().expect("it opens");
+            assert!(report.clean && report.remarks.len() == 1, "{report}");
+        }
+        disk.set_file(&name, Some(good));
+    }
+}
+
 #[test]
 fn a_torn_tail_is_no_damage() {
     for seed in 10..20 {
