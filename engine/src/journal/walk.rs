@@ -191,15 +191,23 @@ impl Walker {
         entry: &DirectoryEntry,
     ) -> Option<BatchHeader> {
         let at = u64::from(header.position) + u64::from(entry.place);
-        let end = at + HEADER_BYTES_MAX.min(entry.batch_bytes as usize) as u64;
+        let length = HEADER_BYTES_MAX.min(entry.batch_bytes as usize);
+        let end = at + length as u64;
         if at < self.window_at || end > self.window_at + self.window_bytes as u64 {
             // The next header lies beyond the window where batches are large.
             let is_large = entry.batch_bytes as usize >= WINDOW_BYTES;
             let read_bytes = if is_large { 2 * PAGE_BYTES } else { WINDOW_BYTES };
             self.read_window(at / PAGE_BYTES as u64 * PAGE_BYTES as u64, read_bytes);
         }
-        let skip = usize::try_from(at - self.window_at).ok()?;
-        let head = BatchHeader::decode(self.window.get(skip..self.window_bytes)?).ok()?;
+        let head = if end > self.window_at + self.window_bytes as u64 {
+            // The window came down to one page, and the header lies on two.
+            let bytes = self.bytes(header.position + entry.place, length)?;
+            BatchHeader::decode(&bytes)
+        } else {
+            let skip = usize::try_from(at - self.window_at).ok()?;
+            BatchHeader::decode(&self.window[skip..self.window_bytes])
+        };
+        let head = head.ok()?;
         names(entry, &head).then_some(head)
     }
 

@@ -487,3 +487,51 @@ fn a_batch_is_known_again_after_restarts_that_wrote_nothing_else() {
     let mut rig = Rig::open(&disk).unwrap();
     assert_eq!(send(&mut rig, &first), Ok((0, true)));
 }
+
+/// A node with a batch of producer 7 behind one of another, both in one commit, whose power was
+/// cut before any checkpoint knew of them. The header of the second lies on two pages, far behind
+/// that of the first.
+fn node_with_a_header_on_two_pages(sent: &VerifiedBatch) -> SimDisk {
+    let header_bytes = tracklog_protocol::batch::HEADER_BYTES_MAX as u64;
+    for filler in (200_000..204_200).step_by(16) {
+        let (disk, mut rig) = node(1);
+        let records = vec![vec![1; filler]];
+        let other = Made { stretch: 0..1, records, acked: None }.batch(8, 0);
+        let items = [&other, sent].map(|batch| Item::Batch { partition: place(0), batch });
+        let append = Append { conditions: &[], items: &items };
+        let ticket = rig.client.append(Lane(9), append).expect("there is room");
+        rig.settle_marked();
+        result(ticket).expect("it is decided").expect("it is stored");
+        let page_left = 4096 - lies(&disk, Offset(1)).batch % 4096;
+        if page_left < header_bytes / 2 {
+            return power_cut(&disk, rig);
+        }
+    }
+    panic!("no filler is right");
+}
+
+#[test]
+fn a_read_that_fails_once_lets_no_opening_forget_a_batch() {
+    let sent = batch(0, b"a");
+    let mut disk = node_with_a_header_on_two_pages(&sent);
+    let before = disk.snapshot();
+    for nth in 1.. {
+        disk.restore(&before);
+        let first = disk.operations();
+        disk.fail_operation(nth, std::io::ErrorKind::Other, Lasting::Once);
+        let opened = Rig::open(&disk);
+        let operations = disk.operations() - first;
+        disk.heal();
+        disk = match opened {
+            Ok(rig) => power_cut(&disk, rig),
+            Err(_) => power_cut_again(&disk),
+        };
+        let mut rig = Rig::open(&disk).unwrap();
+        assert_eq!(send(&mut rig, &sent), Ok((1, true)), "operation {nth} failed");
+        disk = power_cut(&disk, rig);
+        if nth > operations {
+            assert!(nth > 20, "{nth}");
+            return;
+        }
+    }
+}
