@@ -11,7 +11,8 @@
 //! - End offsets never go back; offsets have no holes, but where loss was allowed.
 //! - A condition held where its append is found. A key's last record is its last write.
 //! - A topic that was made is there, one that was deleted is not, and no id is given twice.
-//! - What is lost to injected damage is told, and is no more than the damage touched.
+//! - What is lost to injected damage is told, and is no more than the damage touched. A trim, a topic
+//!   made or deleted and a key's last write are lost with their commit: then what was before shows.
 //!
 //! A breach is a panic, as the engine's own assertions are: `program` catches both.
 
@@ -21,7 +22,7 @@ use std::ops::Range;
 use tracklog_log::{Condition, Extent, Topic};
 use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::contents::{Contents, Share};
+use crate::contents::{Contents, Found, Share};
 
 /// A record's own number.
 pub(crate) type Number = u64;
@@ -61,6 +62,9 @@ struct Record {
     at: Option<Offset>,
     /// Of its commit, where it was read.
     time: Option<TimeMicros>,
+    /// Where it was, and the time of its commit, before it was lost: sent again, it may be known
+    /// there still.
+    lost: Option<(Offset, Option<TimeMicros>)>,
 }
 
 /// Some records of one append that go to one partition, side by side.
@@ -138,6 +142,17 @@ struct History {
     over: usize,
 }
 
+impl History {
+    /// After which of the writes `value` is the last, if after any that may be.
+    fn after(&self, value: Option<Number>) -> Option<usize> {
+        let from = self.over.saturating_sub(1);
+        match self.values[from..].iter().position(|it| *it == value) {
+            Some(nth) => Some(from + nth + 1),
+            None => (self.over == 0 && value.is_none()).then_some(0),
+        }
+    }
+}
+
 /// See the head of this file.
 #[derive(Default)]
 pub(crate) struct Model {
@@ -160,6 +175,8 @@ pub(crate) struct Model {
     loss: Loss,
     /// Of the commits of which something was lost.
     broken: BTreeSet<Option<TimeMicros>>,
+    /// The last opening told of commits that it could not read.
+    told: bool,
 }
 
 impl Model {
@@ -178,6 +195,7 @@ impl Model {
             length: *length,
             at: None,
             time: None,
+            lost: None,
         }));
         Part { partition, numbers: first..self.records.len() as u64 }
     }
@@ -250,6 +268,9 @@ impl Model {
 
     fn place(&mut self, number: Number, at: Offset) {
         let record = &mut self.records[index(number)];
+        if let Some((_, time)) = record.lost.take_if(|(was, _)| *was == at) {
+            record.time = time;
+        }
         let before = *record.at.get_or_insert(at);
         let partition = record.partition;
         assert_eq!(before, at, "record {number} of {partition} has two offsets");
@@ -311,9 +332,18 @@ impl Model {
     pub(crate) fn looked(&mut self, partition: PartitionId, share: &Share) {
         self.extent(partition, share.extent);
         for (offset, found) in &share.records {
-            if let (Some(number), None) = (found.number, &found.key) {
-                self.found(partition, *offset, number, found.append_time);
-            }
+            self.saw(partition, *offset, found);
+        }
+    }
+
+    /// A key's record may be a copy that was moved: only one in its own place tells of its commit.
+    fn saw(&mut self, partition: PartitionId, at: Offset, found: &Found) {
+        if found.key.is_none() {
+            let number = found.number.expect("a record without a key has its number");
+            return self.found(partition, at, number, found.append_time);
+        }
+        if let Some(number) = self.taken.get(&(partition, at)) {
+            self.records[index(*number)].time = Some(found.append_time);
         }
     }
 
@@ -384,9 +414,17 @@ impl Model {
         there.map(|known| &known.topic)
     }
 
-    /// Holds what an opening found against all that is known. What it did not find is gone.
-    pub(crate) fn opened(&mut self, topics: &[Topic], contents: &Contents, fresh: Loss) {
+    /// Holds what an opening found against all that is known; `told` if it told of commits that it
+    /// could not read. What it did not find is gone.
+    pub(crate) fn opened(
+        &mut self,
+        topics: &[Topic],
+        contents: &Contents,
+        fresh: Loss,
+        told: bool,
+    ) {
         self.loss = self.loss.max(fresh);
+        self.told = told;
         self.check_topics(topics);
         for (partition, share) in contents {
             self.check_share(*partition, share, fresh);
@@ -401,14 +439,14 @@ impl Model {
             // Its neighbours in other batches may be there still. Its producer may send it again.
             let append = self.record(number).append;
             if self.appends[append].sent.produced {
-                self.records[index(number)].at = None;
-                self.records[index(number)].time = None;
+                let record = &mut self.records[index(number)];
+                record.lost = record.at.take().map(|at| (at, record.time.take()));
             }
         }
         // What a transient fault of the disk hides among told damage may be read again.
         let hidden = |part: &Part| {
-            let damage = contents.get(&part.partition).map(|share| &share.damage);
-            self.loss == Loss::Told && damage.is_some_and(|damage| !damage.is_empty())
+            let share = contents.get(&part.partition);
+            self.loss == Loss::Told && share.is_none_or(|share| !share.damage.is_empty())
         };
         for append in &mut self.appends {
             let may_come = append.sent.produced || append.sent.parts.iter().any(hidden);
@@ -421,16 +459,45 @@ impl Model {
 
     fn check_topics(&mut self, topics: &[Topic]) {
         let there: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        let may_be_undone = self.may_be_undone();
+        let mut forgotten = Vec::new();
         for (id, known) in &mut self.topics {
             let name = known.topic.name();
+            let is_there = there.contains(id);
             match known.standing {
-                Standing::There => assert!(there.contains(id), "topic {name} is gone"),
-                Standing::Gone => assert!(!there.contains(id), "topic {name} came back"),
-                Standing::Doubtful if there.contains(id) => known.standing = Standing::There,
+                Standing::There if !is_there => {
+                    assert!(may_be_undone, "topic {name} is gone");
+                    forgotten.push(*id);
+                }
+                Standing::Gone if is_there => {
+                    assert!(may_be_undone, "topic {name} came back");
+                    known.standing = Standing::There;
+                }
+                Standing::Doubtful if is_there => known.standing = Standing::There,
                 Standing::Doubtful => known.standing = Standing::Gone,
+                Standing::There | Standing::Gone => {}
             }
         }
+        forgotten.into_iter().for_each(|id| self.forget(id));
         topics.iter().filter(|topic| !topic.spec.name.is_internal()).for_each(|it| self.made(it));
+    }
+
+    /// Whether a trim, or a change of topics, may have been lost: to damage that was told, unless
+    /// nothing is left that could tell of it.
+    const fn may_be_undone(&self) -> bool {
+        match self.loss {
+            Loss::None => false,
+            Loss::OneCommit => self.told,
+            Loss::Told => true,
+        }
+    }
+
+    /// Nobody knows of a topic any more. It may come back once its record can be read.
+    fn forget(&mut self, id: TopicId) {
+        self.topics.remove(&id);
+        self.taken.retain(|(partition, _), _| partition.topic != id);
+        self.ends.retain(|partition, _| partition.topic != id);
+        self.trims.retain(|partition, _| partition.topic != id);
     }
 
     fn check_share(&mut self, partition: PartitionId, share: &Share, fresh: Loss) {
@@ -438,22 +505,29 @@ impl Model {
             self.extent(partition, share.extent);
         }
         self.ends.insert(partition, share.extent.end);
-        let (surely, at_most) = self.trims.get(&partition).copied().unwrap_or_default();
-        let Extent { start, end } = share.extent;
-        assert!(start >= surely.min(end), "{partition} was trimmed to {surely}");
-        let free = self.drops || self.loss != Loss::None;
-        assert!(free || start <= at_most, "{partition} starts at {start} for no reason");
+        self.check_start(partition, share.extent);
         for (offset, found) in &share.records {
-            let Some(number) = found.number else { continue };
-            self.check_length(number, found.length);
-            if found.key.is_none() {
-                self.found(partition, *offset, number, found.append_time);
+            if let Some(number) = found.number {
+                self.check_length(number, found.length);
             }
+            self.saw(partition, *offset, found);
         }
         if self.loss == Loss::None {
+            let Extent { start, end } = share.extent;
             let count = share.records.len() as u64;
             assert_eq!(count, end.0 - start.0, "{partition} has holes: {:?}", share.damage);
         }
+    }
+
+    fn check_start(&mut self, partition: PartitionId, Extent { start, end }: Extent) {
+        let may_be_undone = self.may_be_undone();
+        let free = self.drops || self.loss != Loss::None;
+        let (surely, at_most) = self.trims.entry(partition).or_default();
+        if start < (*surely).min(end) {
+            assert!(may_be_undone, "{partition} was trimmed to {surely}");
+            *surely = start;
+        }
+        assert!(free || start <= *at_most, "{partition} starts at {start} for no reason");
     }
 
     /// Records that should be there and are not.
@@ -558,19 +632,27 @@ impl Model {
     fn check_keys(&mut self, contents: &Contents) {
         for ((partition, key), history) in &mut self.keys {
             let Some(share) = contents.get(partition) else { continue };
-            let last = share.records.values().rev().find(|found| found.key.as_ref() == Some(key));
-            let value = last.and_then(|found| found.number);
-            let from = history.over.saturating_sub(1);
-            let nth = history.values[from..].iter().position(|it| *it == value);
-            let known = nth.is_some() || (history.over == 0 && value.is_none());
-            assert!(known || self.loss != Loss::None, "key {key:?} is {value:?}");
-            // What was not found never comes back.
-            if let Some(nth) = nth {
-                history.values.truncate(from + nth + 1);
-            } else if known {
-                history.values.clear();
+            let mut records = share.records.iter().rev();
+            let last = records.find(|(_, found)| found.key.as_ref() == Some(key));
+            let value = last.and_then(|(_, found)| found.number);
+            let behind = last.map_or(Offset::ZERO, |(at, _)| at.plus(1));
+            let told = share.damage.iter().any(|damage| damage.end > behind);
+            let may_be_lost = match self.loss {
+                Loss::None => false,
+                Loss::OneCommit => told,
+                Loss::Told => true,
+            };
+            let Some(over) = history.after(value) else {
+                assert!(may_be_lost, "key {key:?} is {value:?}");
+                // Any of its writes may be the last that is left, until there is a new one.
+                history.over = 0;
+                continue;
+            };
+            history.over = over;
+            // What was not found never comes back, but from out of damage.
+            if !may_be_lost {
+                history.values.truncate(over);
             }
-            history.over = history.values.len();
         }
     }
 

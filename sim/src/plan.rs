@@ -144,10 +144,7 @@ impl Plan {
         };
         let mut steps = Vec::new();
         for step in STEPS {
-            let spoils = matches!(step, Step::Trim | Step::ChangeTopics | Step::WriteKey);
             let likely = match step {
-                // What rots may be the record of a trim, of a topic, of a key.
-                _ if damage.is_some() && spoils => 0,
                 Step::Fill if !fills => 0,
                 Step::Journal | Step::Disk => 8 + chance.below(24),
                 Step::Append | Step::Keeper => 2 + chance.below(12),

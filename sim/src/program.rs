@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
-use tracklog_engine::{Engine, OpenError, State, Stepper};
+use tracklog_engine::{Engine, Note, OpenError, State, Stepper};
 use tracklog_log::{
     Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
     FetchMode, Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName, TopicSpec,
@@ -227,16 +227,15 @@ impl Program {
     fn begin(&mut self) {
         self.disk.set_cached(self.plan.cached);
         self.open();
-        let keys =
-            if self.plan.damage.is_some() { &[][..] } else { &[("keys", Retention::Compact)] };
-        for (name, retention) in [("main", Retention::Keep)].iter().chain(keys) {
-            let partitions = if *name == "main" { self.plan.partitions } else { 1 };
-            self.make_topic(name, partitions, *retention);
-            if !self.model.topics().any(|topic| topic.name() == *name) {
+        let topics =
+            [("main", self.plan.partitions, Retention::Keep), ("keys", 1, Retention::Compact)];
+        for (name, partitions, retention) in topics {
+            self.make_topic(name, partitions, retention);
+            if !self.model.topics().any(|topic| topic.name() == name) {
                 // An operation failed.
                 self.crash(Crash::Kill);
                 self.open();
-                self.make_topic(name, partitions, *retention);
+                self.make_topic(name, partitions, retention);
             }
         }
         self.stop();
@@ -561,7 +560,9 @@ impl Program {
             self.tell(format_args!("{partition}: {start}..{end}, {count} records, {damage:?}"));
         }
         let loss = std::mem::replace(&mut self.loss, Loss::None);
-        self.model.opened(&log.topics(), &contents, loss);
+        let lost = |note: &Note| matches!(note, Note::Missing { .. } | Note::GivenUp { .. });
+        let told = log.report().notes.iter().any(lost);
+        self.model.opened(&log.topics(), &contents, loss, told);
     }
 
     fn node(&mut self) -> &mut Node {
@@ -711,6 +712,11 @@ impl Program {
             let part = self.model.make(partition, &lengths);
             contents.push((part, as_batch));
         }
+        self.send(&contents, condition);
+    }
+
+    /// Sends what was made: each part as a record, or as a batch.
+    fn send(&mut self, contents: &[(Part, bool)], condition: Option<Condition>) -> usize {
         let parts = contents.iter().map(|(part, _)| part.clone()).collect();
         let conditions: Vec<Condition> = condition.into_iter().collect();
         let sent = Sent { parts, conditions: conditions.clone(), produced: false };
@@ -734,6 +740,7 @@ impl Program {
             })
             .collect();
         self.submit(Waits::Append { append }, append, &conditions, &items);
+        append
     }
 
     fn bytes(&self, part: &Part) -> Vec<Vec<u8>> {
@@ -1041,3 +1048,6 @@ fn batch(
     records.iter().for_each(|record| builder.push(Record::opaque(record)));
     builder.finish()
 }
+
+#[cfg(test)]
+mod tests;
