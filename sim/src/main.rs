@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "it is a program for the terminal")]
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -14,14 +15,14 @@ use tracklog_sim::{Campaign, Failure, FileSystem, Outcome, PowerCuts, Totals, ru
 const USAGE: &str = "\
 Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
        tracklog-sim replay SEED
-       tracklog-sim sweep [--json]
+       tracklog-sim sweep [--every K] [--from N] [--json]
        tracklog-sim powercut --fs ext4|xfs --dir DIR [--points N] [--seed S] [--seconds N]
                     [--uring] [--without-sync] [--again POINT] [--json]
 
 run      random programs with faults and crashes, one for each seed from S on; exits with 0 only
          if every promise held
 replay   one of them again, telling each step
-sweep    a fixed program, in which each operation of the disk fails in turn
+sweep    a fixed program, in which each operation of the disk fails in turn: every Kth from the Nth on
 powercut the log on a real file system, over a disk that is put together as it may have stood at N
          moments; wants root, FUSE and qemu-storage-daemon (exits with 3 without). With
          --without-sync it exits with 0 only if acked records were lost; --again looks at one moment
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     match command(&arguments) {
         Ok(Command::Run { campaign, json }) => run(campaign, json),
         Ok(Command::Replay { seed }) => replay(seed),
-        Ok(Command::Sweep { json }) => sweep_all(json),
+        Ok(Command::Sweep { first, stride, json }) => sweep_some(first, stride, json),
         Ok(Command::PowerCut { cuts, json }) => powercut(&cuts, json),
         Err(what) => {
             eprintln!("{what}\n\n{USAGE}");
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
 enum Command {
     Run { campaign: Campaign, json: bool },
     Replay { seed: u64 },
-    Sweep { json: bool },
+    Sweep { first: u64, stride: NonZeroU64, json: bool },
     PowerCut { cuts: Box<PowerCuts>, json: bool },
 }
 
@@ -52,8 +53,7 @@ fn command(arguments: &[String]) -> Result<Command, String> {
     let (verb, rest) = arguments.split_first().ok_or("what is to be done?")?;
     match (verb.as_str(), rest) {
         ("replay", [seed]) => Ok(Command::Replay { seed: number(seed)? }),
-        ("sweep", []) => Ok(Command::Sweep { json: false }),
-        ("sweep", [json]) if json == "--json" => Ok(Command::Sweep { json: true }),
+        ("sweep", options) => sweep_command(options),
         ("run", options) => run_command(options),
         ("powercut", options) => powercut_command(options),
         _ => Err(format!("{verb}: no such command, or not so many words")),
@@ -79,6 +79,21 @@ fn run_command(options: &[String]) -> Result<Command, String> {
         }
     }
     Ok(Command::Run { campaign, json })
+}
+
+fn sweep_command(options: &[String]) -> Result<Command, String> {
+    let (mut first, mut stride, mut json) = (1, NonZeroU64::MIN, false);
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let mut value = || options.next().ok_or_else(|| format!("{option} needs a value"));
+        match option.as_str() {
+            "--json" => json = true,
+            "--every" => stride = number(value()?)?,
+            "--from" => first = number(value()?)?,
+            _ => return Err(format!("{option}: no such option")),
+        }
+    }
+    Ok(Command::Sweep { first, stride, json })
 }
 
 fn powercut_command(options: &[String]) -> Result<Command, String> {
@@ -157,8 +172,8 @@ fn run(campaign: Campaign, json: bool) -> ExitCode {
     conclude(&campaign.run(&ended), json)
 }
 
-fn sweep_all(json: bool) -> ExitCode {
-    let totals = sweep(1, &|nth, lasting, violation| {
+fn sweep_some(first: u64, stride: NonZeroU64, json: bool) -> ExitCode {
+    let totals = sweep(first, stride, &|nth, lasting, violation| {
         eprintln!("operation {nth} fails {lasting:?}: {violation}");
     });
     conclude(&totals, json)

@@ -5,16 +5,19 @@
 //! run ends; until the program runs through without reaching N. All that a model holds a program to
 //! holds throughout.
 
+use std::num::NonZeroU64;
+
 use tracklog_engine::disk::simulated::Lasting;
 
 use crate::campaign::Totals;
 use crate::program::run_fixed_program;
 
-/// Sweeps over every `stride`th operation; `told` hears of what was broken, and where.
-pub fn sweep(stride: u64, told: &dyn Fn(u64, Lasting, &str)) -> Totals {
+/// Sweeps over every `stride`th operation from the `first` on, counted from 1; `told` hears of what
+/// was broken, and where.
+pub fn sweep(first: u64, stride: NonZeroU64, told: &dyn Fn(u64, Lasting, &str)) -> Totals {
     let mut totals = Totals::default();
     for lasting in [Lasting::Once, Lasting::Always] {
-        let mut nth = 1;
+        let mut nth = first.max(1);
         loop {
             let (outcome, operations) = run_fixed_program(nth, lasting);
             totals.add(nth, &outcome);
@@ -24,7 +27,7 @@ pub fn sweep(stride: u64, told: &dyn Fn(u64, Lasting, &str)) -> Totals {
                 None => {}
             }
             totals.faults += 1;
-            nth += stride;
+            nth += stride.get();
         }
     }
     totals

@@ -1,5 +1,6 @@
 //! Seeds that run here; `.ci/run` runs thousands more, built to be fast.
 
+use std::num::NonZeroU64;
 use std::thread;
 
 use tracklog_sim::{Campaign, run_program, sweep};
@@ -28,7 +29,8 @@ fn random_programs_break_no_promise() {
 /// Every single one of them: the command `sweep`.
 #[test]
 fn operations_all_over_a_program_may_fail_once_or_from_there_on() {
-    let totals = sweep(97, &|nth, lasting, violation| {
+    let stride = NonZeroU64::new(97).expect("it is not 0");
+    let totals = sweep(1, stride, &|nth, lasting, violation| {
         panic!("operation {nth} fails {lasting:?}: {violation}");
     });
     assert!(totals.programs > 20, "{totals}");
