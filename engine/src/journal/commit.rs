@@ -106,6 +106,14 @@ impl CommitKind {
         }
     }
 
+    /// A kind that is not known was taken since it says that it may be skipped.
+    const fn flags(self) -> u8 {
+        match self {
+            Self::Mark | Self::Other(_) => MAY_SKIP,
+            Self::Data | Self::Opened | Self::Sealed => 0,
+        }
+    }
+
     const fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Data,
@@ -157,7 +165,7 @@ impl CommitHeader {
         fields.put_u32(MAGIC);
         fields.put_u16(VERSION);
         fields.put_u8(self.kind.byte());
-        fields.put_u8(if matches!(self.kind, CommitKind::Mark) { MAY_SKIP } else { 0 });
+        fields.put_u8(self.kind.flags());
         fields.put_u64(self.salt.0);
         fields.put_u64(self.run.0);
         fields.put_u64(self.number.0);
@@ -461,5 +469,17 @@ mod tests {
     fn a_commit_is_numbered_from_1_whatever_its_checksum_says() {
         assert_eq!(CommitHeader::decode(&numbered(1).encode()), Ok(numbered(1)));
         assert_eq!(CommitHeader::decode(&numbered(0).encode()), Err(HeaderError::Bad));
+    }
+
+    #[test]
+    fn a_commit_of_a_later_kind_is_named_in_the_chain_by_the_bytes_that_lie_there() {
+        let mut bytes = numbered(1).encode();
+        bytes[6] = 9;
+        let crc = crc32fast::hash(&bytes[..CRC_AT]);
+        bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        let header = CommitHeader::decode(&bytes).expect("it may be skipped");
+        assert_eq!(header.kind, CommitKind::Other(9));
+        assert_eq!(header.hash(), xxh3_64(&bytes));
+        assert_eq!(CommitHeader::decode(&header.encode()), Ok(header));
     }
 }
