@@ -54,6 +54,35 @@ pub use verify::{
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod fuzzing {
+    use crate::journal::commit::{
+        CommitHeader, CommitKind, Opened, Sealed, control_body, directory,
+    };
+
+    /// The fixed header at the start of a commit, read and written again; `None` when it is none
+    /// of this version.
+    #[must_use]
+    pub fn header_again(commit: &[u8]) -> Option<Vec<u8>> {
+        Some(CommitHeader::decode(commit).ok()?.encode().to_vec())
+    }
+
+    /// What lies between a commit's header and its batches, read and written again; `None` when
+    /// it cannot be read as what the header says.
+    #[must_use]
+    pub fn body_again(commit: &[u8]) -> Option<Vec<u8>> {
+        let header = CommitHeader::decode(commit).ok()?;
+        let body = control_body(&header, commit)?;
+        match header.kind {
+            CommitKind::Data => {
+                let mut fields = Vec::new();
+                directory(&header, commit)?.iter().for_each(|entry| entry.encode(&mut fields));
+                Some(fields)
+            }
+            CommitKind::Opened => Some(Opened::decode(body)?.encode()),
+            CommitKind::Sealed => Some(Sealed::decode(body)?.encode()),
+            CommitKind::Mark | CommitKind::Other(_) => None,
+        }
+    }
+
     /// A checkpoint's file, read and written again; `None` when it is none of this version.
     #[must_use]
     pub fn checkpoint_again(file: &[u8]) -> Option<Vec<u8>> {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use tracklog_fuzz::disk::{Sample, checkpoints};
+use tracklog_fuzz::disk::{Sample, checkpoints, head_of};
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventFlags, EventKind, EventParts, Fields};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
@@ -36,6 +36,10 @@ fn main() -> io::Result<()> {
         KeyValue { key: b"key", value: Some(b"value") }.encode(&mut first),
         KeyValue { key: b"key", value: None }.encode(&mut second),
     ];
+    let stretch = Sequence(3)..Sequence(1 << 40);
+    let derived = BatchBuilder::new(PayloadKind::Opaque);
+    let derived = derived.derived_by(ProducerId(1), ProducerEpoch(2), stretch);
+    write("batch_decode", "derived", &finish(derived, &opaque))?;
     write("batch_decode", "key-values", &batch(PayloadKind::KeyValue, &pairs))?;
 
     for (door, name, body) in BODIES {
@@ -64,6 +68,9 @@ fn write_disks() -> io::Result<()> {
         write("checkpoint_load", name, &[&[0], &*file].concat())?;
         write("checkpoint_load", &format!("{name}-alone"), &[&[1], &*file].concat())?;
     }
+    for (name, head) in commit_heads() {
+        write("commit_header", name, &head)?;
+    }
     let how_many = Sample::the().commits.len();
     let last = u8::try_from(how_many - 1).expect("a small log");
     let edits: &[(&str, u8, &[[u8; 8]])] = &[
@@ -74,7 +81,7 @@ fn write_disks() -> io::Result<()> {
         ("checkpoints-gone", 0, &[[4, 0, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0, 0]]),
         ("slot-gone", 1, &[[5, 1, 0, 0, 0, 0, 0, 0]]),
         ("sector-bad", 0, &[[6, 4, 0, 0, 0, 0, 0, 0]]),
-        ("forged-number", 3, &[[7, 4, 24, 0, 9, 0, 0, 0]]),
+        ("forged-number", 3, &[[7, 4, 5, 0, 9, 0, 0, 0]]),
         ("forged-directory", 7, &[[8, 4, 8, 0, 9, 0, 0, 0]]),
         ("forged-opened", 3, &[[8, 0, 32, 0, 1, 0, 0, 0]]),
         ("forged-slot", 3, &[[9, 1, 40, 0, 9, 0, 0, 0]]),
@@ -83,6 +90,16 @@ fn write_disks() -> io::Result<()> {
         write("journal_recovery", name, &[&[*how], &*edits.concat()].concat())?;
     }
     Ok(())
+}
+
+/// One of each kind: the header and what it says lies behind it.
+fn commit_heads() -> Vec<(&'static str, Vec<u8>)> {
+    let sample = Sample::the();
+    let disk = sample.machine();
+    let heads = sample.commits.iter().map(|(slot, at)| head_of(&disk, *slot, *at));
+    let heads: Vec<_> = heads.collect();
+    let first = |kind| heads.iter().find(|head| head[6] == kind).expect("all kinds occur").clone();
+    vec![("data", first(1)), ("mark", first(2)), ("opened", first(3)), ("sealed", first(4))]
 }
 
 const TEXTS: &[(&str, &str)] = &[
@@ -226,8 +243,11 @@ fn rejected_event() -> RejectedParts<'static> {
 }
 
 fn batch(kind: PayloadKind, records: &[Record<'_>]) -> Vec<u8> {
-    let mut builder =
-        BatchBuilder::new(kind).produced_by(ProducerId(1), ProducerEpoch(2), Sequence(3));
+    let builder = BatchBuilder::new(kind);
+    finish(builder.produced_by(ProducerId(1), ProducerEpoch(2), Sequence(3)), records)
+}
+
+fn finish(mut builder: BatchBuilder, records: &[Record<'_>]) -> Vec<u8> {
     for record in records {
         builder.push(*record);
     }

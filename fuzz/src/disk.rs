@@ -28,8 +28,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const SLOT_BYTES: u64 = 2 << 20;
 const PAGE_BYTES: usize = 4096;
-/// Of a commit's fixed header.
-const HEADER_BYTES: usize = 128;
+/// Size of a commit's fixed header.
+pub const HEADER_BYTES: usize = 128;
 /// Of a checkpoint's head, and of the head of each of its sections.
 const CHECKPOINT_HEAD_BYTES: usize = 12;
 
@@ -94,6 +94,7 @@ impl Sample {
         }
         node.set(keys, b"colour", None);
         node.produce(raw[1], 0);
+        node.derive(raw[1], 0..40);
         // On into a second segment. All but the last of what fills the first is trimmed, since
         // reading it costs time and tells nothing.
         for _ in 0..5 {
@@ -108,6 +109,7 @@ impl Sample {
         let mut node = Node::open(&disk, false).expect("it opens again");
         node.append(raw[0], Record::opaque(b"of the second run"));
         node.produce(raw[1], 3);
+        node.derive(raw[1], 40..41);
         let contents = node.contents();
         node.stop();
         let disk = disk.reboot();
@@ -213,7 +215,18 @@ impl Node {
 
     fn produce(&mut self, partition: PartitionId, sequence: u64) {
         let builder = BatchBuilder::new(PayloadKind::Opaque);
-        let mut batch = builder.produced_by(ProducerId(7), ProducerEpoch(1), Sequence(sequence));
+        let by = builder.produced_by(ProducerId(7), ProducerEpoch(1), Sequence(sequence));
+        self.append_three(partition, by);
+    }
+
+    /// The batch says where its producer's next one begins: the count does not tell.
+    fn derive(&mut self, partition: PartitionId, stretch: Range<u64>) {
+        let builder = BatchBuilder::new(PayloadKind::Opaque);
+        let stretch = Sequence(stretch.start)..Sequence(stretch.end);
+        self.append_three(partition, builder.derived_by(ProducerId(8), ProducerEpoch(1), stretch));
+    }
+
+    fn append_three(&mut self, partition: PartitionId, mut batch: BatchBuilder) {
         for text in ["one", "", "three, which is longer"] {
             batch.push(Record::opaque(text.as_bytes()));
         }
@@ -234,12 +247,25 @@ impl Node {
     /// When a read fails, stands still, or gives an offset twice or beyond the end.
     #[must_use]
     pub fn contents(&self) -> Contents {
-        let topics = self.log.topics();
-        let partitions = topics.iter().flat_map(|topic| topic.partitions().take(64));
-        partitions.map(|partition| (partition, self.share(partition))).collect()
+        self.read(false)
     }
 
-    fn share(&self, partition: PartitionId) -> Share {
+    /// The same of a log with forged directories, by whose counts it ends before its batches do.
+    ///
+    /// # Panics
+    /// As [`contents`](Self::contents), but for what lies beyond the end.
+    #[must_use]
+    pub fn contents_of_forged(&self) -> Contents {
+        self.read(true)
+    }
+
+    fn read(&self, is_forged: bool) -> Contents {
+        let topics = self.log.topics();
+        let partitions = topics.iter().flat_map(|topic| topic.partitions().take(64));
+        partitions.map(|partition| (partition, self.share(partition, is_forged))).collect()
+    }
+
+    fn share(&self, partition: PartitionId, is_forged: bool) -> Share {
         let extent = self.log.extent(partition).expect("the topic is listed");
         let mut share = Share { extent, records: BTreeMap::new(), damage: Vec::new() };
         let mut next = extent.start;
@@ -268,7 +294,7 @@ impl Node {
             let part = fetched.partitions.pop().expect("one partition was asked for");
             assert!(part.next > next, "a read of {partition} at {next} comes forward");
             for (offset, record) in part.batches.iter().flat_map(|batch| batch.records()) {
-                if offset < extent.start {
+                if offset < extent.start || is_forged && offset >= extent.end {
                     continue;
                 }
                 assert!(offset < extent.end, "{offset} is behind the end");
@@ -281,7 +307,12 @@ impl Node {
         share
     }
 
-    fn lacks_a_slot(&self) -> bool {
+    /// Whether one of the sample's slots is gone: what lies in it is neither read nor passed over.
+    ///
+    /// # Panics
+    /// When the folder cannot be listed.
+    #[must_use]
+    pub fn lacks_a_slot(&self) -> bool {
         let folder = self.disk.journal_folder().expect("it lists");
         Sample::the().slots.iter().any(|slot| !folder.slots.iter().any(|(there, _)| there == slot))
     }
@@ -312,6 +343,25 @@ pub fn seal_commit(disk: &SimDisk, slot: SlotId, at: u64) {
     seal_header(disk, slot, at);
 }
 
+/// The head of the commit at `at`: its header, and what that says lies before the batches.
+#[must_use]
+pub fn head_of(disk: &SimDisk, slot: SlotId, at: u64) -> Vec<u8> {
+    let header = disk.peek(slot, at, HEADER_BYTES);
+    disk.peek(slot, at, HEADER_BYTES + u32_at(&header, 72) as usize)
+}
+
+/// Makes the checksums of a commit's head good: of what lies behind its header, which is said to
+/// end where the bytes do, and of the header. `false`: they are too few for a header.
+pub fn seal_head(commit: &mut [u8]) -> bool {
+    let Some((header, body)) = commit.split_at_mut_checked(HEADER_BYTES) else { return false };
+    let length = u32::try_from(body.len()).expect("an input is small");
+    header[72..76].copy_from_slice(&length.to_le_bytes());
+    header[76..80].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+    let crc = crc32fast::hash(&header[..HEADER_BYTES - 4]);
+    header[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    true
+}
+
 /// Makes the checksum of the fixed header at `at` good.
 pub fn seal_header(disk: &SimDisk, slot: SlotId, at: u64) {
     let header = disk.peek(slot, at, HEADER_BYTES);
@@ -322,12 +372,10 @@ pub fn seal_header(disk: &SimDisk, slot: SlotId, at: u64) {
 /// Makes each of these commits, all of one slot, name the one before.
 pub fn chain(disk: &SimDisk, commits: &[(SlotId, u64)]) {
     for pair in commits.windows(2) {
-        let [(slot, before), (next_slot, at)] = *pair else { continue };
-        if slot == next_slot {
-            let hash = xxh3_64(&disk.peek(slot, before, HEADER_BYTES));
-            disk.corrupt(slot, at + 48, &hash.to_le_bytes());
-            seal_header(disk, slot, at);
-        }
+        let [(slot, before), (_, at)] = *pair else { continue };
+        let hash = xxh3_64(&disk.peek(slot, before, HEADER_BYTES));
+        disk.corrupt(slot, at + 48, &hash.to_le_bytes());
+        seal_header(disk, slot, at);
     }
 }
 
