@@ -13,7 +13,7 @@ use tracklog_log::{Extent, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::LiveRecord;
-use crate::disk::{FileName, SlotId, lacks_a_sector};
+use crate::disk::{FileName, SECTOR_BYTES, SlotId, lacks_a_sector};
 use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{Base, CommitNumber, Opened, Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
@@ -259,7 +259,7 @@ pub(crate) fn look(file: &[u8]) -> Look {
     let mut look = Look { sections: Vec::new(), ending: Ending::Rotten };
     let mut head = MAGIC.to_le_bytes().to_vec();
     head.put_u32(VERSION);
-    if head.starts_with(file) || lacks_a_sector(&file[..file.len().min(512)], 0) {
+    if head.starts_with(file) || lacks_a_sector(&file[..file.len().min(SECTOR_BYTES)], 0) {
         look.ending = Ending::Torn;
         return look;
     }

@@ -227,7 +227,7 @@ fn commit_line(header: &CommitHeader, entries: &[DirectoryEntry], body: Option<&
         CommitKind::Mark => "mark".to_owned(),
         CommitKind::Opened => "opened".to_owned(),
         CommitKind::Sealed => "sealed".to_owned(),
-        CommitKind::Other(kind) => format!("kind {kind}"),
+        CommitKind::Other { byte, .. } => format!("kind {byte}"),
     };
     let TimeMicros(at) = append_time;
     let start = format!(

@@ -79,7 +79,7 @@ pub mod fuzzing {
             }
             CommitKind::Opened => Some(Opened::decode(body)?.encode()),
             CommitKind::Sealed => Some(Sealed::decode(body)?.encode()),
-            CommitKind::Mark | CommitKind::Other(_) => None,
+            CommitKind::Mark | CommitKind::Other { .. } => None,
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) use trusted::{batch_of_ring, batch_of_slot};
 pub const PAGE_BYTES: usize = 4096;
 
 /// What a disk writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
 /// Whether one of the sectors of a small file from byte `from` on is all zeros. A crash while the
 /// file was written may have lost any of them, in the middle too.

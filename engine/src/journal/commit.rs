@@ -91,8 +91,9 @@ pub(crate) enum CommitKind {
     Opened,
     /// The last of a full segment: [`Sealed`].
     Sealed,
-    /// Of a later version, which says that it may be skipped.
-    Other(u8),
+    /// Of a later version, which says that it may be skipped. Its flags are kept as they are: the
+    /// chain names a header by its very bytes.
+    Other { byte: u8, flags: u8 },
 }
 
 impl CommitKind {
@@ -102,25 +103,25 @@ impl CommitKind {
             Self::Mark => 2,
             Self::Opened => 3,
             Self::Sealed => 4,
-            Self::Other(byte) => byte,
+            Self::Other { byte, .. } => byte,
         }
     }
 
-    /// A kind that is not known was taken since it says that it may be skipped.
     const fn flags(self) -> u8 {
         match self {
-            Self::Mark | Self::Other(_) => MAY_SKIP,
+            Self::Mark => MAY_SKIP,
+            Self::Other { flags, .. } => flags,
             Self::Data | Self::Opened | Self::Sealed => 0,
         }
     }
 
-    const fn from_byte(byte: u8) -> Self {
+    const fn from_bytes(byte: u8, flags: u8) -> Self {
         match byte {
             1 => Self::Data,
             2 => Self::Mark,
             3 => Self::Opened,
             4 => Self::Sealed,
-            byte => Self::Other(byte),
+            byte => Self::Other { byte, flags },
         }
     }
 }
@@ -201,10 +202,10 @@ impl CommitHeader {
     /// `None`: too short.
     fn decode_checked(mut fields: Fields<'_>) -> Option<Result<Self, HeaderError>> {
         let version = fields.u16()?;
-        let kind = CommitKind::from_byte(fields.u8()?);
-        let flags = fields.u8()?;
+        let kind = CommitKind::from_bytes(fields.u8()?, fields.u8()?);
         let salt = Salt(fields.u64()?);
-        if version != VERSION || (matches!(kind, CommitKind::Other(_)) && flags & MAY_SKIP == 0) {
+        let must_know = matches!(kind, CommitKind::Other { flags, .. } if flags & MAY_SKIP == 0);
+        if version != VERSION || must_know {
             return Some(Err(HeaderError::Newer(salt)));
         }
         Some(Ok(Self {
@@ -474,11 +475,11 @@ mod tests {
     #[test]
     fn a_commit_of_a_later_kind_is_named_in_the_chain_by_the_bytes_that_lie_there() {
         let mut bytes = numbered(1).encode();
-        bytes[6] = 9;
+        (bytes[6], bytes[7]) = (9, 0x40 | MAY_SKIP);
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         let header = CommitHeader::decode(&bytes).expect("it may be skipped");
-        assert_eq!(header.kind, CommitKind::Other(9));
+        assert_eq!(header.kind, CommitKind::Other { byte: 9, flags: 0x40 | MAY_SKIP });
         assert_eq!(header.hash(), xxh3_64(&bytes));
         assert_eq!(CommitHeader::decode(&header.encode()), Ok(header));
     }

@@ -183,12 +183,12 @@ impl Driver {
         drop(machine);
         let mut watch = self.watch.lock();
         watch.ended = true;
-        watch.panic = panic;
+        watch.panic = watch.panic.take().or(panic);
         drop(watch);
         self.called.notify_one();
     }
 
-    /// Drives the journal until there is nothing to do for now, as long as is meet for who calls,
+    /// Drives the journal until there is nothing to do for now, as long as is right for who calls,
     /// and attends to the intake.
     fn attend(&self, by: By) {
         // What a panic leaves half done is dropped with the journal.

@@ -78,6 +78,12 @@ fn options() -> Options {
     Options { slot_bytes: Some(SLOT_BYTES), replay_threads: 0, ..Options::default() }
 }
 
+/// A log of so many slots that gives up its oldest segments.
+fn dropping(slots: u64) -> Options {
+    let when_full = crate::options::WhenFull::DropOldest;
+    Options { journal_bytes_max: Some(slots * SLOT_BYTES), when_full, ..options() }
+}
+
 impl Rig {
     fn open(disk: &SimDisk) -> Result<Self, OpenError> {
         Self::open_with(disk, &options())
@@ -388,11 +394,7 @@ fn random_programs_with_crashes_keep_every_promise() {
 
 #[test]
 fn random_programs_that_drop_the_oldest_segments_keep_every_promise_about_the_rest() {
-    let options = Options {
-        journal_bytes_max: Some(5 * SLOT_BYTES),
-        when_full: crate::options::WhenFull::DropOldest,
-        ..options()
-    };
+    let options = dropping(5);
     run_programs(60, &options);
 }
 
@@ -474,6 +476,11 @@ fn readable(disk: &SimDisk) -> Vec<(u64, Vec<u8>)> {
     mine.map(|((_, offset), bytes)| (offset.0, bytes.to_vec())).collect()
 }
 
+/// The first byte of each.
+fn first_bytes(disk: &SimDisk) -> Vec<u8> {
+    readable(disk).iter().map(|(_, bytes)| bytes[0]).collect()
+}
+
 fn missing(notes: &[Note]) -> Vec<(u64, u64, bool)> {
     let stretch = |note: &Note| match note {
         Note::Missing { first, last, known, .. } => Some((first.0, last.0, *known)),
@@ -499,13 +506,13 @@ fn a_cut_commit_never_comes_back() {
         let disk = power_cut(&disk, rig);
         let mut rig = Rig::open(&disk).unwrap();
         // By chance the torn one may have landed whole; then both are there for good.
-        let kept: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();
+        let kept = first_bytes(&disk);
         assert!(kept == [b'f'] || kept == [b'f', 1, 2], "seed {seed}: {kept:?}");
         // A commit of the same size takes the number of the torn one.
         acked(&mut rig, &vec![3; 70_000]);
         let disk = power_cut(&disk, rig);
         drop(Rig::open(&disk).unwrap());
-        let found: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();
+        let found = first_bytes(&disk);
         assert_eq!(found, [&kept[..], &[3]].concat(), "seed {seed}");
     }
 }
@@ -610,7 +617,7 @@ fn headers_of_a_cut_commit_vouch_for_nothing_in_the_next_run() {
     let disk = power_cut(&disk, rig);
     let rig = Rig::open(&disk).unwrap();
     assert_eq!(missing(&rig.notes), []);
-    let found: Vec<u8> = readable(&disk).iter().map(|(_, bytes)| bytes[0]).collect();
+    let found = first_bytes(&disk);
     assert_eq!(found[0], b'a');
     assert_eq!(found[1..], (100..120).collect::<Vec<u8>>());
 }
@@ -877,11 +884,7 @@ fn commits_that_fill_a_segment_to_its_last_page_lose_nothing_at_the_edge() {
 #[test]
 fn a_log_that_drops_its_oldest_segments_goes_round_its_slots_for_ever() {
     let disk = SimDisk::new(1);
-    let options = Options {
-        journal_bytes_max: Some(5 * SLOT_BYTES),
-        when_full: crate::options::WhenFull::DropOldest,
-        ..options()
-    };
+    let options = dropping(5);
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     rig.make_topic();
     for number in 0..200_u8 {
@@ -1285,11 +1288,7 @@ fn thousands_of_damaged_commits_are_told_at_every_opening_and_skipped_for_once()
 #[test]
 fn damage_is_forgotten_with_the_segment_that_it_lies_in() {
     let disk = SimDisk::new(1);
-    let options = Options {
-        journal_bytes_max: Some(5 * SLOT_BYTES),
-        when_full: crate::options::WhenFull::DropOldest,
-        ..options()
-    };
+    let options = dropping(5);
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     rig.make_topic();
     let lost = acked(&mut rig, b"a");
@@ -1319,11 +1318,7 @@ fn a_log_whose_oldest_segment_holds_more_live_records_than_can_move_is_full_and_
     // More than the room that is kept, and more than a slot.
     for keys in [8_u8, 40] {
         let disk = SimDisk::new(1);
-        let options = Options {
-            journal_bytes_max: Some(5 * SLOT_BYTES),
-            when_full: crate::options::WhenFull::DropOldest,
-            ..options()
-        };
+        let options = dropping(5);
         let mut rig = Rig::open_with(&disk, &options).unwrap();
         rig.make_topic();
         let keyed = wild::make_compact_topic(&mut rig, "keys");
@@ -1524,11 +1519,7 @@ fn damage_in_the_segment_that_the_checkpoint_ends_in_is_told() {
 #[test]
 fn a_full_disk_costs_no_segment_more_than_it_must_and_no_checkpoint() {
     let disk = SimDisk::new(1);
-    let options = Options {
-        journal_bytes_max: Some(5 * SLOT_BYTES),
-        when_full: crate::options::WhenFull::DropOldest,
-        ..options()
-    };
+    let options = dropping(5);
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     rig.make_topic();
     for number in 0..200_u8 {

@@ -312,9 +312,9 @@ impl Drop for ReplayShare {
     fn drop(&mut self) {
         let mut queues = self.waiting.queues.lock();
         queues.replay_bytes -= self.bytes;
-        let none_waits = queues.replay.is_empty();
+        let any_waits = !queues.replay.is_empty();
         drop(queues);
-        if !none_waits {
+        if any_waits {
             // What waits next may be small enough for several threads.
             self.waiting.changed.notify_all();
         }

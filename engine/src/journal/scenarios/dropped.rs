@@ -1,17 +1,11 @@
 //! Segments that are given up, what must not be lost with them, and the checkpoints that tell.
 
 use super::*;
-use crate::options::WhenFull;
 
 /// A log of five slots that gives up its oldest segments.
 fn node_that_drops() -> (SimDisk, Rig) {
     let disk = SimDisk::new(1);
-    let options = Options {
-        journal_bytes_max: Some(5 * SLOT_BYTES),
-        when_full: WhenFull::DropOldest,
-        ..options()
-    };
-    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    let mut rig = Rig::open_with(&disk, &dropping(5)).unwrap();
     rig.make_topic();
     (disk, rig)
 }
@@ -28,9 +22,13 @@ fn either_checkpoint_alone_serves_a_log_that_gave_up_segments() {
     assert!(before[0].0 > 0, "segments were given up");
     for file in [FileName::CheckpointA, FileName::CheckpointB] {
         let good = disk.read_file(&file).unwrap();
-        disk.set_file(&file, Some(vec![0; good.len()]));
-        assert_eq!(missing(&recovered(&disk).notes), [], "without {}", file.path());
-        assert_eq!(readable(&disk), before, "without {}", file.path());
+        let mut flipped = good.clone();
+        flipped[40] ^= 1;
+        for bad in [vec![0; good.len()], flipped] {
+            disk.set_file(&file, Some(bad));
+            assert_eq!(missing(&recovered(&disk).notes), [], "without {}", file.path());
+            assert_eq!(readable(&disk), before, "without {}", file.path());
+        }
         disk.set_file(&file, Some(good));
     }
 }

@@ -7,10 +7,6 @@ fn cuts(notes: &[Note]) -> usize {
     notes.iter().filter(|note| matches!(note, Note::Cut { .. })).count()
 }
 
-fn first_bytes(disk: &SimDisk) -> Vec<u8> {
-    readable(disk).iter().map(|(_, bytes)| bytes[0]).collect()
-}
-
 /// Two commits in flight at once: the second cannot vouch for the first, and no mark follows.
 fn acked_without_a_mark(disk: &SimDisk, rig: &mut Rig, bytes: [u8; 2]) {
     let tickets = bytes.map(|byte| {
@@ -121,15 +117,10 @@ fn a_write_of_a_killed_process_lands_before_recovery_looks() {
     assert_eq!(first_bytes(&disk), [1, 2, 3]);
 }
 
-fn dropping() -> Options {
-    let when_full = crate::options::WhenFull::DropOldest;
-    Options { journal_bytes_max: Some(5 * SLOT_BYTES), when_full, ..options() }
-}
-
 /// A log that has gone round its slots, and is closed.
 fn gone_round() -> SimDisk {
     let disk = SimDisk::new(1);
-    let mut rig = Rig::open_with(&disk, &dropping()).unwrap();
+    let mut rig = Rig::open_with(&disk, &dropping(5)).unwrap();
     rig.make_topic();
     for number in 0..90_u8 {
         acked(&mut rig, &vec![number; 150_000]);
@@ -143,7 +134,7 @@ fn a_power_cut_at_any_operation_while_a_freed_slot_is_prepared_anew_loses_nothin
     let before = gone_round();
     for nth in 1..130 {
         let disk = copy(&before);
-        let mut rig = Rig::open_with(&disk, &dropping()).unwrap();
+        let mut rig = Rig::open_with(&disk, &dropping(5)).unwrap();
         let last = readable(&disk).last().expect("there are records").0;
         disk.crash_at_operation(nth, Crash::Power);
         let mut acked = last;
@@ -159,7 +150,7 @@ fn a_power_cut_at_any_operation_while_a_freed_slot_is_prepared_anew_loses_nothin
         }
         let disk = power_cut(&disk, rig);
         disk.heal();
-        let rig = Rig::open_with(&disk, &dropping()).unwrap();
+        let rig = Rig::open_with(&disk, &dropping(5)).unwrap();
         assert_eq!(missing(&rig.notes), [], "operation {nth}");
         let found: Vec<u64> = readable(&disk).iter().map(|(offset, _)| *offset).collect();
         assert!(found.last() >= Some(&acked), "operation {nth}: {acked} is gone");
@@ -170,7 +161,7 @@ fn a_power_cut_at_any_operation_while_a_freed_slot_is_prepared_anew_loses_nothin
 #[test]
 fn a_rotten_header_of_a_free_slot_costs_nothing() {
     let disk = gone_round();
-    let rig = Rig::open_with(&disk, &dropping()).unwrap();
+    let rig = Rig::open_with(&disk, &dropping(5)).unwrap();
     let in_use = slots_in_use(&rig);
     let disk = power_cut(&disk, rig);
     let before = readable(&disk);
@@ -180,7 +171,7 @@ fn a_rotten_header_of_a_free_slot_costs_nothing() {
     for slot in free {
         let disk = copy(&disk);
         disk.corrupt(slot, 100, &[1; 8]);
-        let mut rig = Rig::open_with(&disk, &dropping()).unwrap();
+        let mut rig = Rig::open_with(&disk, &dropping(5)).unwrap();
         assert_eq!(missing(&rig.notes), [], "{slot}");
         assert_eq!(readable(&disk), before, "{slot}");
         acked(&mut rig, b"next");

@@ -12,7 +12,6 @@ use tracklog_log::{Retention, TopicName, TopicSpec};
 use tracklog_protocol::KeyValue;
 
 use super::*;
-use crate::options::WhenFull;
 
 const KEYS: u64 = 5;
 
@@ -466,14 +465,6 @@ fn run(count: u64, options: &Options, wrongs: Wrongs) {
     run_seeds(count, |seed| Program::run(seed, options, wrongs));
 }
 
-fn dropping() -> Options {
-    Options {
-        journal_bytes_max: Some(6 * SLOT_BYTES),
-        when_full: WhenFull::DropOldest,
-        ..options()
-    }
-}
-
 #[test]
 fn programs_with_conditions_keys_and_topics() {
     run(60, &options(), Wrongs::default());
@@ -481,7 +472,7 @@ fn programs_with_conditions_keys_and_topics() {
 
 #[test]
 fn programs_that_drop_the_oldest_keep_every_live_record() {
-    run(60, &dropping(), Wrongs::default());
+    run(60, &dropping(6), Wrongs::default());
 }
 
 #[test]
@@ -501,5 +492,5 @@ fn programs_with_a_full_disk() {
 
 #[test]
 fn programs_that_drop_the_oldest_on_a_disk_that_fails_and_is_full() {
-    run(60, &dropping(), Wrongs { errors: true, full: true, ..Wrongs::default() });
+    run(60, &dropping(6), Wrongs { errors: true, full: true, ..Wrongs::default() });
 }

@@ -1,5 +1,6 @@
 //! Durable appends, in process.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -81,11 +82,11 @@ pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
 /// A log that has gone round in its space once, so that it writes into recycled slots.
 struct Filled {
     opened: Changing,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl Filled {
-    async fn make(folder: &std::path::Path, settings: &JournalSettings) -> Result<Self, Failure> {
+    async fn make(folder: &Path, settings: &JournalSettings) -> Result<Self, Failure> {
         let opened = offline::make(folder, settings).await?;
         let filled = Self { opened, folder: folder.to_owned() };
         let bytes = settings.bytes_max.expect("a bench has a limit");
@@ -153,7 +154,7 @@ impl Bench<'_> {
     }
 
     /// The slowest appends while segments end, beside the slowest bare writes.
-    async fn rolling(&self, folder: &std::path::Path) -> Result<Figure, Failure> {
+    async fn rolling(&self, folder: &Path) -> Result<Figure, Failure> {
         let settings = JournalSettings {
             slot_bytes: Some(ROLLING_SLOT_BYTES),
             bytes_max: Some(ROLLING_BYTES_MAX),
