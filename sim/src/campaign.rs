@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::program::{Outcome, run_program};
+use crate::tally::Tally;
 
 /// Which programs to run.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,8 @@ pub struct Totals {
     pub faults: u64,
     /// Appends that were acked.
     pub acked: u64,
+    /// What they did, by kind.
+    pub did: Tally,
     /// How long they took by their machines' clocks.
     pub simulated: Duration,
     /// The seeds that broke a promise.
@@ -42,6 +45,7 @@ impl Totals {
         self.crashes += outcome.crashes;
         self.faults += outcome.faults;
         self.acked += outcome.acked;
+        self.did.add(&outcome.did);
         self.simulated += outcome.simulated;
         if outcome.violation.is_some() {
             self.violations.push(seed);
@@ -51,23 +55,25 @@ impl Totals {
     /// One line of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let Self { programs, crashes, faults, acked, simulated, violations } = self;
+        let Self { programs, crashes, faults, acked, did, simulated, violations } = self;
         let (seconds, violations) = (simulated.as_secs_f64(), violations.len());
+        let did = did.to_json();
         format!(
             "{{\"programs\":{programs},\"crashes\":{crashes},\"faults\":{faults},\
-             \"acked\":{acked},\"simulated_seconds\":{seconds:.3},\"violations\":{violations}}}"
+             \"acked\":{acked},\"simulated_seconds\":{seconds:.3},\
+             \"violations\":{violations},\"did\":{did}}}"
         )
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { programs, crashes, faults, acked, simulated, violations } = self;
+        let Self { programs, crashes, faults, acked, did, simulated, violations } = self;
         let (seconds, violations) = (simulated.as_secs(), violations.len());
         write!(
             f,
             "{programs} programs, {crashes} crashes, {faults} faults, {acked} acked appends, \
-             {seconds} simulated seconds, {violations} violations"
+             {seconds} simulated seconds, {violations} violations; they did: {did}"
         )
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Where to look: `program` draws and runs a program, `plan` says what may go wrong in it, `model`
 //! says what must hold, `contents` what was found, `sweep` fails each I/O of a fixed program in
-//! turn, `campaign` runs many and adds up. Run by its own binary: `run`, `replay`, `sweep`,
+//! turn, `campaign` runs many and adds up, `tally` counts what they did. Run by its own binary: `run`, `replay`, `sweep`,
 //! `powercut`.
 #![forbid(unsafe_code)]
 
@@ -24,9 +24,11 @@ mod plan;
 mod powercut;
 mod program;
 mod sweep;
+mod tally;
 mod task;
 
 pub use campaign::{Campaign, Totals};
 pub use powercut::{Failure, FileSystem, PowerCuts, Report};
 pub use program::{Outcome, run_program};
 pub use sweep::sweep;
+pub use tally::{Did, Tally};

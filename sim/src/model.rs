@@ -219,6 +219,11 @@ impl Model {
         self.appends.len() - 1
     }
 
+    /// An append that was sent.
+    pub(crate) fn sent(&self, append: usize) -> &Sent {
+        &self.appends[append].sent
+    }
+
     /// Takes note that a key is being written, by the last append that was sent.
     pub(crate) fn write_key(
         &mut self,

@@ -28,6 +28,7 @@ use crate::chance::Chance;
 use crate::contents::{Contents, Share, read_all};
 use crate::model::{Loss, Model, Part, Sent, check_bytes};
 use crate::plan::{Damage, Plan, SLOT_BYTES, Step};
+use crate::tally::{Did, Tally};
 use crate::task::{Task, answer};
 
 /// FNV-1a, for the trace.
@@ -41,6 +42,8 @@ const PRODUCERS: u64 = 2;
 const UNACKED_MAX: usize = 4;
 /// So many answers to fetches are held back, to see that nobody writes to what they show.
 const HELD_MAX: usize = 6;
+/// A read that begins so many records before an end is near it.
+const HOT_RECORDS: u64 = 8;
 /// So often room is looked for before a log counts as full for good.
 const ROOM_TRIES: usize = 20;
 
@@ -55,6 +58,8 @@ pub struct Outcome {
     pub simulated: Duration,
     /// Appends that were acked.
     pub acked: u64,
+    /// What it did, by kind.
+    pub did: Tally,
     /// A hash of all that happened, in order.
     pub trace: u64,
     /// Which promise was broken.
@@ -194,7 +199,16 @@ impl Program {
     }
 
     fn outcome(&self) -> Outcome {
-        Outcome { simulated: self.disk.monotonic(), ..self.outcome.clone() }
+        let mut outcome = Outcome { simulated: self.disk.monotonic(), ..self.outcome.clone() };
+        let written = self.disk.written();
+        outcome.did.count_some(Did::Roll, written.rolls);
+        outcome.did.count_some(Did::SlotReuse, written.slots_used_again);
+        outcome.did.count_some(Did::Checkpoint, written.checkpoints);
+        outcome
+    }
+
+    fn did(&mut self, kind: Did) {
+        self.outcome.did.count(kind);
     }
 
     fn tell(&mut self, what: fmt::Arguments<'_>) {
@@ -270,7 +284,7 @@ impl Program {
     fn send_what_is_unacked(&mut self) {
         for producer in 0..self.producers.len() {
             for _ in 0..self.producers[producer].unacked.len() {
-                self.send_produced(producer, 0);
+                self.send_again(producer, 0);
                 self.settle();
             }
         }
@@ -355,6 +369,7 @@ impl Program {
         self.loss = loss;
         self.damaged = true;
         self.outcome.faults += 1;
+        self.did(Did::Damage);
     }
 
     /// Damage to what a mark vouches for; what comes behind it is not acked any more.
@@ -433,6 +448,7 @@ impl Program {
     fn crash(&mut self, kind: Crash) {
         self.tell(format_args!("crash {kind:?}"));
         self.outcome.crashes += 1;
+        self.did(Did::Crash);
         self.disk.crash(kind);
         self.collect();
         self.leave();
@@ -491,6 +507,8 @@ impl Program {
                 self.disk.crash_at_operation(nth, kind);
             }
             drop(Engine::open_stepped(Arc::new(self.disk.clone()), &self.plan.options));
+            let crashed = self.disk.free_bytes().is_err();
+            self.did(if crashed { Did::CrashInRecovery } else { Did::Crash });
             self.disk.crash(kind);
             self.outcome.crashes += 1;
             self.disk = self.disk.reboot();
@@ -522,6 +540,9 @@ impl Program {
                 return;
             }
             Err(error) => panic!("the log does not open: {error}\n{:#?}", self.disk.trace()),
+        }
+        if self.run > 0 {
+            self.did(Did::Reopen);
         }
         self.run += 1;
         self.check();
@@ -846,10 +867,15 @@ impl Program {
         self.submit(Waits::Produced { producer, append }, append, &[], &items);
     }
 
+    fn send_again(&mut self, producer: usize, nth: usize) {
+        self.did(Did::Retry);
+        self.send_produced(producer, nth);
+    }
+
     /// All that a producer has no ack for, in order.
     fn produce_again(&mut self, producer: usize) {
         let unacked = self.producers[producer].unacked.len();
-        (0..unacked).for_each(|nth| self.send_produced(producer, nth));
+        (0..unacked).for_each(|nth| self.send_again(producer, nth));
     }
 
     fn read(&mut self) {
@@ -859,20 +885,24 @@ impl Program {
         let length = extent.end.0 - extent.start.0;
         let from = match self.chance.below(3) {
             0 => extent.start,
-            1 => Offset(extent.end.0 - length.min(self.chance.below(8))),
+            1 => Offset(extent.end.0 - length.min(self.chance.below(HOT_RECORDS))),
             _ => extent.start.plus(self.chance.below(length + 1)),
         };
         let mode = if self.chance.one_in(2) { FetchMode::Live } else { FetchMode::Replay };
         let bytes_max = *self.chance.one_of(&[1, 4096, 1 << 20]);
         let fetch = Fetch { from: vec![(partition, from)], bytes_max, wait: false, mode };
         let fetched = answer(log.fetch(fetch)).expect("whoever asks reads himself");
-        self.fetched(fetched);
+        let is_hot = extent.end.0 - from.0 < HOT_RECORDS;
+        self.fetched(if is_hot { Did::ReadHot } else { Did::ReadLagging }, fetched);
     }
 
-    fn fetched(&mut self, fetched: Result<Fetched, FetchError>) {
+    fn fetched(&mut self, kind: Did, fetched: Result<Fetched, FetchError>) {
         // Which errors there may be depends on what fails at the time; what is read is held to
         // account, and an opening reads all.
         let Ok(fetched) = fetched else { return };
+        if fetched.partitions.iter().any(|part| !part.batches.is_empty()) {
+            self.did(kind);
+        }
         for part in fetched.partitions {
             self.model.extent(part.partition, part.extent);
             let mut next = None;
@@ -996,11 +1026,13 @@ impl Program {
             (Waits::Made, Done::Made(result)) => {
                 if let Ok(topic) = result {
                     self.model.made(&topic);
+                    self.did(Did::Create);
                 }
             }
             (Waits::Deleted(id), Done::Deleted(result)) => {
                 if result.is_ok() {
                     self.model.deleted(id);
+                    self.did(Did::DeleteTopic);
                 }
             }
             (Waits::Trimmed(partition, before), Done::Trimmed(result)) => {
@@ -1009,8 +1041,23 @@ impl Program {
                     self.model.trimmed(partition, before);
                 }
             }
-            (Waits::Tail, Done::Fetched(fetched)) => self.fetched(fetched),
+            (Waits::Tail, Done::Fetched(fetched)) => self.fetched(Did::ReadTail, fetched),
             (what, _) => unreachable!("{what:?} has another answer"),
+        }
+    }
+
+    /// Counts an append under each kind that it is of.
+    fn acked(&mut self, append: usize) {
+        let Sent { parts, conditions, produced } = self.model.sent(append);
+        let several = parts.iter().any(|part| part.partition != parts[0].partition);
+        let kinds = [
+            (Did::Append, true),
+            (Did::Conditional, !conditions.is_empty()),
+            (Did::MultiPartition, several),
+            (Did::Idempotent, *produced),
+        ];
+        for (kind, _) in kinds.iter().filter(|(_, is_one)| *is_one) {
+            self.outcome.did.count(*kind);
         }
     }
 
@@ -1026,6 +1073,7 @@ impl Program {
                 let firsts: Vec<Offset> = firsts.collect();
                 self.model.acked(append, &firsts);
                 self.outcome.acked += 1;
+                self.acked(append);
                 true
             }
             Err(AppendError::Unknown { .. }) => false,

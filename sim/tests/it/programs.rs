@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::thread;
 
-use tracklog_sim::{Campaign, run_program, sweep};
+use tracklog_sim::{Campaign, Did, run_program, sweep};
 
 #[test]
 fn a_seed_does_the_same_again() {
@@ -17,13 +17,19 @@ fn a_seed_does_the_same_again() {
 }
 
 #[test]
-fn random_programs_break_no_promise() {
-    let campaign = Campaign { seed: 1_000_000, programs: 60, threads: 2 };
+fn random_programs_break_no_promise_and_do_everything_that_they_are_to_prove() {
+    let campaign = Campaign { seed: 1_000_000, programs: 200, threads: 2 };
     let totals = campaign.run(&|seed, outcome, _| {
         assert_eq!(outcome.violation, None, "replay {seed} repeats this");
     });
-    assert_eq!((totals.programs, totals.violations.len()), (60, 0));
-    assert!(totals.crashes > 100 && totals.faults > 10 && totals.acked > 500, "{totals}");
+    assert_eq!((totals.programs, totals.violations.len()), (200, 0));
+    for (kind, times) in totals.did.kinds() {
+        assert!(times >= 10, "{kind} was done {times} times: {totals}");
+        assert!(totals.to_json().contains(&format!("\"{kind}\":{times}")), "{kind}");
+    }
+    let times = |kind| totals.did.of(kind);
+    assert_eq!(times(Did::Crash) + times(Did::CrashInRecovery), totals.crashes);
+    assert_eq!(times(Did::Append), totals.acked);
 }
 
 /// Every single one of them: the command `sweep`.

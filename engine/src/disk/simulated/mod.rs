@@ -112,6 +112,18 @@ pub struct SimDisk {
     process: u64,
 }
 
+/// What its users wrote to a machine's disk so far, as far as places and names tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Checkpoints, whole ones.
+    pub checkpoints: u64,
+    /// Segments that a running journal went on into: commits were submitted right behind the
+    /// header page of a slot.
+    pub rolls: u64,
+    /// Segments whose first commit took the place of an older segment's.
+    pub slots_used_again: u64,
+}
+
 /// All that a simulated disk holds, to be put back with [`SimDisk::restore`].
 #[derive(Clone)]
 pub struct Snapshot {
@@ -146,6 +158,7 @@ impl SimDisk {
             stale_read: None,
             unnamed: Vec::new(),
             off: None,
+            written: Written::default(),
             trace: VecDeque::new(),
         };
         Self { world: Arc::new(Mutex::new(world)), process: 1 }
@@ -194,6 +207,12 @@ impl SimDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.lock().operations
+    }
+
+    /// What was written since the machine was made.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.lock().written
     }
 
     /// The last operations and crashes, a line each.
@@ -523,6 +542,8 @@ impl Disk for SimDisk {
                 if before.is_none() && world.forgetful {
                     world.unnamed.push(Name::File(name.clone()));
                 }
+                let checkpoint = matches!(name, FileName::CheckpointA | FileName::CheckpointB);
+                world.written.checkpoints += u64::from(checkpoint);
                 Ok(())
             },
             |world| world.write_file_partly(name, bytes),
@@ -693,6 +714,7 @@ impl Slot for SimSlot {
                 if bad.any(|(inode, bad)| *inode == self.inode && overlaps(bad, &range)) {
                     return Err(io::Error::other(format!("a bad sector within {range:?}")));
                 }
+                world.note_first_commit(self.inode, at);
                 world.inode_mut(self.inode).write_durably(at, pages);
                 Ok(())
             },
@@ -707,6 +729,7 @@ impl Slot for SimSlot {
             Err(error) => return done(Err(error)),
         };
         self.check_write(&world, at, &pages);
+        world.written.rolls += u64::from(world.note_first_commit(self.inode, at));
         let lock = self.lock.clone();
         let astray = matches!(fault, Some(Fault::Misdirect)).then(|| {
             let last = index(self.bytes) - pages.len();

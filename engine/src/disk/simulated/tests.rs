@@ -470,3 +470,19 @@ fn stale_read_gives_once_what_was_there_before() {
     disk.read_stale(1);
     assert_eq!([read(), read(), read()], [(2, 0), (1, 0), (2, 0)]);
 }
+
+#[test]
+fn checkpoints_rolls_and_slots_that_are_used_again_are_counted() {
+    let (disk, slot) = disk_with_slot(1);
+    slot.write(PAGE, &pages(1, 1)).unwrap();
+    slot.submit(2 * PAGE, pages(1, 1), ignore());
+    assert_eq!(disk.written(), Written::default(), "a run begins in a new slot, and goes on");
+    disk.run_until_idle();
+    slot.submit(PAGE, pages(2, 1), ignore());
+    assert_eq!(disk.written(), Written { rolls: 1, slots_used_again: 1, ..Written::default() });
+    disk.fail_next(OperationKind::WriteFile, io::ErrorKind::Other, Lasting::Once);
+    disk.write_file(&FileName::CheckpointA, b"a").expect_err("it fails");
+    disk.write_file(&FileName::CheckpointB, b"b").unwrap();
+    disk.write_file(&FileName::Index(1), b"i").unwrap();
+    assert_eq!(disk.written().checkpoints, 1);
+}

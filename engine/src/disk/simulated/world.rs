@@ -18,7 +18,7 @@ use tracklog_protocol::TimeMicros;
 
 use super::chance::Chance;
 use super::medium::{Content, Inode, SECTOR_BYTES, index, overlaps, size};
-use super::{Crash, Lasting, OperationKind, SlotLock};
+use super::{Crash, Lasting, OperationKind, SlotLock, Written};
 use crate::disk::{FileName, PAGE_BYTES, SlotId, WriteDone};
 
 const TRACE_LINES_MAX: usize = 4096;
@@ -51,6 +51,7 @@ pub(super) struct World {
     /// What was made and is not in its folder for certain.
     pub(super) unnamed: Vec<Name>,
     pub(super) off: Option<Crash>,
+    pub(super) written: Written,
     pub(super) trace: VecDeque<String>,
 }
 
@@ -128,6 +129,18 @@ impl World {
             self.trace.pop_front();
         }
         self.trace.push_back(line);
+    }
+
+    /// Counts a write right behind the header page of a slot that has a commit there already.
+    /// Whether this is the place.
+    pub(super) fn note_first_commit(&mut self, inode: u64, at: u64) -> bool {
+        if index(at) != PAGE_BYTES {
+            return false;
+        }
+        let mut there = [0; SECTOR_BYTES];
+        self.inode(inode).content.read(PAGE_BYTES, &mut there);
+        self.written.slots_used_again += u64::from(there != [0; SECTOR_BYTES]);
+        true
     }
 
     pub(super) fn take_fault(&mut self, kind: OperationKind) -> Option<Fault> {
