@@ -1,8 +1,8 @@
 //! Durable appends, in process.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -251,7 +251,7 @@ pub(super) async fn reserve(log: &dyn Log, lane: u8, bytes: usize) -> Permit {
 /// Producers that append until they are stopped.
 struct Load {
     shared: Arc<Shared>,
-    producers: JoinSet<Result<Histogram<u64>, Failure>>,
+    producers: JoinSet<Result<(), Failure>>,
 }
 
 struct Shared {
@@ -261,6 +261,9 @@ struct Shared {
     case: Case,
     stop: AtomicBool,
     records: AtomicBool,
+    /// How long appends took to be acked, by lane: one for each of a thousand producers would not
+    /// stay in any cache, and be what is measured.
+    latencies: [Mutex<Histogram<u64>>; LANES as usize],
     appended: AtomicU64,
     /// Producers that go on.
     running: AtomicUsize,
@@ -276,6 +279,7 @@ impl Load {
             case,
             stop: AtomicBool::new(false),
             records: AtomicBool::new(false),
+            latencies: std::array::from_fn(|_| Mutex::new(latencies())),
             appended: AtomicU64::new(0),
             running: AtomicUsize::new(case.producers),
         });
@@ -309,26 +313,29 @@ impl Load {
     /// Stops the producers. How long their appends took to be acked.
     async fn end(mut self) -> Result<Histogram<u64>, Failure> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut all = latencies();
         while let Some(produced) = self.producers.join_next().await {
-            let produced = produced.map_err(Failure::could_not_run)??;
-            all.add(produced).map_err(Failure::could_not_run)?;
+            produced.map_err(Failure::could_not_run)??;
+        }
+        let mut all = latencies();
+        for of_lane in &self.shared.latencies {
+            let of_lane = of_lane.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&*of_lane).expect("the bounds are the same");
         }
         Ok(all)
     }
 }
 
 impl Shared {
-    async fn produce(&self, number: usize) -> Result<Histogram<u64>, Failure> {
-        let mut taken = latencies();
+    async fn produce(&self, number: usize) -> Result<(), Failure> {
         let mut turn = number;
         let single = [7; RECORD_BYTES];
+        let lane = u8::try_from(number % usize::from(LANES)).unwrap_or_default();
+        let taken = &self.latencies[usize::from(lane)];
         while !self.stop.load(Ordering::Relaxed) {
             let at = u32::try_from(turn % self.case.partitions as usize).unwrap_or_default();
             let partition = self.topic.partition(at);
             turn += self.case.producers.max(1);
             let began = Instant::now();
-            let lane = u8::try_from(number % usize::from(LANES)).unwrap_or_default();
             let built = (self.case.records > 1).then(|| batch(self.case.records, lane));
             let bytes = built.as_ref().map_or(RECORD_BYTES, |batch| batch.view().bytes().len());
             let item = match &built {
@@ -341,10 +348,11 @@ impl Shared {
             ticket.await.map_err(Failure::could_not_run)?;
             self.appended.fetch_add(self.case.records as u64, Ordering::Relaxed);
             if self.records.load(Ordering::Relaxed) {
-                taken.saturating_record(micros(began.elapsed()));
+                let took = micros(began.elapsed());
+                taken.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(took);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 }
 
