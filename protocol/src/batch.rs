@@ -518,6 +518,7 @@ impl BatchView {
 
     /// Record number `index`, in constant time; `None` beyond the count.
     #[must_use]
+    #[inline]
     pub fn entry(&self, index: usize) -> Option<Entry<'_>> {
         let count = self.count() as usize;
         if index >= count {
@@ -555,6 +556,7 @@ impl BatchView {
         self.entries().filter_map(|(offset, entry)| Some((offset, entry.record()?)))
     }
 
+    #[inline]
     fn body(&self) -> &[u8] {
         self.bytes.get(self.header.body_at()..).unwrap_or_default()
     }

@@ -18,6 +18,7 @@ macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident,)*) => {$(
         $(#[$doc])*
         #[must_use]
+        #[inline]
         pub fn $name(&self) -> Option<&'a str> {
             self.table.$name()
         }
@@ -27,12 +28,14 @@ macro_rules! texts {
 impl<'a> EventView<'a> {
     /// The event in `record`; `None` when it is of another kind.
     #[must_use]
+    #[inline]
     pub fn of(record: Record<'a>) -> Option<Self> {
         trusted::event(record).map(|table| Self { table })
     }
 
     /// The message id: as sent, or made where [`EventFlags::ID_MADE`] is set.
     #[must_use]
+    #[inline]
     pub fn message_id(&self) -> &'a str {
         self.table.message_id()
     }
@@ -42,30 +45,35 @@ impl<'a> EventView<'a> {
     /// # Panics
     /// Never for what this program wrote or verified: both know the kinds above alone.
     #[must_use]
+    #[inline]
     pub fn kind(&self) -> EventKind {
         EventKind::from_raw(self.table.kind()).expect("a record's event has a known kind")
     }
 
     /// When it happened, by our reading of the client's clock.
     #[must_use]
+    #[inline]
     pub fn event_time(&self) -> TimeMicros {
         TimeMicros(self.table.event_time())
     }
 
     /// When it was received.
     #[must_use]
+    #[inline]
     pub fn received_time(&self) -> TimeMicros {
         TimeMicros(self.table.received_time())
     }
 
     /// When it happened by the client's clock, where it said so.
     #[must_use]
+    #[inline]
     pub fn client_time(&self) -> Option<TimeMicros> {
         self.table.client_time().map(TimeMicros)
     }
 
     /// What was done to it on its way in.
     #[must_use]
+    #[inline]
     pub fn flags(&self) -> EventFlags {
         EventFlags::from_bits(self.table.flags())
     }
