@@ -581,14 +581,20 @@ fn a_skip_survives_runs_that_hold_no_data() {
         let rig = Rig::open(&disk).unwrap();
         disk = power_cut(&disk, rig);
     }
-    // Without checkpoints the skip is in the headers and the `opened` alone.
     let mut rig = Rig::open(&disk).unwrap();
     assert!(acked(&mut rig, b"b").0 >= 1 << 20);
-    let end = rig.end(0);
+    let ends = |rig: &Rig| [0, 1, 2].map(|partition| rig.end(partition));
+    let skipped = ends(&rig);
     rig.settle_marked();
     let disk = power_cut(&disk, rig);
     let rig = Rig::open(&disk).unwrap();
-    assert_eq!(rig.end(0), end);
+    assert_eq!(ends(&rig), skipped);
+    // Without checkpoints the skip is in the headers and the `opened` alone.
+    let disk = power_cut(&disk, rig);
+    disk.set_file(&FileName::CheckpointA, None);
+    disk.set_file(&FileName::CheckpointB, None);
+    let rig = Rig::open(&disk).unwrap();
+    assert_eq!(ends(&rig), skipped);
 }
 
 #[test]
@@ -815,7 +821,7 @@ fn old_slots_under_a_newer_checkpoint_are_refused_and_can_be_given_up() {
         disk.restore_slot(&old, slot);
     }
     let error = recover(&disk, false).map(|_| ()).unwrap_err();
-    assert!(matches!(error, OpenError::LostCommits { .. } | OpenError::Damaged { .. }), "{error}");
+    assert!(matches!(error, OpenError::LostCommits { .. }), "{error}");
     let options = Options { accept_loss: true, ..options() };
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     let next = acked(&mut rig, b"d");
@@ -823,6 +829,84 @@ fn old_slots_under_a_newer_checkpoint_are_refused_and_can_be_given_up() {
     rig.settle_marked();
     let disk = power_cut(&disk, rig);
     drop(Rig::open(&disk).expect("the loss was recorded"));
+}
+
+#[test]
+fn a_slot_of_another_log_is_refused_whatever_loss_is_accepted() {
+    let (other, mut rig) = node(2);
+    acked(&mut rig, b"theirs");
+    rig.settle_marked();
+    let theirs = other.snapshot();
+    let slots = other.journal_folder().unwrap().slots;
+    assert!(slots.len() > 1, "one is prepared ahead");
+    for (slot, _) in slots {
+        let (disk, mut rig) = node(1);
+        acked(&mut rig, b"ours");
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        disk.restore_slot(&theirs, slot);
+        for accept_loss in [false, true] {
+            let error = recover(&disk, accept_loss).map(|_| ()).unwrap_err();
+            assert!(error.to_string().contains("belongs to another log"), "{slot}: {error}");
+        }
+    }
+}
+
+#[test]
+fn commits_that_were_given_up_are_no_damage_at_later_openings() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    rig.settle_marked();
+    let old = disk.snapshot();
+    // A checkpoint of the same run adds up to what will be lost.
+    disk.advance(Duration::from_secs(11));
+    fill_segments(&mut rig, 3);
+    let disk = power_cut(&disk, rig);
+    for (slot, _) in disk.journal_folder().unwrap().slots {
+        disk.restore_slot(&old, slot);
+    }
+    let options = Options { accept_loss: true, ..options() };
+    let mut rig = Rig::open_with(&disk, &options).unwrap();
+    let given_up = |note: &Note| matches!(note, Note::GivenUp { .. });
+    assert!(rig.notes.iter().any(given_up), "{:?}", rig.notes);
+    let mut next = acked(&mut rig, b"b").plus(1);
+    rig.settle_marked();
+    let mut disk = power_cut(&disk, rig);
+    for _ in 0..2 {
+        let mut rig = Rig::open(&disk).unwrap();
+        assert_eq!(missing(&rig.notes), []);
+        assert_eq!(acked(&mut rig, b"c"), next, "nothing is skipped for it again");
+        next = next.plus(1);
+        disk = power_cut(&disk, rig);
+    }
+}
+
+#[test]
+fn checkpoints_of_another_time_than_the_journal_are_refused() {
+    let (disk, mut rig) = node(1);
+    acked(&mut rig, b"a");
+    rig.settle_marked();
+    let mut disk = power_cut(&disk, rig);
+    let before = disk.snapshot();
+    let mut rig = Rig::open(&disk).unwrap();
+    acked(&mut rig, b"b");
+    rig.settle_marked();
+    disk = power_cut(&disk, rig);
+    // Its checkpoints add up to a and b.
+    disk = power_cut(&disk, Rig::open(&disk).unwrap());
+    let other = disk.snapshot();
+    // The journal goes another way: its last run stands on a.
+    disk.restore(&before);
+    for _ in 0..2 {
+        disk = power_cut(&disk, Rig::open(&disk).unwrap());
+    }
+    let mut rig = Rig::open(&disk).unwrap();
+    acked(&mut rig, b"c");
+    disk = power_cut(&disk, rig);
+    disk.restore_file(&other, &FileName::CheckpointA);
+    disk.restore_file(&other, &FileName::CheckpointB);
+    let error = recover(&disk, false).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("files of different times"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tracklog_engine::{Options, WhenFull};
 use tracklog_log::meta::{Expect, MetaTopic};
-use tracklog_log::{AppendError, Domain, Log, Meta, Retention, TimeKind, TopicName};
+use tracklog_log::{
+    AppendError, Domain, Fetch, FetchMode, Log, Meta, Retention, TimeKind, TopicName,
+};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::rig::{
@@ -105,6 +107,27 @@ fn a_time_before_the_first_record_left_finds_that_one() {
         let found = wait(log.offset_at(raw, TimeKind::Append, time)).expect("it is readable");
         assert_eq!(found, start);
     }
+}
+
+#[test]
+fn a_slot_is_not_written_again_while_an_answer_holds_its_map() {
+    let machine = Machine::with(8, Options { ring_bytes: 0, ..dropping(4) });
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    for number in 0..20 {
+        append_when_there_is_room(log, raw, number);
+    }
+    let from = vec![(raw, Offset::ZERO)];
+    let fetch = Fetch { from, bytes_max: 1, wait: false, mode: FetchMode::Replay };
+    let held = wait(log.fetch(fetch)).expect("it is readable");
+    assert!(log.status().reads_map > 0 && log.status().reads_pinned_bytes > 0);
+    // The disk panics where a mapped slot is written.
+    for number in 20..120 {
+        append_when_there_is_room(log, raw, number);
+    }
+    assert!(log.extent(raw).expect("it is there").start.0 > 50, "all slots were used again");
+    let (_, record) = held.partitions[0].batches[0].records().next().expect("there is one");
+    assert_eq!(record.bytes(), payload(0, 1 << 20));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Scenarios in which two rules of recovery meet: what was cut lies beside what rotted, in a place
 //! that is used again, or behind openings that were themselves interrupted.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn cuts(notes: &[Note]) -> usize {
@@ -176,4 +178,21 @@ fn a_rotten_header_of_a_free_slot_costs_nothing() {
         assert_eq!(readable(&disk), before, "{slot}");
         acked(&mut rig, b"next");
     }
+}
+
+#[test]
+fn every_life_of_a_slot_has_a_salt_of_its_own() {
+    let disk = SimDisk::new(1);
+    let mut rig = Rig::open_with(&disk, &dropping(5)).unwrap();
+    rig.make_topic();
+    let mut lives = BTreeMap::new();
+    for number in 0..120_u8 {
+        acked(&mut rig, &vec![number; 150_000]);
+        let ids = rig.client.published.places.read().segment_ids();
+        lives.extend(ids.iter().map(|id| (id.number, (id.slot, id.salt.0))));
+    }
+    let slots: BTreeSet<SlotId> = lives.values().map(|(slot, _)| *slot).collect();
+    let salts: BTreeSet<u64> = lives.values().map(|(_, salt)| *salt).collect();
+    assert!(lives.len() > slots.len() + 3, "slots were used again: {lives:?}");
+    assert_eq!(salts.len(), lives.len(), "{lives:?}");
 }
