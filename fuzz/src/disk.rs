@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::simulated::{Crash, SimDisk, Snapshot};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
-use tracklog_engine::{Engine, OpenError, Options, Stepper};
+use tracklog_engine::{Engine, Note, OpenError, Options, Stepper};
 use tracklog_log::{
     Append, AppendError, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Log, Retention,
     Stored, TopicName, TopicSpec,
@@ -307,14 +307,18 @@ impl Node {
         share
     }
 
-    /// Whether one of the sample's slots is gone: what lies in it is neither read nor passed over.
+    /// Whether one of the sample's slots is gone, or the opening told of one that is, which a forged
+    /// file may name: what lies in it is neither read nor passed over.
     ///
     /// # Panics
     /// When the folder cannot be listed.
     #[must_use]
     pub fn lacks_a_slot(&self) -> bool {
         let folder = self.disk.journal_folder().expect("it lists");
-        Sample::the().slots.iter().any(|slot| !folder.slots.iter().any(|(there, _)| there == slot))
+        let is_gone = |slot: &SlotId| !folder.slots.iter().any(|(there, _)| there == slot);
+        let mut notes = self.log.report().notes.iter();
+        let is_told = notes.any(|note| matches!(note, Note::SlotGone { .. }));
+        is_told || Sample::the().slots.iter().any(is_gone)
     }
 
     /// Stops in good order; the disk goes on with its next process.
