@@ -8,8 +8,8 @@ use tracklog_engine::disk::Disk;
 use tracklog_engine::disk::simulated::{Crash, SimDisk};
 use tracklog_engine::{Engine, OfflineLog, OpenError, Options, VerifyReport, verify_on};
 use tracklog_log::{
-    Append, AppendError, Domain, Fetch, FetchMode, Item, Lane, Log, Retention, Ticket, TopicName,
-    TopicSpec,
+    Append, AppendError, Domain, Fetch, FetchError, FetchMode, Item, Lane, Log, Retention, Ticket,
+    TopicName, TopicSpec,
 };
 use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, Record};
 
@@ -170,7 +170,15 @@ pub(crate) fn batches(log: &dyn Log, partition: PartitionId) -> Vec<BatchView> {
             wait: false,
             mode: FetchMode::Replay,
         };
-        let mut fetched = wait(log.fetch(fetch)).expect("it is readable");
+        let mut fetched = match wait(log.fetch(fetch)) {
+            Err(FetchError::OutOfRange { extent, .. }) if next < extent.start => {
+                // It was given up meanwhile: what is left begins there.
+                batches.clear();
+                next = extent.start;
+                continue;
+            }
+            fetched => fetched.expect("it is readable"),
+        };
         let part = fetched.partitions.pop().expect("one partition was asked for");
         assert!(part.next > next, "a read below the end comes forward");
         batches.extend(part.batches);
