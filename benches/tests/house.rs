@@ -71,6 +71,7 @@ const FOLDERS: &[&str] = &[
     "sim",
     "registry",
     "ingest-gateway",
+    "pipeline",
     "server",
     "tools",
     "benches",

@@ -1,0 +1,70 @@
+//! Enrichment: what an event gets on its way from `raw` to `enriched`.
+//!
+//! Each enricher is a file of its own and answers one question of one event. It reads the event
+//! and its look-ups and writes what it found into an [`Enrichment`]; it knows no log, no topic and
+//! no other enricher. A look-up that fails never loses the event: the failure is named in it.
+
+mod enrichment;
+
+use std::borrow::Cow;
+use std::future::ready;
+use std::sync::Arc;
+
+pub use enrichment::{
+    Campaign, Device, Enrichment, Geo, GeoOrigin, PageParts, ProfileSeen, ReferrerKind, Visit,
+};
+use tracklog_log::Pending;
+use tracklog_protocol::event::EventView;
+
+use crate::state::StateBatch;
+
+/// Answers one question of an event.
+pub trait Enricher: Send + Sync + 'static {
+    /// Its name in configuration, metrics and enriched events.
+    fn name(&self) -> &'static str;
+
+    /// What decided on its answers: its rules' version and, where it reads a file, the file's.
+    /// No space and no `@` in it. Named in each event.
+    fn version(&self) -> Arc<str>;
+
+    /// Fetches ahead what the events of a batch will ask for, from a store that is far away.
+    fn prepare<'a>(&'a self, _events: &'a [EventView<'a>]) -> Pending<'a, ()> {
+        Box::pin(ready(()))
+    }
+
+    /// Writes what it knows of `event` into `found`, and what the event changes into `state`.
+    /// Takes no longer than a look-up in memory or in a file.
+    ///
+    /// # Errors
+    /// [`LookupFailure`] when it could not look. Nothing was written into `found` then.
+    fn enrich(
+        &self,
+        event: &EventView<'_>,
+        state: &mut StateBatch<'_>,
+        found: &mut Enrichment,
+    ) -> Result<Looked, LookupFailure>;
+}
+
+/// Whether a look-up found something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It wrote something.
+    Hit,
+    /// There was nothing to find, or nothing to look for.
+    Miss,
+}
+
+/// A look-up could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct LookupFailure {
+    /// Why, in a few words: it goes into the event.
+    pub reason: Cow<'static, str>,
+}
+
+impl LookupFailure {
+    /// A failure for this reason.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into() }
+    }
+}

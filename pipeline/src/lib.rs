@@ -1,0 +1,15 @@
+//! What becomes of events after they were stored: read by groups, enriched, and stored again.
+//!
+//! - [`groups`]: consumer groups over the seam: who reads which partition, and how far.
+//! - [`stage`]: the one loop that turns a batch of records into others, exactly once.
+//! - [`state`]: what is known of users, devices and visits: a function of a changelog topic.
+//! - [`enrich`]: what an event gets on its way from `raw` to `enriched`.
+//!
+//! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
+//! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
+#![forbid(unsafe_code)]
+
+pub mod enrich;
+pub mod groups;
+pub mod stage;
+pub mod state;
