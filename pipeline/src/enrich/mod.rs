@@ -5,6 +5,10 @@
 //! no other enricher. A look-up that fails never loses the event: the failure is named in it.
 
 mod enrichment;
+pub mod identity;
+mod ids;
+pub mod profile;
+pub mod session;
 
 use std::borrow::Cow;
 use std::future::ready;

@@ -1,27 +1,272 @@
-//! What is known of users, devices and visits: a function of the changelog topic `_state`.
+//! What is known of users, devices and visits: a function of the changelog topic [`TOPIC`].
 //!
 //! Promises
 //! - A change is in the commit of the events that made it, so a crash neither loses nor doubles one.
 //! - A batch sees every change below one offset of the changelog, and its own before each event.
+//!   Each change names the event that made it, so what an event saw can be told: the changes below
+//!   the offset that it names, and those that earlier events of its partition made.
+//! - Changes are joined with what is there and depend on nothing that was read: [`Traits`].
 //! - The store on disk applies changes with the changelog's offset in one transaction, and can be
-//!   built again from the changelog.
+//!   built again from the changelog. No look-up waits for it to be written.
+//!
+//! Memory is bounded by [`StateOptions`]. Bytes: FORMAT.md, section *State*. Enrichers see a
+//! [`StateBatch`]; who runs them begins one with [`State::begin`].
 
-use std::marker::PhantomData;
+mod batch;
+mod bytes;
+mod change;
+mod core;
+mod entry;
+mod key;
+mod store;
+mod tables;
+mod traits;
+mod visits;
 
-use tracklog_protocol::Offset;
+#[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
+mod tests;
 
-/// The state as one batch of one source partition sees it, and what the batch changes in it.
-#[derive(Debug)]
-pub struct StateBatch<'s> {
-    /// The changes below this offset of the changelog are seen.
-    offset: Offset,
-    state: PhantomData<&'s ()>,
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tracklog_log::{
+    CatalogError, Fetch, FetchError, FetchMode, Log, Retention, Topic, TopicName, TopicSpec,
+};
+use tracklog_protocol::{Offset, PartitionId};
+
+pub use self::batch::StateBatch;
+use self::core::Core;
+pub use self::entry::Link;
+pub use self::key::{Entity, ID_BYTES_MAX, LinkId, Visitor};
+pub use self::store::{DiskStore, DiskStoreOptions, MemoryStore, Store, StoreError};
+pub use self::traits::{MEMBERS_MAX, TRAITS_BYTES_MAX, Traits};
+pub(crate) use self::visits::Inactivity;
+pub use self::visits::Visits;
+
+/// The changelog. One partition, so that one offset names a state.
+pub const TOPIC: &str = "_state";
+
+/// How much one read of the changelog asks for.
+const FETCH_BYTES: usize = 1 << 20;
+
+/// What memory the state may take.
+#[derive(Clone, Copy, Debug)]
+pub struct StateOptions {
+    /// Changes that are not in the store yet are written there from this size on. It may take
+    /// twice of it, and where the store cannot be written five times.
+    pub table_bytes: usize,
+    /// What was read of the store.
+    pub cache_bytes: usize,
 }
 
-impl StateBatch<'_> {
-    /// The changes below this offset of the changelog are seen, besides the batch's own.
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self { table_bytes: 32 << 20, cache_bytes: 64 << 20 }
+    }
+}
+
+/// Why the state cannot be had now. Try again later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The changelog could not be made.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The changelog could not be read.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store has applied more than the changelog has: it is not of this one. Build it again.
+    #[error("the state's store is at {applied}, its changelog ends at {end}")]
+    Ahead {
+        /// How far the store is.
+        applied: Offset,
+        /// Where the changelog ends.
+        end: Offset,
+    },
+    /// The store could not take the changes as fast as they came.
+    #[error("{bytes} bytes of changes wait for the state's store")]
+    Behind {
+        /// How much waits.
+        bytes: usize,
+    },
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateCounts {
+    /// Members of traits that had no room.
+    pub traits_dropped: u64,
+    /// Records of the changelog that this program does not know.
+    pub changes_unknown: u64,
+    /// Records of the changelog that could not be read.
+    pub changes_damaged: u64,
+    /// Look-ups that neither tables nor cache could answer.
+    pub store_reads: u64,
+    /// Tables written into the store.
+    pub flushes: u64,
+    /// Tables that could not be written, each try.
+    pub flushes_failed: u64,
+    /// About what the changes take that are not about to be written.
+    pub table_bytes: usize,
+}
+
+/// The state, for all partitions of all sources.
+pub struct State<L: ?Sized> {
+    partition: PartitionId,
+    core: Arc<Core>,
+    log: Arc<L>,
+}
+
+/// The changelog of `log`, made if it is not there.
+///
+/// # Errors
+/// [`StateError::Catalog`] when it cannot be made or is of another make.
+pub async fn changelog<L: Log + ?Sized>(log: &L) -> Result<Topic, StateError> {
+    let name = TopicName::new(TOPIC).expect("it is a topic's name");
+    let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+    Ok(log.create_topic(spec).await?)
+}
+
+impl<L: Log + ?Sized> State<L> {
+    /// Opens the state over the changelog of `log`, and applies to `store` what it lacks.
+    ///
+    /// # Errors
+    /// [`StateError`] when changelog or store cannot be read, or the store is of a changelog that
+    /// was longer.
+    pub async fn open(
+        log: Arc<L>,
+        store: impl Store,
+        options: StateOptions,
+    ) -> Result<Self, StateError> {
+        let topic = changelog(&*log).await?;
+        let applied = store.applied();
+        let core = Arc::new(Core::new(Box::new(store), options));
+        let state = Self { partition: topic.partition(0), core, log };
+        state.catch_up(FetchMode::Replay).await?;
+        let end = state.log.extent(state.partition).map_or(Offset::ZERO, |extent| extent.end);
+        if applied > end {
+            return Err(StateError::Ahead { applied, end });
+        }
+        Ok(state)
+    }
+
+    /// Where the records go that [`StateBatch::finish_event`] gives.
     #[must_use]
-    pub const fn offset(&self) -> Offset {
-        self.offset
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// Begins a batch of `source`, which sees all that is published in the changelog now.
+    ///
+    /// # Errors
+    /// [`StateError`] when it cannot be told what that is.
+    pub async fn begin(&self, source: PartitionId) -> Result<StateBatch<'_>, StateError> {
+        self.catch_up(FetchMode::Live).await?;
+        Ok(StateBatch::new(&self.core, self.core.begin()?, source))
+    }
+
+    /// Writes what is due into the store; whether it wrote something. It waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written. The state goes on with what it has in memory.
+    pub fn flush(&self) -> Result<bool, StoreError> {
+        self.core.flush()
+    }
+
+    /// Writes all that is known into the store, so that the next opening finds it there. Batches
+    /// that still live keep what they saw: then the rest is read from the changelog again.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written.
+    pub fn flush_all(&self) -> Result<(), StoreError> {
+        self.core.flush()?;
+        self.core.freeze();
+        self.core.flush()?;
+        Ok(())
+    }
+
+    /// A thread that writes what is due whenever something is. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// As [`thread::Builder::spawn`].
+    pub fn spawn_flusher(&self) -> std::io::Result<Flusher> {
+        let core = Arc::clone(&self.core);
+        let run = move || {
+            while core.due.wait() {
+                if let Err(error) = core.flush() {
+                    tracing::warn!(%error, "state stays in memory");
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("tracklog-state".to_owned()).spawn(run)?;
+        Ok(Flusher { core: Arc::clone(&self.core), thread: Some(thread) })
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counts(&self) -> StateCounts {
+        self.core.counts()
+    }
+
+    /// Applies the changelog up to its published end. Several may run at once: they read the same
+    /// and apply it once.
+    async fn catch_up(&self, mode: FetchMode) -> Result<(), StateError> {
+        let partition = self.partition;
+        let extent =
+            self.log.extent(partition).ok_or(FetchError::UnknownPartition { partition })?;
+        loop {
+            let next = self.core.end();
+            if next >= extent.end {
+                return Ok(());
+            }
+            let from = vec![(partition, next)];
+            let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: false, mode };
+            match self.log.fetch(fetch).await {
+                Ok(fetched) => fetched.partitions.iter().try_for_each(|it| self.core.apply(it))?,
+                Err(FetchError::OutOfRange { extent, .. }) if next < extent.start => {
+                    self.core.skip_to(extent.start);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if mode == FetchMode::Replay {
+                self.core.flush()?;
+            }
+        }
+    }
+}
+
+impl<L: ?Sized> fmt::Debug for State<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("partition", &self.partition)
+            .field("end", &self.core.end())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes state into the store until it is dropped.
+pub struct Flusher {
+    core: Arc<Core>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.core.due.close();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flusher").finish_non_exhaustive()
     }
 }

@@ -1,0 +1,210 @@
+//! The state as one batch sees it, and what the batch changes in it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use foldhash::fast::RandomState;
+use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
+
+use super::change::Change;
+use super::core::Core;
+use super::entry::{Entry, Link};
+use super::key::{Entity, ID_BYTES_MAX, Keyed, LinkId, Visitor};
+use super::store::StoreError;
+use super::traits::Traits;
+use super::visits::Visits;
+
+/// The state as one batch of one source partition sees it, and what the batch changes in it.
+///
+/// An event sees the changes below one offset of the changelog, and those of the batch's earlier
+/// events. A batch that is dropped changes nothing: what lasts are the records that
+/// [`finish_event`](Self::finish_event) gives, once they are committed.
+pub struct StateBatch<'s> {
+    core: &'s Core,
+    offset: Offset,
+    source: PartitionId,
+    event: Offset,
+    /// What the batch changed.
+    own: HashMap<Box<[u8]>, Entry, RandomState>,
+    /// What the keys were before that the event changed.
+    before: Vec<(Box<[u8]>, Option<Entry>)>,
+    /// The event's changes.
+    records: Records,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    record: Vec<u8>,
+}
+
+impl<'s> StateBatch<'s> {
+    pub(super) fn new(core: &'s Core, offset: Offset, source: PartitionId) -> Self {
+        Self {
+            core,
+            offset,
+            source,
+            event: Offset::ZERO,
+            own: HashMap::default(),
+            before: Vec::new(),
+            records: Records::new(),
+            key: Vec::new(),
+            value: Vec::new(),
+            record: Vec::new(),
+        }
+    }
+
+    /// The changes below this offset of the changelog are seen, besides the batch's own.
+    #[must_use]
+    pub const fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Begins with the event at `offset` of the source. What an event before it changed and did
+    /// not finish is taken back.
+    pub fn begin_event(&mut self, offset: Offset) {
+        while let Some((key, before)) = self.before.pop() {
+            match before {
+                Some(entry) => self.own.insert(key, entry),
+                None => self.own.remove(&key),
+            };
+        }
+        self.records.clear(KEPT_BYTES);
+        self.event = offset;
+    }
+
+    /// The event's changes hold for those after it. Returned are their records, for the
+    /// changelog's partition, in the commit of the event's outputs.
+    pub fn finish_event(&mut self) -> &Records {
+        self.before.clear();
+        &self.records
+    }
+
+    /// The user whom `id` leads to, one step of the way.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub fn link(&mut self, id: LinkId<'_>) -> Result<Option<Arc<Link>>, StoreError> {
+        Ok(match self.get(&id)? {
+            Some(Entry::Link(link)) => Some(link),
+            _ => None,
+        })
+    }
+
+    /// What is known of a user or group.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub fn profile(&mut self, entity: Entity<'_>) -> Result<Option<Arc<Traits>>, StoreError> {
+        Ok(match self.get(&entity)? {
+            Some(Entry::Traits(traits)) => Some(traits),
+            _ => None,
+        })
+    }
+
+    /// What is known of a visitor's visits.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub fn visits(&mut self, visitor: Visitor<'_>) -> Result<Option<Arc<Visits>>, StoreError> {
+        Ok(match self.get(&visitor)? {
+            Some(Entry::Visits(visits)) => Some(visits),
+            _ => None,
+        })
+    }
+
+    /// `id` leads to `user`, as an event of `time` said. Too long ids lead nowhere.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read. Nothing was changed.
+    pub fn set_link(
+        &mut self,
+        id: LinkId<'_>,
+        user: &str,
+        time: TimeMicros,
+    ) -> Result<(), StoreError> {
+        if user.len() > ID_BYTES_MAX {
+            return Ok(());
+        }
+        self.change(&id, Entry::Link(Arc::new(Link { user: user.into(), time })))
+    }
+
+    /// The members of `traits` are known of `entity`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read. Nothing was changed.
+    pub fn merge_traits(
+        &mut self,
+        entity: Entity<'_>,
+        traits: Arc<Traits>,
+    ) -> Result<(), StoreError> {
+        self.change(&entity, Entry::Traits(traits))
+    }
+
+    /// What the JSON object `text`, of an event of `time`, says is known of `entity`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read. Nothing was changed.
+    pub fn learn(
+        &mut self,
+        entity: Entity<'_>,
+        text: &str,
+        time: TimeMicros,
+    ) -> Result<(), StoreError> {
+        let (traits, dropped) = Traits::of_object(text, time);
+        self.core.counts.traits_dropped.fetch_add(dropped, Ordering::Relaxed);
+        traits.map_or(Ok(()), |traits| self.merge_traits(entity, Arc::new(traits)))
+    }
+
+    /// These are the visitor's visits.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read. Nothing was changed.
+    pub fn set_visits(&mut self, visitor: Visitor<'_>, visits: Visits) -> Result<(), StoreError> {
+        self.change(&visitor, Entry::Visits(Arc::new(visits)))
+    }
+
+    fn get(&mut self, of: &impl Keyed) -> Result<Option<Entry>, StoreError> {
+        if !of.write_key(&mut self.key) {
+            return Ok(None);
+        }
+        match self.own.get(&*self.key) {
+            Some(entry) => Ok(Some(entry.clone())),
+            None => self.core.get(&self.key, self.offset),
+        }
+    }
+
+    fn change(&mut self, of: &impl Keyed, entry: Entry) -> Result<(), StoreError> {
+        let before = self.get(of)?;
+        if !of.write_key(&mut self.key) {
+            return Ok(());
+        }
+        let (joined, dropped) = Entry::join(before.as_ref(), &entry);
+        self.core.counts.traits_dropped.fetch_add(dropped, Ordering::Relaxed);
+        let (source, offset) = (self.source, self.event);
+        let change = Change { key: &self.key, entry, source, offset };
+        self.records.push(change.encode(&mut self.value, &mut self.record));
+        let key: Box<[u8]> = self.key.as_slice().into();
+        let before = self.own.insert(key.clone(), joined);
+        self.before.push((key, before));
+        Ok(())
+    }
+}
+
+/// What a batch keeps of an event's memory for the next.
+const KEPT_BYTES: usize = 64 << 10;
+
+impl Drop for StateBatch<'_> {
+    fn drop(&mut self) {
+        self.core.end_batch(self.offset);
+    }
+}
+
+impl fmt::Debug for StateBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateBatch")
+            .field("offset", &self.offset)
+            .field("source", &self.source)
+            .field("own", &self.own.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,221 @@
+//! The store on disk: an LSM tree, `fjall`.
+//!
+//! Flushes come as batches of some 100,000 small records with random keys, and most look-ups are
+//! of keys that are not there. A tree that is rewritten in place pays a page for each record, and
+//! a walk for each look-up; this one appends, and asks a filter.
+//!
+//! Layout: FORMAT.md, section *State*. A store of another layout, or of another changelog, is
+//! deleted and built again. Nothing is synced: the changelog has it all.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+
+use super::{Store, StoreError};
+use crate::state::bytes::Reader;
+
+/// The layout that this program writes.
+const LAYOUT: u32 = 1;
+/// Where layout, changelog and applied offset lie. Keys of state are not empty.
+const HEAD: &[u8] = b"\0head";
+/// What the tree gathers in memory before it writes a file.
+const TREE_TABLE_BYTES: u64 = 16 << 20;
+/// The tree's own journal, at most.
+const JOURNAL_BYTES: u64 = 64 << 20;
+
+/// What a store on disk is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskStoreOptions {
+    /// Memory for blocks of its files.
+    pub cache_bytes: u64,
+    /// The changelog that it is of.
+    pub changelog: PartitionId,
+    /// When that topic was made.
+    pub created: TimeMicros,
+    /// Where it ends: a store that is ahead of it is not of this changelog as it is now.
+    pub changelog_end: Offset,
+}
+
+/// State in a folder of its own.
+pub struct DiskStore {
+    tree: Keyspace,
+    database: Database,
+    head: Head,
+    applied: parking_lot::Mutex<Offset>,
+}
+
+/// Which store it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head {
+    changelog: PartitionId,
+    created: TimeMicros,
+}
+
+impl DiskStore {
+    /// Opens the store in `folder`; an empty one where there is none that can be used.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the folder cannot be used at all.
+    pub fn open(folder: &Path, options: DiskStoreOptions) -> Result<Self, StoreError> {
+        let head = Head { changelog: options.changelog, created: options.created };
+        match Self::open_as_is(folder, options, head) {
+            Ok(store) => Ok(store),
+            Err(unusable) => {
+                tracing::warn!(%unusable, "the state's store is built again from its changelog");
+                delete(folder).map_err(StoreError::from)?;
+                Self::open_as_is(folder, options, head)
+            }
+        }
+    }
+
+    fn open_as_is(
+        folder: &Path,
+        options: DiskStoreOptions,
+        head: Head,
+    ) -> Result<Self, StoreError> {
+        let is_new = !folder.try_exists()?;
+        let database = Database::builder(folder)
+            .cache_size(options.cache_bytes)
+            .worker_threads(1)
+            .max_journaling_size(JOURNAL_BYTES)
+            .open()?;
+        let tree_options = || KeyspaceCreateOptions::default().max_memtable_size(TREE_TABLE_BYTES);
+        let tree = database.keyspace("state", tree_options)?;
+        let applied = match tree.get(HEAD)? {
+            Some(bytes) => head
+                .read(&bytes)
+                .filter(|applied| *applied <= options.changelog_end)
+                .ok_or_else(StoreError::of_another)?,
+            None if is_new || tree.is_empty()? => Offset::ZERO,
+            None => return Err(StoreError::of_another()),
+        };
+        Ok(Self { tree, database, head, applied: parking_lot::Mutex::new(applied) })
+    }
+}
+
+fn delete(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        deleted => deleted,
+    }
+}
+
+impl Head {
+    fn bytes(self, applied: Offset) -> Vec<u8> {
+        let mut bytes = LAYOUT.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.changelog.topic.0.to_le_bytes());
+        bytes.extend_from_slice(&self.changelog.partition.to_le_bytes());
+        bytes.extend_from_slice(&self.created.0.to_le_bytes());
+        bytes.extend_from_slice(&applied.0.to_le_bytes());
+        bytes
+    }
+
+    /// The applied offset in `bytes`, where the rest is as here.
+    fn read(self, bytes: &[u8]) -> Option<Offset> {
+        let (_, applied) = bytes.split_last_chunk::<8>()?;
+        let applied = Offset(Reader(applied).u64()?);
+        (bytes == self.bytes(applied)).then_some(applied)
+    }
+}
+
+impl Store for DiskStore {
+    fn applied(&self) -> Offset {
+        *self.applied.lock()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.tree.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn write(
+        &self,
+        entries: &mut dyn Iterator<Item = (&[u8], &[u8])>,
+        applied: Offset,
+    ) -> Result<(), StoreError> {
+        let mut batch = self.database.batch();
+        for (key, value) in entries {
+            batch.insert(&self.tree, key, value);
+        }
+        batch.insert(&self.tree, HEAD, self.head.bytes(applied));
+        batch.commit()?;
+        *self.applied.lock() = applied;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").field("applied", &self.applied()).finish_non_exhaustive()
+    }
+}
+
+impl StoreError {
+    fn of_another() -> Self {
+        Self { why: "it is of another layout or changelog".to_owned() }
+    }
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        Self { why: error.to_string() }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        Self { why: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracklog_protocol::TopicId;
+
+    fn options(topic: u32) -> DiskStoreOptions {
+        let changelog = PartitionId::new(TopicId(topic), 0);
+        DiskStoreOptions {
+            cache_bytes: 1 << 20,
+            changelog,
+            created: TimeMicros(5),
+            changelog_end: Offset(100),
+        }
+    }
+
+    fn write(store: &DiskStore, applied: u64) {
+        let mut entries = [(&b"\x01a"[..], &b"1"[..]), (b"\x01b", b"2")].into_iter();
+        store.write(&mut entries, Offset(applied)).unwrap();
+    }
+
+    #[test]
+    fn a_store_comes_back_with_its_applied_offset() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        write(&DiskStore::open(&path, options(3)).unwrap(), 77);
+        let store = DiskStore::open(&path, options(3)).unwrap();
+        assert_eq!(store.applied(), Offset(77));
+        assert_eq!(store.get(b"\x01b").unwrap().as_deref(), Some(&b"2"[..]));
+        assert_eq!(store.get(b"\x01c").unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_of_another_changelog_or_of_foreign_bytes_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        write(&DiskStore::open(&path, options(3)).unwrap(), 77);
+        let store = DiskStore::open(&path, options(4)).unwrap();
+        assert_eq!((store.applied(), store.get(b"\x01b").unwrap()), (Offset::ZERO, None));
+        write(&store, 101);
+        drop(store);
+        let store = DiskStore::open(&path, options(4)).unwrap();
+        assert_eq!(store.applied(), Offset::ZERO, "it was ahead of the changelog");
+        drop(store);
+        delete(&path).unwrap();
+        fs::write(&path, b"a file where the folder was").unwrap();
+        assert!(DiskStore::open(&path, options(3)).is_err(), "it is not ours to delete");
+    }
+}

@@ -1,0 +1,194 @@
+//! What the state promises, over a log in memory.
+
+use tracklog_log::Log;
+use tracklog_log::conformance::block_on;
+use tracklog_protocol::{Offset, Records, TimeMicros};
+
+use super::rig::{Rig, SMALL, source};
+use super::{Entity, LinkId, StateBatch, StateError, StateOptions};
+
+const D: LinkId<'_> = LinkId::Anonymous("D");
+
+fn link(batch: &mut StateBatch<'_>, id: LinkId<'_>) -> Option<String> {
+    batch.link(id).unwrap().map(|link| link.user.to_string())
+}
+
+fn plan(batch: &mut StateBatch<'_>, user: &str) -> Option<String> {
+    let traits = batch.profile(Entity::User(user)).unwrap()?;
+    traits.text().map(|text| text.to_string())
+}
+
+/// Links `id` to `user` at `time` in a batch of its own.
+fn set(rig: &Rig, id: LinkId<'_>, user: &str, time: i64) {
+    let mut batch = rig.begin(0);
+    batch.begin_event(Offset::ZERO);
+    batch.set_link(id, user, TimeMicros(time)).unwrap();
+    rig.commit(batch.finish_event());
+}
+
+#[test]
+fn a_batch_sees_its_own_changes_at_once_and_others_after_their_commit() {
+    let rig = Rig::new(StateOptions::default());
+    let mut batch = rig.begin(0);
+    batch.begin_event(Offset::ZERO);
+    batch.set_link(D, "alice", TimeMicros(1)).unwrap();
+    assert_eq!(link(&mut batch, D).as_deref(), Some("alice"));
+    let mut other = rig.begin(1);
+    assert_eq!(link(&mut other, D), None);
+    rig.commit(batch.finish_event());
+    assert_eq!(link(&mut other, D), None, "it sees one offset to its end");
+    assert_eq!(link(&mut rig.begin(1), D).as_deref(), Some("alice"));
+}
+
+#[test]
+fn a_batch_that_is_given_up_changes_nothing() {
+    let rig = Rig::new(StateOptions::default());
+    let mut batch = rig.begin(0);
+    batch.begin_event(Offset::ZERO);
+    batch.set_link(D, "alice", TimeMicros(1)).unwrap();
+    assert_eq!(batch.finish_event().len(), 1);
+    drop(batch);
+    assert_eq!(link(&mut rig.begin(0), D), None);
+}
+
+#[test]
+fn an_event_that_is_not_finished_is_taken_back() {
+    let rig = Rig::new(StateOptions::default());
+    let mut batch = rig.begin(0);
+    batch.begin_event(Offset(0));
+    batch.set_link(D, "alice", TimeMicros(1)).unwrap();
+    batch.finish_event();
+    batch.begin_event(Offset(1));
+    batch.set_link(D, "bob", TimeMicros(2)).unwrap();
+    batch.set_link(D, "carol", TimeMicros(3)).unwrap();
+    batch.set_link(LinkId::User("x"), "y", TimeMicros(3)).unwrap();
+    batch.begin_event(Offset(2));
+    assert_eq!(link(&mut batch, D).as_deref(), Some("alice"));
+    assert_eq!(link(&mut batch, LinkId::User("x")), None);
+    assert!(batch.finish_event().is_empty());
+}
+
+#[test]
+fn a_living_batch_sees_its_offset_while_others_change_the_same_key_and_tables_are_stored() {
+    let rig = Rig::new(StateOptions { table_bytes: 3000, ..SMALL });
+    set(&rig, D, "u0", 0);
+    let mut seen = Vec::new();
+    for round in 1..40 {
+        seen.push((round - 1, rig.begin(1)));
+        set(&rig, D, &format!("u{round}"), round);
+        let name = format!("filler {round}");
+        set(&rig, LinkId::User(&name), "somebody", round);
+        if round % 3 == 0 {
+            seen.remove(0);
+        }
+        rig.state.flush().unwrap();
+        for (user, batch) in &mut seen {
+            assert_eq!(link(batch, D), Some(format!("u{user}")));
+        }
+    }
+    assert_eq!(rig.state.counts().flushes, 0, "the oldest batch does not see all of the table");
+    seen.clear();
+    assert!(rig.state.flush().unwrap());
+    assert_eq!(link(&mut rig.begin(1), D).as_deref(), Some("u39"));
+}
+
+#[test]
+fn what_was_committed_and_not_stored_is_there_after_a_crash() {
+    for store_kept in [true, false] {
+        let mut rig = Rig::new(SMALL);
+        for n in 0..50 {
+            set(&rig, LinkId::User(&format!("u{n}")), "one", n);
+            if n % 7 == 0 {
+                rig.state.flush().unwrap();
+            }
+        }
+        assert!(rig.state.counts().flushes > 1);
+        rig.restart(store_kept, SMALL);
+        let mut batch = rig.begin(0);
+        for n in 0..50 {
+            let user = link(&mut batch, LinkId::User(&format!("u{n}")));
+            assert_eq!(user.as_deref(), Some("one"), "u{n}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_fails_loses_nothing_and_bounds_what_waits() {
+    let rig = Rig::new(SMALL);
+    rig.store.fail_writes(true);
+    let behind = (0..1000).find(|n| {
+        set(&rig, LinkId::User(&format!("u{n}")), "one", *n);
+        assert!(!matches!(rig.state.flush(), Ok(true)));
+        let begun = block_on(rig.state.begin(source(0)));
+        matches!(begun, Err(StateError::Behind { .. }))
+    });
+    let count = behind.expect("memory is bounded") + 1;
+    rig.store.fail_writes(false);
+    rig.state.flush_all().unwrap();
+    let mut batch = rig.begin(0);
+    assert!((0..count).all(|n| link(&mut batch, LinkId::User(&format!("u{n}"))).is_some()));
+}
+
+#[test]
+fn all_is_in_the_store_after_a_clean_stop() {
+    let mut rig = Rig::new(StateOptions::default());
+    set(&rig, D, "alice", 1);
+    drop(rig.begin(0));
+    rig.state.flush_all().unwrap();
+    assert_eq!(super::Store::applied(&rig.store), Offset(1));
+    rig.restart(true, StateOptions::default());
+    assert_eq!(link(&mut rig.begin(0), D).as_deref(), Some("alice"));
+    assert_eq!(rig.state.counts().store_reads, 1);
+}
+
+#[test]
+fn the_flusher_writes_what_is_due_and_ends() {
+    let rig = Rig::new(SMALL);
+    let flusher = rig.state.spawn_flusher().unwrap();
+    let mut n = 0;
+    while rig.state.counts().flushes < 3 {
+        // The state may be behind for a moment: the table is tiny.
+        if let Ok(mut batch) = block_on(rig.state.begin(source(0))) {
+            batch.begin_event(Offset(n));
+            let id = format!("u{}", n % 100);
+            batch.set_link(LinkId::User(&id), "one", TimeMicros(0)).unwrap();
+            rig.commit(batch.finish_event());
+            n += 1;
+        }
+        std::thread::yield_now();
+    }
+    drop(flusher);
+}
+
+#[test]
+fn two_partitions_that_change_one_user_at_once_end_in_one_profile() {
+    let said = [(0, r#"{"plan":"free","seats":1}"#, 1), (1, r#"{"plan":"pro"}"#, 2)];
+    let ends = [[0, 1], [1, 0]].map(|order| {
+        let rig = Rig::new(StateOptions::default());
+        let mut batches = said.map(|(partition, text, time)| {
+            let mut batch = rig.begin(partition);
+            batch.begin_event(Offset::ZERO);
+            batch.learn(Entity::User("u"), text, TimeMicros(time)).unwrap();
+            batch
+        });
+        for index in order {
+            let changes: Records = batches[index].finish_event().clone();
+            rig.commit(&changes);
+        }
+        drop(batches);
+        plan(&mut rig.begin(0), "u").unwrap()
+    });
+    assert_eq!(ends, [r#"{"plan":"pro","seats":1}"#; 2]);
+}
+
+#[test]
+fn a_changelog_whose_beginning_is_gone_is_counted() {
+    let mut rig = Rig::new(StateOptions::default());
+    set(&rig, D, "alice", 1);
+    set(&rig, LinkId::User("x"), "y", 1);
+    let trimmed = rig.log.trim(rig.state.partition(), Offset(1));
+    block_on(trimmed).unwrap();
+    rig.restart(false, StateOptions::default());
+    assert_eq!(rig.state.counts().changes_damaged, 1);
+    assert_eq!(link(&mut rig.begin(0), LinkId::User("x")).as_deref(), Some("y"));
+}
