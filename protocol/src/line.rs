@@ -4,15 +4,23 @@
 //! - One record, one line: it holds no line break but the one at its end.
 //! - Every line is one JSON object. Fields come in a fixed order; absent ones are left out.
 //! - `properties`, `traits`, `context`, `integrations` and `extra` hold the tokens that the client
-//!   sent, digit by digit. Only line breaks between tokens become spaces.
+//!   sent, digit by digit, and so do the traits of a profile. Only line breaks between tokens
+//!   become spaces.
+//! - What enrichment found out stands between what was known before and `properties`. An event
+//!   that was not enriched shows nothing of it.
 //! - Our times are RFC 3339 in UTC with six digits.
 //!
 //! `replay`, `tail`, the reading routes and the archive all call [`write_line`].
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::event::{EventFlags, EventView};
+use crate::event::{
+    CampaignParts, DeviceParts, EventFlags, EventView, GeoParts, PageParts, ProfileParts,
+    SessionParts,
+};
 use crate::rejected::RejectedView;
 use crate::{Offset, PayloadKind, Record, TimeMicros};
 
@@ -72,6 +80,7 @@ fn write_event(line: &mut Line<'_>, at: &LinePlace<'_>, record: Record<'_>) {
     line.time("receivedAt", event.received_time());
     line.time("appendedAt", at.appended_at);
     write_event_details(line, &event);
+    write_enriched(line, &event);
     line.json_if("properties", event.properties());
     line.json_if("traits", event.traits());
     line.json_if("context", event.context());
@@ -95,19 +104,16 @@ fn write_event_details(line: &mut Line<'_>, event: &EventView<'_>) {
     line.text_if("userAgent", event.user_agent());
     line.text_if("clientAddress", event.client_address());
     line.text_if("peerAddress", event.peer_address());
-    line.object_of(
-        "library",
-        &[("name", event.library_name()), ("version", event.library_version())],
-    );
-    line.object_of(
-        "page",
-        &[
-            ("url", event.page_url()),
-            ("path", event.page_path()),
-            ("referrer", event.page_referrer()),
-            ("title", event.page_title()),
-        ],
-    );
+    line.object("library", |library| {
+        library.text_if("name", event.library_name());
+        library.text_if("version", event.library_version());
+    });
+    line.object("page", |page| {
+        page.text_if("url", event.page_url());
+        page.text_if("path", event.page_path());
+        page.text_if("referrer", event.page_referrer());
+        page.text_if("title", event.page_title());
+    });
     write_headers(line, event);
     if let Some(version) = event.schema_version() {
         line.number("schemaVersion", u64::from(version));
@@ -136,6 +142,89 @@ fn write_flags(line: &mut Line<'_>, flags: EventFlags) {
         line.key("flags");
         line.array(flags.names(), write_text);
     }
+}
+
+/// What enrichment found out.
+fn write_enriched(line: &mut Line<'_>, event: &EventView<'_>) {
+    line.text_if("resolvedUserId", event.resolved_user_id());
+    line.object_if("session", event.session(), write_session);
+    line.object_if("device", event.device(), write_device);
+    line.object_if("geo", event.geo(), write_geo);
+    line.object_if("campaign", event.campaign(), write_campaign);
+    line.object_if("pageParts", event.page_parts(), write_page_parts);
+    line.object_if("profile", event.profile(), write_profile);
+    line.text_if("enrichedBy", event.enriched_by());
+    line.json_if("enrichFailures", event.enrich_failures());
+    line.number_if("stateOffset", event.state_offset().map(|offset| offset.0));
+    if let Some(place) = event.made_from() {
+        line.number("rawPartition", u64::from(place.partition));
+        line.number("rawOffset", place.offset.0);
+    }
+}
+
+fn write_session(line: &mut Line<'_>, session: &SessionParts<'_>) {
+    line.text_if("id", session.id);
+    line.number("number", u64::from(session.number));
+    line.time("started", session.started);
+    line.bool("firstEvent", session.first_event);
+    line.text_if("landingPage", session.landing_page);
+    if let Some(time) = session.previous_ended {
+        line.time("previousEnded", time);
+    }
+}
+
+fn write_device(line: &mut Line<'_>, device: &DeviceParts<'_>) {
+    line.text_if("browser", device.browser);
+    line.text_if("browserVersion", device.browser_version);
+    line.text_if("os", device.os);
+    line.text_if("osVersion", device.os_version);
+    line.text_if("brand", device.brand);
+    line.text_if("model", device.model);
+    line.text_if("class", device.class);
+    line.bool("bot", device.bot);
+}
+
+fn write_geo(line: &mut Line<'_>, geo: &GeoParts<'_>) {
+    let known = |number: u32| Some(u64::from(number)).filter(|number| *number != 0);
+    line.text_if("country", geo.country);
+    line.text_if("region", geo.region);
+    line.text_if("city", geo.city);
+    line.text_if("postalCode", geo.postal_code);
+    line.text_if("timeZone", geo.time_zone);
+    line.double_if("latitude", geo.latitude);
+    line.double_if("longitude", geo.longitude);
+    line.number_if("accuracyKm", known(geo.accuracy_km));
+    line.number_if("asNumber", known(geo.as_number));
+    line.text_if("asName", geo.as_name);
+    line.text("origin", geo.origin.as_str());
+}
+
+fn write_campaign(line: &mut Line<'_>, campaign: &CampaignParts<'_>) {
+    line.text_if("source", campaign.source);
+    line.text_if("medium", campaign.medium);
+    line.text_if("name", campaign.name);
+    line.text_if("term", campaign.term);
+    line.text_if("content", campaign.content);
+    line.text_if("id", campaign.id);
+    line.text_if("clickId", campaign.click_id);
+    line.text_if("clickIdKind", campaign.click_id_kind);
+    line.text_if("referrerHost", campaign.referrer_host);
+    line.text_if("referrerKind", campaign.referrer_kind);
+    line.text_if("referrerName", campaign.referrer_name);
+}
+
+fn write_page_parts(line: &mut Line<'_>, page: &PageParts<'_>) {
+    line.text_if("scheme", page.scheme);
+    line.text_if("host", page.host);
+    line.text_if("path", page.path);
+    line.text_if("query", page.query);
+    line.text_if("fragment", page.fragment);
+}
+
+fn write_profile(line: &mut Line<'_>, profile: &ProfileParts<'_>) {
+    line.number("version", profile.version.0);
+    line.json_if("traits", profile.traits);
+    line.json_if("groupTraits", profile.group_traits);
 }
 
 fn write_rejected(line: &mut Line<'_>, at: &LinePlace<'_>, record: Record<'_>) {
@@ -204,6 +293,27 @@ impl<'o> Line<'o> {
         write_digits(self.out, number, 1);
     }
 
+    fn number_if(&mut self, key: &str, number: Option<u64>) {
+        if let Some(number) = number {
+            self.number(key, number);
+        }
+    }
+
+    /// A double with as many digits as it takes to read it back; JSON has none for what is not
+    /// finite.
+    fn double_if(&mut self, key: &str, number: Option<f64>) {
+        if let Some(number) = number.filter(|number| number.is_finite()) {
+            self.key(key);
+            // Debug, unlike Display, gives extreme numbers an exponent instead of 300 digits.
+            write!(self.out, "{number:?}").expect("a vector takes all");
+        }
+    }
+
+    fn bool(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
     fn text(&mut self, key: &str, text: &str) {
         self.key(key);
         write_text(self.out, text);
@@ -251,22 +361,24 @@ impl<'o> Line<'o> {
         self.out.push(b']');
     }
 
-    /// An object of texts; nothing where all are absent.
-    fn object_of(&mut self, key: &str, texts: &[(&str, Option<&str>)]) {
-        let mut separator = b'{';
-        for (name, text) in texts {
-            let Some(text) = text else { continue };
-            if separator == b'{' {
-                self.key(key);
-            }
-            self.out.push(separator);
-            write_text(self.out, name);
-            self.out.push(b':');
-            write_text(self.out, text);
-            separator = b',';
-        }
-        if separator == b',' {
+    /// An object of the fields that `write` writes; nothing where it writes none.
+    fn object(&mut self, key: &str, write: impl FnOnce(&mut Self)) {
+        let before = self.out.len();
+        self.key(key);
+        let start = self.out.len();
+        write(self);
+        if self.out.len() == start {
+            self.out.truncate(before);
+        } else {
+            // Every field comes after a comma; the first one's makes room for the brace.
+            self.out[start] = b'{';
             self.out.push(b'}');
+        }
+    }
+
+    fn object_if<T>(&mut self, key: &str, parts: Option<T>, write: fn(&mut Self, &T)) {
+        if let Some(parts) = parts {
+            self.object(key, |line| write(line, &parts));
         }
     }
 }

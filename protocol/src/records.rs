@@ -57,6 +57,12 @@ impl Records {
         self.bytes.len()
     }
 
+    /// Removes all but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.bytes.truncate(self.ends.last().map_or(0, |(_, end)| *end));
+    }
+
     /// Removes all, and keeps at most `bytes_kept` of their memory.
     pub fn clear(&mut self, bytes_kept: usize) {
         self.bytes.clear();
@@ -85,6 +91,10 @@ mod tests {
         let texts: Vec<_> = records.iter().map(|record| record.bytes().to_vec()).collect();
         assert_eq!(texts, [&b"one"[..], b"", b"three"]);
         assert_eq!(records.get(3), None);
+        records.truncate(2);
+        assert_eq!((records.len(), records.byte_count()), (2, 3));
+        records.push(Record::opaque(b"four"));
+        assert_eq!(records.get(2), Some(Record::opaque(b"four")));
         records.clear(0);
         assert!(records.is_empty());
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
-use super::{EventFlags, EventKind, PropertySpan};
+use super::{EnrichedParts, EventFlags, EventKind, EventView, PropertySpan};
 use crate::generated::event as raw;
 use crate::{PayloadKind, Record, TimeMicros};
 
@@ -90,6 +90,52 @@ pub struct EventParts<'a> {
     pub integrations: Option<&'a str>,
     /// A JSON object of every top-level field that has no place of its own, as sent.
     pub extra: Option<&'a str>,
+    /// What enrichment found out.
+    pub enriched: Option<&'a EnrichedParts<'a>>,
+}
+
+impl<'a> EventParts<'a> {
+    /// What `event` is made of, but for its headers, its index and what enrichment found out.
+    fn of(event: &EventView<'a>) -> Self {
+        Self {
+            message_id: event.message_id(),
+            kind: event.kind(),
+            name: event.name(),
+            source: event.source(),
+            anonymous_id: event.anonymous_id(),
+            user_id: event.user_id(),
+            previous_id: event.previous_id(),
+            group_id: event.group_id(),
+            session_id: event.session_id(),
+            category: event.category(),
+            event_time: event.event_time(),
+            received_time: event.received_time(),
+            client_time: event.client_time(),
+            client_time_text: event.client_time_text(),
+            sent_time_text: event.sent_time_text(),
+            flags: event.flags(),
+            schema_version: event.schema_version(),
+            peer_address: event.peer_address(),
+            client_address: event.client_address(),
+            headers: &[],
+            user_agent: event.user_agent(),
+            locale: event.locale(),
+            page_url: event.page_url(),
+            page_path: event.page_path(),
+            page_referrer: event.page_referrer(),
+            page_title: event.page_title(),
+            library_name: event.library_name(),
+            library_version: event.library_version(),
+            channel: event.channel(),
+            properties: event.properties(),
+            property_index: &[],
+            traits: event.traits(),
+            context: event.context(),
+            integrations: event.integrations(),
+            extra: event.extra(),
+            enriched: None,
+        }
+    }
 }
 
 /// What a builder keeps between events, at most.
@@ -118,7 +164,39 @@ impl EventBuilder {
     /// When the event takes 2 GiB or has more than [`HEADERS_MAX`] headers.
     pub fn build(&mut self, parts: &EventParts<'_>) -> Record<'_> {
         self.clear();
-        let args = self.write_contents(parts);
+        let headers = self.write_headers(parts.headers.iter().copied());
+        let index = parts.property_index;
+        let index = (!index.is_empty())
+            .then(|| self.write_property_index(index.iter().map(|span| span.to_raw())));
+        self.finish(parts, headers, index)
+    }
+
+    /// Builds `event` anew, with all its fields as they are and `enriched` in the place of what
+    /// an earlier enrichment may have found out. Lies in the builder as [`build`](Self::build)'s
+    /// does.
+    ///
+    /// # Panics
+    /// When the event takes 2 GiB.
+    pub fn build_enriched(
+        &mut self,
+        event: &EventView<'_>,
+        enriched: &EnrichedParts<'_>,
+    ) -> Record<'_> {
+        self.clear();
+        let headers = self.write_headers(event.headers());
+        let index = event.table().property_index();
+        let index = index.map(|index| self.write_property_index(index.iter().copied()));
+        let parts = EventParts { enriched: Some(enriched), ..EventParts::of(event) };
+        self.finish(&parts, headers, index)
+    }
+
+    fn finish(
+        &mut self,
+        parts: &EventParts<'_>,
+        headers: Headers,
+        property_index: PropertyIndex,
+    ) -> Record<'_> {
+        let args = raw::EventArgs { headers, property_index, ..self.write_contents(parts) };
         let event = raw::Event::create(&mut self.buffer, &args);
         raw::finish_event_buffer(&mut self.buffer, event);
         Record::trusted(PayloadKind::Event, self.buffer.finished_data())
@@ -134,8 +212,7 @@ impl EventBuilder {
 
     /// Writes what the table points to, the largest texts first: they end up farthest from it.
     fn write_contents(&mut self, parts: &EventParts<'_>) -> raw::EventArgs<'static> {
-        let headers = self.write_headers(parts.headers);
-        let property_index = self.write_property_index(parts.property_index);
+        let enriched = parts.enriched.map(|enriched| enriched.write(&mut self.buffer));
         let mut text = |text: Option<&str>| text.map(|text| self.buffer.create_string(text));
         raw::EventArgs {
             context: text(parts.context),
@@ -171,44 +248,41 @@ impl EventBuilder {
             client_time: parts.client_time.map(|time| time.0),
             flags: parts.flags.bits(),
             schema_version: parts.schema_version.unwrap_or(0),
-            headers,
-            property_index,
-            resolved_user_id: None,
-            session: None,
-            campaign: None,
-            device: None,
-            geo: None,
-            profile: None,
+            ..enriched.unwrap_or_default()
         }
     }
 
-    fn write_headers(&mut self, headers: &[(&str, &str)]) -> Headers {
-        if headers.is_empty() {
-            return None;
-        }
-        assert!(headers.len() <= HEADERS_MAX, "the intake bounds the headers that it keeps");
+    fn write_headers<'h>(&mut self, headers: impl Iterator<Item = (&'h str, &'h str)>) -> Headers {
         self.headers.clear();
         for (name, value) in headers {
             let value = Some(self.buffer.create_string(value));
             let name = Some(self.buffer.create_string(name));
             let header = raw::Header::create(&mut self.buffer, &raw::HeaderArgs { name, value });
+            assert!(
+                self.headers.len() < HEADERS_MAX,
+                "the intake bounds the headers that it keeps"
+            );
             self.headers.push(header);
+        }
+        if self.headers.is_empty() {
+            return None;
         }
         Some(self.buffer.create_vector(&self.headers))
     }
 
-    fn write_property_index(&mut self, spans: &[PropertySpan]) -> PropertyIndex {
-        if spans.is_empty() {
-            return None;
-        }
-        Some(self.buffer.create_vector_from_iter(spans.iter().map(|span| span.to_raw())))
+    fn write_property_index(
+        &mut self,
+        spans: impl ExactSizeIterator<Item = raw::PropertySpan> + DoubleEndedIterator,
+    ) -> WIPOffset<Spans> {
+        self.buffer.create_vector_from_iter(spans)
     }
 }
 
 type Headers = Option<
     WIPOffset<flatbuffers::Vector<'static, flatbuffers::ForwardsUOffset<raw::Header<'static>>>>,
 >;
-type PropertyIndex = Option<WIPOffset<flatbuffers::Vector<'static, raw::PropertySpan>>>;
+type PropertyIndex = Option<WIPOffset<Spans>>;
+type Spans = flatbuffers::Vector<'static, raw::PropertySpan>;
 
 impl Default for EventBuilder {
     fn default() -> Self {

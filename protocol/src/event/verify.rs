@@ -3,15 +3,17 @@
 //! After [`verify`] these hold, and everything that reads events leans on them:
 //! 1. The bytes are an `Event` buffer by the FlatBuffers verifier: every offset lies inside, every
 //!    text is UTF-8, what is required is there.
-//! 2. The kind is one that this program knows.
-//! 3. `properties`, `traits`, `context`, `integrations` and `extra` are JSON objects.
+//! 2. The kind, and who told a place, are ones that this program knows.
+//! 3. `properties`, `traits`, `context`, `integrations` and `extra` are JSON objects, and so are
+//!    the traits of the profile and the failures of enrichment.
 //! 4. The property index, where there is one, says what the text of `properties` says, field by
 //!    field.
 //! 5. A bare time is one JSON value.
+//! 6. There are at most [`HEADERS_MAX`] headers.
 
 use flatbuffers::VerifierOptions;
 
-use super::{EventFlags, EventKind, EventView, Fields, HEADERS_MAX, PropertySpan};
+use super::{EventFlags, EventKind, EventView, Fields, GeoOrigin, HEADERS_MAX, PropertySpan};
 use crate::generated::event as raw;
 use crate::{PayloadKind, Record};
 
@@ -35,6 +37,12 @@ pub enum EventError {
     /// The event is of a kind that this program does not know.
     #[error("the event needs a newer program: kind {0}")]
     Kind(u8),
+    /// Who told the place is somebody that this program does not know.
+    #[error("the event needs a newer program: origin {0} of the place")]
+    GeoOrigin(u8),
+    /// It has more than [`HEADERS_MAX`] headers.
+    #[error("the event has {0} headers")]
+    Headers(usize),
     /// A field that should be a JSON object is none.
     #[error("{0} is no JSON object")]
     NotAnObject(&'static str),
@@ -53,7 +61,7 @@ pub fn verify(bytes: &[u8]) -> Result<Record<'_>, EventError> {
     }
     let event = raw::root_as_event_with_opts(&limits(bytes), bytes)
         .map_err(|error| EventError::Malformed(first_line(&error)))?;
-    EventKind::from_raw(event.kind()).ok_or_else(|| EventError::Kind(event.kind().0))?;
+    check_numbers(&event)?;
     let record = Record::trusted(PayloadKind::Event, bytes);
     let view = EventView::of(record).expect("the record is of kind event");
     check_objects(&view)?;
@@ -78,12 +86,27 @@ pub(crate) fn first_line(error: &flatbuffers::InvalidFlatbuffer) -> String {
     error.to_string().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
 }
 
+/// Enumerations that this program knows, and a bounded count. It is asked before anything reads.
+fn check_numbers(event: &raw::Event<'_>) -> Result<(), EventError> {
+    EventKind::from_raw(event.kind()).ok_or_else(|| EventError::Kind(event.kind().0))?;
+    if let Some(geo) = event.geo() {
+        let origin = geo.origin();
+        GeoOrigin::from_raw(origin).ok_or(EventError::GeoOrigin(origin.0))?;
+    }
+    let headers = event.headers().map_or(0, |headers| headers.len());
+    if headers > HEADERS_MAX { Err(EventError::Headers(headers)) } else { Ok(()) }
+}
+
 fn check_objects(event: &EventView<'_>) -> Result<(), EventError> {
+    let profile = event.profile().unwrap_or_default();
     let others = [
         ("traits", event.traits()),
         ("context", event.context()),
         ("integrations", event.integrations()),
         ("extra", event.extra()),
+        ("profile.traits", profile.traits),
+        ("profile.groupTraits", profile.group_traits),
+        ("enrichFailures", event.enrich_failures()),
     ];
     for (name, text) in others {
         let mut fields = Fields::of(text.unwrap_or("{}"));

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use super::{EventFlags, EventKind, Fields, Property, PropertySpan};
+use super::{
+    CampaignParts, DeviceParts, EnrichedParts, EventFlags, EventKind, Fields, GeoParts, PageParts,
+    ProfileParts, Property, PropertySpan, RawPlace, SessionParts,
+};
 use crate::generated::event as raw;
-use crate::{Record, TimeMicros, trusted};
+use crate::{Offset, Record, TimeMicros, trusted};
 
 /// One event, read in place. Copying the view copies two words; every text borrows from the
 /// record.
@@ -113,6 +116,89 @@ impl<'a> EventView<'a> {
         index.into_iter().flatten().filter_map(PropertySpan::from_raw).chain(walked)
     }
 
+    /// The visit that enrichment found it to belong to; `session_id` is what the client said.
+    #[must_use]
+    #[inline]
+    pub fn session(&self) -> Option<SessionParts<'a>> {
+        self.table.session().map(SessionParts::read)
+    }
+
+    /// What its user agent says of the device, by enrichment.
+    #[must_use]
+    #[inline]
+    pub fn device(&self) -> Option<DeviceParts<'a>> {
+        self.table.device().map(DeviceParts::read)
+    }
+
+    /// Where its client is, by enrichment.
+    ///
+    /// # Panics
+    /// As [`kind`](Self::kind).
+    #[must_use]
+    #[inline]
+    pub fn geo(&self) -> Option<GeoParts<'a>> {
+        self.table.geo().map(GeoParts::read)
+    }
+
+    /// Where its visit came from, by enrichment.
+    #[must_use]
+    #[inline]
+    pub fn campaign(&self) -> Option<CampaignParts<'a>> {
+        self.table.campaign().map(CampaignParts::read)
+    }
+
+    /// The parts of its page's URL, by enrichment.
+    #[must_use]
+    #[inline]
+    pub fn page_parts(&self) -> Option<PageParts<'a>> {
+        self.table.page().map(PageParts::read)
+    }
+
+    /// What was known of its user and group when it was enriched.
+    #[must_use]
+    #[inline]
+    pub fn profile(&self) -> Option<ProfileParts<'a>> {
+        self.table.profile().map(ProfileParts::read)
+    }
+
+    /// The offset of the changelog below which enrichment saw every change of state.
+    #[must_use]
+    pub fn state_offset(&self) -> Option<Offset> {
+        self.table.state_offset().map(Offset)
+    }
+
+    /// The record that enrichment made it from.
+    #[must_use]
+    pub fn made_from(&self) -> Option<RawPlace> {
+        let offset = Offset(self.table.raw_offset()?);
+        Some(RawPlace { partition: self.table.raw_partition(), offset })
+    }
+
+    /// All that enrichment found out; the default where it was not enriched.
+    ///
+    /// # Panics
+    /// As [`kind`](Self::kind).
+    #[must_use]
+    pub fn enriched(&self) -> EnrichedParts<'a> {
+        EnrichedParts {
+            resolved_user_id: self.resolved_user_id(),
+            session: self.session(),
+            device: self.device(),
+            geo: self.geo(),
+            campaign: self.campaign(),
+            page: self.page_parts(),
+            profile: self.profile(),
+            enriched_by: self.enriched_by(),
+            failures: self.enrich_failures(),
+            state_offset: self.state_offset(),
+            made_from: self.made_from(),
+        }
+    }
+
+    pub(super) const fn table(&self) -> &raw::Event<'a> {
+        &self.table
+    }
+
     texts! {
         /// The event's name; of a page or screen its name.
         name,
@@ -168,6 +254,12 @@ impl<'a> EventView<'a> {
         integrations,
         /// A JSON object of every top-level field that has no place of its own, as sent.
         extra,
+        /// The user whom its ids lead to, by enrichment.
+        resolved_user_id,
+        /// What enriched it: `name@version`, with spaces between.
+        enriched_by,
+        /// A JSON object: the name of each enricher that could not look, and why.
+        enrich_failures,
     }
 }
 

@@ -4,8 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tracklog_protocol::event::{
-    EventBuilder, EventError, EventFlags, EventKind, EventParts, EventView, HEADERS_MAX,
-    PropertySpan, ValueKind, verify,
+    EnrichedParts, EventBuilder, EventError, EventFlags, EventKind, EventParts, EventView,
+    HEADERS_MAX, ProfileParts, PropertySpan, ValueKind, verify,
 };
 use tracklog_protocol::line::{LinePlace, write_line};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
@@ -68,6 +68,29 @@ macro_rules! objects {
 }
 objects! { properties traits context integrations extra }
 
+/// Enriched twice: what the first time found out is replaced by what the second did.
+fn enriching_adds_and_changes_nothing(event: &EventView<'_>) {
+    let (mut first, mut second) = (EventBuilder::new(), EventBuilder::new());
+    let once = EnrichedParts { resolved_user_id: Some("before"), ..EnrichedParts::default() };
+    let once = EventView::of(first.build_enriched(event, &once)).expect("an event");
+    let record = second.build_enriched(&once, &sample::enriched());
+    let record = verify(record.bytes()).expect("built events are good");
+    let enriched = EventView::of(record).expect("an event");
+    assert_eq!(enriched.enriched(), sample::enriched());
+    assert_eq!(enriched.message_id(), event.message_id());
+    assert_eq!(enriched.kind(), event.kind());
+    assert_eq!(enriched.event_time(), event.event_time());
+    assert_eq!(enriched.received_time(), event.received_time());
+    assert_eq!(enriched.client_time(), event.client_time());
+    assert_eq!(enriched.flags(), event.flags());
+    assert_eq!(enriched.schema_version(), event.schema_version());
+    assert!(enriched.headers().eq(event.headers()));
+    assert!(enriched.property_index().eq(event.property_index()));
+    assert_eq!(texts_of(&enriched), texts_of(event));
+    assert_eq!(objects_of(&enriched), objects_of(event));
+    read_all(record);
+}
+
 fn object() -> impl Strategy<Value = String> {
     proptest::collection::btree_map(".{0,8}", "\\PC{0,8}", 0..4)
         .prop_map(|map| serde_json::to_string_pretty(&map).expect("maps of texts are JSON"))
@@ -123,7 +146,9 @@ proptest! {
         prop_assert_eq!(texts_of(&event), texts.iter().map(Option::as_deref).collect::<Vec<_>>());
         let objects: Vec<_> = objects.iter().map(Option::as_deref).collect();
         prop_assert_eq!(objects_of(&event), objects);
+        prop_assert_eq!(event.enriched(), EnrichedParts::default());
         read_all(record);
+        enriching_adds_and_changes_nothing(&event);
     }
 
     #[test]
@@ -238,7 +263,25 @@ fn texts_that_are_no_json_objects_are_refused() {
             let refused = verify(builder.build(&parts).bytes());
             assert_eq!(refused, Err(EventError::NotAnObject(name)), "{text:?}");
         }
+        for (name, enriched) in enriched_objects(text) {
+            let parts = EventParts { enriched: Some(&enriched), ..EventParts::default() };
+            let refused = verify(builder.build(&parts).bytes());
+            assert_eq!(refused, Err(EventError::NotAnObject(name)), "{text:?}");
+        }
     }
+}
+
+/// Each JSON text of enrichment by its name, alone.
+fn enriched_objects(text: Option<&str>) -> [(&'static str, EnrichedParts<'_>); 3] {
+    let profile = |profile| EnrichedParts { profile: Some(profile), ..EnrichedParts::default() };
+    [
+        ("profile.traits", profile(ProfileParts { traits: text, ..ProfileParts::default() })),
+        (
+            "profile.groupTraits",
+            profile(ProfileParts { group_traits: text, ..ProfileParts::default() }),
+        ),
+        ("enrichFailures", EnrichedParts { failures: text, ..EnrichedParts::default() }),
+    ]
 }
 
 #[test]

@@ -70,6 +70,35 @@ const FULL_LINE: &str = concat!(
 );
 
 #[test]
+fn what_enrichment_found_out_stands_before_the_properties() {
+    let index = sample::index(PROPERTIES);
+    let enriched = sample::enriched();
+    let whole = event_line(&EventParts { enriched: Some(&enriched), ..sample::full(&index) });
+    let (before, after) = FULL_LINE.split_once(r#","properties""#).unwrap();
+    let added = whole.strip_prefix(before).unwrap();
+    let added = added.strip_suffix(&format!(r#","properties"{after}"#)).unwrap();
+    assert_eq!(added, ENRICHED);
+}
+
+const ENRICHED: &str = concat!(
+    r#","resolvedUserId":"user-1","session":{"id":"5f3a","number":2,"#,
+    r#""started":"2026-01-02T03:04:05.678901Z","firstEvent":true,"#,
+    r#""landingPage":"https://shop.example/","previousEnded":"2026-01-02T02:04:05.678901Z"},"#,
+    r#""device":{"browser":"Firefox","browserVersion":"140.0","os":"Linux","osVersion":"6.18","#,
+    r#""brand":"Acme","model":"Book","class":"desktop","bot":false},"#,
+    r#""geo":{"country":"DE","region":"BE","city":"Berlin","postalCode":"10115","#,
+    r#""timeZone":"Europe/Berlin","latitude":52.5,"longitude":13.25,"accuracyKm":20,"#,
+    r#""asNumber":64500,"asName":"Example Net","origin":"header"},"#,
+    r#""campaign":{"source":"letter","medium":"mail","name":"spring","term":"shoes","#,
+    r#""content":"top","id":"7","clickId":"abc","clickIdKind":"gclid","#,
+    r#""referrerHost":"search.example","referrerKind":"search","referrerName":"Example"},"#,
+    r#""pageParts":{"scheme":"https","host":"shop.example","path":"/p/17","query":"x=1","#,
+    r#""fragment":"top"},"profile":{"version":41,"traits":{"plan": "pro"},"#,
+    r#""groupTraits":{"seats":12.50}},"enrichedBy":"device@1 geo@7","#,
+    r#""enrichFailures":{"page":"timed out"},"stateOffset":42,"rawPartition":3,"rawOffset":1206"#,
+);
+
+#[test]
 fn absent_fields_are_left_out() {
     let parts = EventParts { message_id: "m", kind: EventKind::Alias, ..EventParts::default() };
     let expected = concat!(

@@ -1,7 +1,10 @@
 //! Events like those of a shop.
 
-use tracklog_protocol::TimeMicros;
-use tracklog_protocol::event::{EventFlags, EventParts, Fields, PropertySpan};
+use tracklog_protocol::event::{
+    CampaignParts, DeviceParts, EnrichedParts, EventFlags, EventParts, Fields, GeoOrigin, GeoParts,
+    PageParts, ProfileParts, PropertySpan, RawPlace, SessionParts,
+};
+use tracklog_protocol::{Offset, TimeMicros};
 
 /// 2026-01-02T03:04:05.678901Z.
 pub(crate) const EVENT_TIME: TimeMicros = TimeMicros(1_767_323_045_678_901);
@@ -59,5 +62,72 @@ pub(crate) fn twelve_fields(index: &[PropertySpan]) -> EventParts<'_> {
         context: Some("{\"library\":{\"name\":\"analytics.js\",\"version\":\"1.84.3\"}}"),
         integrations: Some("{}"),
         ..EventParts::default()
+    }
+}
+
+/// What enrichment finds out, every field set.
+pub(crate) fn enriched() -> EnrichedParts<'static> {
+    EnrichedParts {
+        resolved_user_id: Some("user-1"),
+        session: Some(SessionParts {
+            id: Some("5f3a"),
+            number: 2,
+            started: EVENT_TIME,
+            first_event: true,
+            landing_page: Some("https://shop.example/"),
+            previous_ended: Some(TimeMicros(EVENT_TIME.0 - 3_600_000_000)),
+        }),
+        device: Some(DeviceParts {
+            browser: Some("Firefox"),
+            browser_version: Some("140.0"),
+            os: Some("Linux"),
+            os_version: Some("6.18"),
+            brand: Some("Acme"),
+            model: Some("Book"),
+            class: Some("desktop"),
+            bot: false,
+        }),
+        geo: Some(GeoParts {
+            country: Some("DE"),
+            region: Some("BE"),
+            city: Some("Berlin"),
+            postal_code: Some("10115"),
+            time_zone: Some("Europe/Berlin"),
+            latitude: Some(52.5),
+            longitude: Some(13.25),
+            accuracy_km: 20,
+            as_number: 64_500,
+            as_name: Some("Example Net"),
+            origin: GeoOrigin::Header,
+        }),
+        campaign: Some(CampaignParts {
+            source: Some("letter"),
+            medium: Some("mail"),
+            name: Some("spring"),
+            term: Some("shoes"),
+            content: Some("top"),
+            id: Some("7"),
+            click_id: Some("abc"),
+            click_id_kind: Some("gclid"),
+            referrer_host: Some("search.example"),
+            referrer_kind: Some("search"),
+            referrer_name: Some("Example"),
+        }),
+        page: Some(PageParts {
+            scheme: Some("https"),
+            host: Some("shop.example"),
+            path: Some("/p/17"),
+            query: Some("x=1"),
+            fragment: Some("top"),
+        }),
+        profile: Some(ProfileParts {
+            version: Offset(41),
+            traits: Some("{\"plan\": \"pro\"}"),
+            group_traits: Some("{\"seats\":12.50}"),
+        }),
+        enriched_by: Some("device@1 geo@7"),
+        failures: Some("{\"page\":\"timed out\"}"),
+        state_offset: Some(Offset(42)),
+        made_from: Some(RawPlace { partition: 3, offset: Offset(1206) }),
     }
 }
