@@ -192,3 +192,177 @@ fn a_changelog_whose_beginning_is_gone_is_counted() {
     assert_eq!(rig.state.counts().changes_damaged, 1);
     assert_eq!(link(&mut rig.begin(0), LinkId::User("x")).as_deref(), Some("y"));
 }
+
+/// The same events always give the same enrichments.
+mod order {
+    use proptest::prelude::*;
+    use tracklog_protocol::event::{EventKind, EventParts};
+
+    use super::*;
+    use crate::enrich::identity::Identity;
+    use crate::enrich::profile::Profile;
+    use crate::enrich::session::Session;
+    use crate::enrich::{Enricher, Enrichment};
+    use crate::state::rig::{Rig, enrich, source};
+
+    const ENRICHERS: [&dyn Enricher; 2] = [&Identity, &Profile];
+
+    #[derive(Clone, Debug)]
+    struct Said {
+        kind: EventKind,
+        anonymous: Option<&'static str>,
+        user: Option<&'static str>,
+        previous: Option<&'static str>,
+        traits: &'static str,
+        minute: i64,
+    }
+
+    impl Said {
+        fn parts(&self) -> EventParts<'_> {
+            EventParts {
+                message_id: "m",
+                kind: self.kind,
+                source: Some("shop"),
+                anonymous_id: self.anonymous,
+                user_id: self.user,
+                previous_id: self.previous,
+                group_id: self.previous,
+                traits: Some(self.traits),
+                event_time: TimeMicros(self.minute * 60_000_000),
+                ..EventParts::default()
+            }
+        }
+    }
+
+    fn one_of(texts: &'static [&'static str]) -> impl Strategy<Value = Option<&'static str>> {
+        proptest::option::of(proptest::sample::select(texts))
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let traits = [r#"{"a":1}"#, r#"{"a":2,"b":[]}"#, r#"{"b":null}"#, "{}"];
+        (
+            proptest::sample::select(&EventKind::ALL[..]),
+            one_of(&["D", "E", "null"]),
+            one_of(&["u", "v", "w"]),
+            one_of(&["u", "v", "w", "D"]),
+            proptest::sample::select(traits.to_vec()),
+            0..300_i64,
+        )
+            .prop_map(|(kind, anonymous, user, previous, traits, minute)| Said {
+                kind,
+                anonymous,
+                user,
+                previous,
+                traits,
+                minute,
+            })
+    }
+
+    /// How a run is cut: how many events until the next cut, and what happens there.
+    #[derive(Clone, Copy, Debug)]
+    enum Cut {
+        Commit,
+        GiveUpAndRepeat,
+        Flush,
+        Restart { store_kept: bool },
+    }
+
+    fn cuts() -> impl Strategy<Value = Vec<(usize, Cut)>> {
+        let cut = prop_oneof![
+            Just(Cut::Commit),
+            Just(Cut::GiveUpAndRepeat),
+            Just(Cut::Flush),
+            any::<bool>().prop_map(|store_kept| Cut::Restart { store_kept }),
+        ];
+        proptest::collection::vec((1..6_usize, cut), 1..12)
+    }
+
+    /// The offset of the changelog that a batch saw depends on where batches are cut.
+    fn without_version(mut found: Vec<Enrichment>) -> Vec<Enrichment> {
+        for profile in found.iter_mut().filter_map(|it| it.profile.as_mut()) {
+            profile.version = Offset::ZERO;
+        }
+        found
+    }
+
+    fn run(said: &[Said], cuts: &[(usize, Cut)]) -> Vec<Enrichment> {
+        let session = Session::default();
+        let enrichers = [ENRICHERS[0], ENRICHERS[1], &session];
+        let events: Vec<_> = said.iter().map(Said::parts).collect();
+        let mut rig = Rig::new(SMALL);
+        let (mut found, mut at) = (Vec::new(), 0);
+        for (count, cut) in cuts.iter().cycle() {
+            let batch = &events[at..events.len().min(at + count)];
+            if matches!(cut, Cut::GiveUpAndRepeat) {
+                rig.batch(0, at as u64, batch, &enrichers, false);
+            }
+            found.extend(rig.batch(0, at as u64, batch, &enrichers, true));
+            at += batch.len();
+            match cut {
+                Cut::Commit | Cut::GiveUpAndRepeat => {}
+                Cut::Flush => rig.state.flush_all().unwrap(),
+                Cut::Restart { store_kept } => rig.restart(*store_kept, SMALL),
+            }
+            // The table of these tests is soon full.
+            rig.state.flush().unwrap();
+            if at == events.len() {
+                return without_version(found);
+            }
+        }
+        unreachable!("there is a cut to repeat")
+    }
+
+    /// The profile of `u` after two partitions were enriched, their batches in turn as `turns`
+    /// says: a batch of either begins, or ends.
+    fn two_partitions(said: &[Said], turns: &[bool]) -> Option<String> {
+        let rig = Rig::new(StateOptions::default());
+        let events: Vec<_> = said.iter().map(Said::parts).collect();
+        let (mut next, mut open) = ([0, 1], [None, None]);
+        let turns = turns.iter().copied().map(usize::from);
+        for turn in turns.chain((0..2 * events.len() + 2).map(|n| n % 2)) {
+            if let Some((batch, changes)) = open[turn].take() {
+                drop::<StateBatch<'_>>(batch);
+                rig.commit(&changes);
+            } else if let Some(event) = events.get(next[turn]) {
+                let mut batch = block_on(rig.state.begin(source(turn as u32))).unwrap();
+                let mut changes = Records::new();
+                let from = next[turn] as u64;
+                enrich(&mut batch, from, &[*event], &[&Profile], &mut changes);
+                open[turn] = Some((batch, changes));
+                next[turn] += 2;
+            }
+        }
+        assert!(next.iter().all(|it| *it >= events.len()) && open.iter().all(Option::is_none));
+        plan(&mut rig.begin(0), "u")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn the_same_order_gives_the_same_however_it_is_cut_and_restarted(
+            said in proptest::collection::vec(said(), 1..40),
+            cuts in cuts(),
+        ) {
+            let whole = run(&said, &[(said.len(), Cut::Commit)]);
+            prop_assert_eq!(run(&said, &cuts), whole);
+        }
+
+        #[test]
+        fn two_partitions_in_any_interleaving_end_in_the_same_profile(
+            said in proptest::collection::vec(said(), 1..20),
+            turns in proptest::collection::vec(any::<bool>(), 0..40),
+        ) {
+            // Ties of time go by the changelog's order: here all times differ. An alias copies what
+            // its batch sees, which is a matter of order too.
+            let mut said = said;
+            for (index, said) in said.iter_mut().enumerate() {
+                said.minute = said.minute * 100 + index as i64;
+                if said.kind == EventKind::Alias {
+                    said.kind = EventKind::Identify;
+                }
+            }
+            prop_assert_eq!(two_partitions(&said, &turns), two_partitions(&said, &[]));
+        }
+    }
+}

@@ -64,20 +64,16 @@ impl DiskStore {
         let head = Head { changelog: options.changelog, created: options.created };
         match Self::open_as_is(folder, options, head) {
             Ok(store) => Ok(store),
-            Err(unusable) => {
-                tracing::warn!(%unusable, "the state's store is built again from its changelog");
-                delete(folder).map_err(StoreError::from)?;
-                Self::open_as_is(folder, options, head)
+            Err(Refused::Unusable(why)) => {
+                tracing::warn!(why, "the state's store is built again from its changelog");
+                delete(folder).map_err(fjall::Error::Io)?;
+                Ok(Self::open_as_is(folder, options, head)?)
             }
+            Err(Refused::Failed(error)) => Err(error),
         }
     }
 
-    fn open_as_is(
-        folder: &Path,
-        options: DiskStoreOptions,
-        head: Head,
-    ) -> Result<Self, StoreError> {
-        let is_new = !folder.try_exists()?;
+    fn open_as_is(folder: &Path, options: DiskStoreOptions, head: Head) -> Result<Self, Refused> {
         let database = Database::builder(folder)
             .cache_size(options.cache_bytes)
             .worker_threads(1)
@@ -89,9 +85,9 @@ impl DiskStore {
             Some(bytes) => head
                 .read(&bytes)
                 .filter(|applied| *applied <= options.changelog_end)
-                .ok_or_else(StoreError::of_another)?,
-            None if is_new || tree.is_empty()? => Offset::ZERO,
-            None => return Err(StoreError::of_another()),
+                .ok_or_else(Refused::of_another)?,
+            None if tree.is_empty()? => Offset::ZERO,
+            None => return Err(Refused::of_another()),
         };
         Ok(Self { tree, database, head, applied: parking_lot::Mutex::new(applied) })
     }
@@ -153,20 +149,48 @@ impl fmt::Debug for DiskStore {
     }
 }
 
-impl StoreError {
+/// Why a store was not opened as it is.
+enum Refused {
+    /// What is there is of no use, and nobody uses it.
+    Unusable(String),
+    /// It may be good: another process has it, or the disk failed.
+    Failed(StoreError),
+}
+
+impl Refused {
     fn of_another() -> Self {
-        Self { why: "it is of another layout or changelog".to_owned() }
+        Self::Unusable("it is of another layout or changelog".to_owned())
+    }
+}
+
+impl From<fjall::Error> for Refused {
+    fn from(error: fjall::Error) -> Self {
+        let io = match &error {
+            fjall::Error::Locked => return Self::Failed(error.into()),
+            fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => io,
+            _ => return Self::Unusable(error.to_string()),
+        };
+        match io.kind() {
+            // Files that a crash left short, or not at all.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
+                Self::Unusable(error.to_string())
+            }
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<Refused> for StoreError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unusable(why) => Self { why },
+            Refused::Failed(error) => error,
+        }
     }
 }
 
 impl From<fjall::Error> for StoreError {
     fn from(error: fjall::Error) -> Self {
-        Self { why: error.to_string() }
-    }
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
         Self { why: error.to_string() }
     }
 }
@@ -200,6 +224,30 @@ mod tests {
         assert_eq!(store.applied(), Offset(77));
         assert_eq!(store.get(b"\x01b").unwrap().as_deref(), Some(&b"2"[..]));
         assert_eq!(store.get(b"\x01c").unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_that_another_has_open_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), options(3)).unwrap();
+        write(&store, 77);
+        assert!(DiskStore::open(folder.path(), options(3)).is_err());
+        assert_eq!(store.get(b"\x01b").unwrap().as_deref(), Some(&b"2"[..]));
+    }
+
+    #[test]
+    fn a_store_with_a_torn_file_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        write(&DiskStore::open(&path, options(3)).unwrap(), 77);
+        for entry in fs::read_dir(&path).unwrap() {
+            let file = entry.unwrap().path();
+            if file.is_file() {
+                fs::write(file, b"torn").unwrap();
+            }
+        }
+        let store = DiskStore::open(&path, options(3)).unwrap();
+        assert_eq!((store.applied(), store.get(b"\x01b").unwrap()), (Offset::ZERO, None));
     }
 
     #[test]
