@@ -121,17 +121,18 @@ impl Core {
         Ok(entry)
     }
 
-    /// Takes in what was read of the changelog; what is known already is skipped.
-    pub(super) fn apply(&self, found: &FetchedPartition) -> Result<(), StoreError> {
+    /// Takes in what was read of the changelog below `until`; what is known already is skipped.
+    pub(super) fn apply(&self, found: &FetchedPartition, until: Offset) -> Result<(), StoreError> {
         let _one_at_a_time = self.applying.lock();
         let known = self.end();
-        if found.next <= known {
+        let next = found.next.min(until);
+        if next <= known {
             return Ok(());
         }
         let records = found.batches.iter().flat_map(BatchView::records);
         let mut joined: Vec<(Offset, &[u8], Entry)> = Vec::new();
         let mut newest: HashMap<&[u8], usize, RandomState> = HashMap::default();
-        for (offset, record) in records.filter(|(offset, _)| *offset >= known) {
+        for (offset, record) in records.filter(|(offset, _)| (known..next).contains(offset)) {
             let Some(change) = Change::decode(record) else {
                 self.counts.changes_unknown.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -144,10 +145,10 @@ impl Core {
             newest.insert(change.key, joined.len());
             joined.push((offset, change.key, entry));
         }
-        let damaged = found.damage.iter().filter(|damage| damage.from >= known);
-        let damaged: u64 = damaged.map(|damage| damage.to.0 - damage.from.0).sum();
+        let damaged = found.damage.iter().map(|it| (it.from.max(known), it.to.min(next)));
+        let damaged: u64 = damaged.map(|(from, to)| to.0.saturating_sub(from.0)).sum();
         self.counts.changes_damaged.fetch_add(damaged, Ordering::Relaxed);
-        self.take_in(joined, found.next);
+        self.take_in(joined, next);
         Ok(())
     }
 

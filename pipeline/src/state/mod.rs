@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use tracklog_log::{
-    CatalogError, Fetch, FetchError, FetchMode, Log, Retention, Topic, TopicName, TopicSpec,
+    CatalogError, Extent, Fetch, FetchError, FetchMode, Log, Retention, Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::{Offset, PartitionId};
 
@@ -86,6 +86,16 @@ pub enum StateError {
     Ahead {
         /// How far the store is.
         applied: Offset,
+        /// Where the changelog ends.
+        end: Offset,
+    },
+    /// The state cannot be had as of that offset: it is past it, or the changelog ends before.
+    #[error("state as of {offset}: it is at {applied}, its changelog ends at {end}")]
+    NotThere {
+        /// How far the state is.
+        applied: Offset,
+        /// What was asked for.
+        offset: Offset,
         /// Where the changelog ends.
         end: Offset,
     },
@@ -144,16 +154,39 @@ impl<L: Log + ?Sized> State<L> {
         store: impl Store,
         options: StateOptions,
     ) -> Result<Self, StateError> {
-        let topic = changelog(&*log).await?;
-        let applied = store.applied();
-        let core = Arc::new(Core::new(Box::new(store), options));
-        let state = Self { partition: topic.partition(0), core, log };
-        state.catch_up(FetchMode::Replay).await?;
-        let end = state.log.extent(state.partition).map_or(Offset::ZERO, |extent| extent.end);
+        let state = Self::above(log, store, options).await?;
+        let (applied, end) = (state.core.end(), state.extent()?.end);
         if applied > end {
             return Err(StateError::Ahead { applied, end });
         }
+        state.catch_up(end, FetchMode::Replay).await?;
         Ok(state)
+    }
+
+    /// Opens the state as it was at an offset of the changelog, for a run again over old events:
+    /// see [`begin_as_of`](Self::begin_as_of). `store` is a new one, which nobody needs afterwards.
+    ///
+    /// # Errors
+    /// [`StateError`] as [`open`](Self::open).
+    pub async fn open_as_of(
+        log: Arc<L>,
+        store: impl Store,
+        options: StateOptions,
+        offset: Offset,
+    ) -> Result<Self, StateError> {
+        let state = Self::above(log, store, options).await?;
+        state.reach(offset, FetchMode::Replay).await?;
+        Ok(state)
+    }
+
+    /// The state as `store` has it.
+    async fn above(
+        log: Arc<L>,
+        store: impl Store,
+        options: StateOptions,
+    ) -> Result<Self, StateError> {
+        let partition = changelog(&*log).await?.partition(0);
+        Ok(Self { partition, core: Arc::new(Core::new(Box::new(store), options)), log })
     }
 
     /// Where the records go that [`StateBatch::finish_event`] gives.
@@ -167,7 +200,22 @@ impl<L: Log + ?Sized> State<L> {
     /// # Errors
     /// [`StateError`] when it cannot be told what that is.
     pub async fn begin(&self, source: PartitionId) -> Result<StateBatch<'_>, StateError> {
-        self.catch_up(FetchMode::Live).await?;
+        self.catch_up(self.extent()?.end, FetchMode::Live).await?;
+        Ok(StateBatch::new(&self.core, self.core.begin()?, source))
+    }
+
+    /// Begins a batch of `source` that sees what one saw that named `offset`. The batches of a run
+    /// again begin where those did, at the first event that names an offset, and their offsets
+    /// rise. Their changes are committed nowhere.
+    ///
+    /// # Errors
+    /// [`StateError`] when the state is past that offset, or cannot be read.
+    pub async fn begin_as_of(
+        &self,
+        source: PartitionId,
+        offset: Offset,
+    ) -> Result<StateBatch<'_>, StateError> {
+        self.reach(offset, FetchMode::Replay).await?;
         Ok(StateBatch::new(&self.core, self.core.begin()?, source))
     }
 
@@ -214,23 +262,37 @@ impl<L: Log + ?Sized> State<L> {
         self.core.counts()
     }
 
-    /// Applies the changelog up to its published end. Several may run at once: they read the same
-    /// and apply it once.
-    async fn catch_up(&self, mode: FetchMode) -> Result<(), StateError> {
+    fn extent(&self) -> Result<Extent, FetchError> {
         let partition = self.partition;
-        let extent =
-            self.log.extent(partition).ok_or(FetchError::UnknownPartition { partition })?;
+        self.log.extent(partition).ok_or(FetchError::UnknownPartition { partition })
+    }
+
+    /// Applies the changelog below `offset` and no more.
+    async fn reach(&self, offset: Offset, mode: FetchMode) -> Result<(), StateError> {
+        let (applied, end) = (self.core.end(), self.extent()?.end);
+        if applied > offset || offset > end {
+            return Err(StateError::NotThere { applied, offset, end });
+        }
+        self.catch_up(offset, mode).await
+    }
+
+    /// Applies the changelog below `until`, which is published. Several may run at once: they
+    /// read the same and apply it once.
+    async fn catch_up(&self, until: Offset, mode: FetchMode) -> Result<(), StateError> {
         loop {
             let next = self.core.end();
-            if next >= extent.end {
+            if next >= until {
                 return Ok(());
             }
-            let from = vec![(partition, next)];
+            let from = vec![(self.partition, next)];
             let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: false, mode };
             match self.log.fetch(fetch).await {
-                Ok(fetched) => fetched.partitions.iter().try_for_each(|it| self.core.apply(it))?,
+                Ok(fetched) => {
+                    let mut found = fetched.partitions.iter();
+                    found.try_for_each(|found| self.core.apply(found, until))?;
+                }
                 Err(FetchError::OutOfRange { extent, .. }) if next < extent.start => {
-                    self.core.skip_to(extent.start);
+                    self.core.skip_to(extent.start.min(until));
                 }
                 Err(error) => return Err(error.into()),
             }

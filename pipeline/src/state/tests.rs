@@ -1,11 +1,13 @@
 //! What the state promises, over a log in memory.
 
+use std::sync::Arc;
+
 use tracklog_log::Log;
 use tracklog_log::conformance::block_on;
 use tracklog_protocol::{Offset, Records, TimeMicros};
 
 use super::rig::{Rig, SMALL, source};
-use super::{Entity, LinkId, StateBatch, StateError, StateOptions};
+use super::{Entity, LinkId, MemoryStore, State, StateBatch, StateError, StateOptions, Store};
 
 const D: LinkId<'_> = LinkId::Anonymous("D");
 
@@ -135,7 +137,7 @@ fn all_is_in_the_store_after_a_clean_stop() {
     set(&rig, D, "alice", 1);
     drop(rig.begin(0));
     rig.state.flush_all().unwrap();
-    assert_eq!(super::Store::applied(&rig.store), Offset(1));
+    assert_eq!(rig.store.applied(), Offset(1));
     rig.restart(true, StateOptions::default());
     assert_eq!(link(&mut rig.begin(0), D).as_deref(), Some("alice"));
     assert_eq!(rig.state.counts().store_reads, 1);
@@ -179,6 +181,25 @@ fn two_partitions_that_change_one_user_at_once_end_in_one_profile() {
         plan(&mut rig.begin(0), "u").unwrap()
     });
     assert_eq!(ends, [r#"{"plan":"pro","seats":1}"#; 2]);
+}
+
+#[test]
+fn state_can_be_had_as_of_any_offset_and_never_goes_back() {
+    let rig = Rig::new(SMALL);
+    for n in 0..20 {
+        set(&rig, D, &format!("u{n}"), n);
+    }
+    let store = Arc::new(MemoryStore::new());
+    let then = State::open_as_of(Arc::clone(&rig.log), store, SMALL, Offset(3));
+    let then = block_on(then).unwrap();
+    for offset in [3, 4, 4, 11, 20] {
+        let mut batch = block_on(then.begin_as_of(source(0), Offset(offset))).unwrap();
+        assert_eq!(link(&mut batch, D), Some(format!("u{}", offset - 1)));
+    }
+    for offset in [19, 21] {
+        let begun = block_on(then.begin_as_of(source(0), Offset(offset)));
+        assert!(matches!(begun, Err(StateError::NotThere { .. })));
+    }
 }
 
 #[test]
