@@ -77,8 +77,7 @@ impl Entry {
     pub(super) fn byte_count(&self) -> usize {
         match self {
             Self::Link(link) => 48 + link.user.len(),
-            // The bytes, and the text that is made of them.
-            Self::Traits(traits) => 96 + 2 * traits.encoded().len(),
+            Self::Traits(traits) => 96 + traits.byte_count(),
             Self::Visits(visits) => 160 + visits.text_bytes(),
         }
     }

@@ -64,7 +64,7 @@ pub struct StateOptions {
 
 impl Default for StateOptions {
     fn default() -> Self {
-        Self { table_bytes: 32 << 20, cache_bytes: 64 << 20 }
+        Self { table_bytes: 24 << 20, cache_bytes: 96 << 20 }
     }
 }
 

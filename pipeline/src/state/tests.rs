@@ -7,7 +7,10 @@ use tracklog_log::conformance::block_on;
 use tracklog_protocol::{Offset, Records, TimeMicros};
 
 use super::rig::{Rig, SMALL, source};
-use super::{Entity, LinkId, MemoryStore, State, StateBatch, StateError, StateOptions, Store};
+use super::{
+    DiskStore, DiskStoreOptions, Entity, LinkId, MemoryStore, State, StateBatch, StateError,
+    StateOptions, Store,
+};
 
 const D: LinkId<'_> = LinkId::Anonymous("D");
 
@@ -181,6 +184,38 @@ fn two_partitions_that_change_one_user_at_once_end_in_one_profile() {
         plan(&mut rig.begin(0), "u").unwrap()
     });
     assert_eq!(ends, [r#"{"plan":"pro","seats":1}"#; 2]);
+}
+
+#[test]
+fn state_over_a_store_on_disk_comes_back_however_it_ended() {
+    let rig = Rig::new(SMALL);
+    let folder = tempfile::tempdir().unwrap();
+    let mut reads = 0;
+    for round in 0..5 {
+        let topic = rig.log.topic(super::TOPIC).unwrap();
+        let options = DiskStoreOptions {
+            cache_bytes: 1 << 20,
+            changelog: topic.partition(0),
+            created: topic.created,
+            changelog_end: rig.log.extent(topic.partition(0)).unwrap().end,
+        };
+        let store = DiskStore::open(folder.path(), options).unwrap();
+        let state = block_on(State::open(Arc::clone(&rig.log), store, SMALL)).unwrap();
+        for n in round * 20..(round + 1) * 20 {
+            let mut batch = block_on(state.begin(source(0))).unwrap();
+            for known in 0..n {
+                let user = link(&mut batch, LinkId::User(&format!("u{known}")));
+                assert_eq!(user.as_deref(), Some("one"), "u{known} in round {round}");
+            }
+            batch.begin_event(Offset(n));
+            batch.set_link(LinkId::User(&format!("u{n}")), "one", TimeMicros(0)).unwrap();
+            rig.commit(batch.finish_event());
+            drop(batch);
+            state.flush().unwrap();
+        }
+        reads += state.counts().store_reads;
+    }
+    assert!(reads > 100, "the store was asked");
 }
 
 #[test]

@@ -23,12 +23,18 @@ pub const MEMBERS_MAX: usize = 500;
 
 /// What a member takes besides its texts.
 const MEMBER_BYTES: usize = 8 + 4 + 4;
+/// What is written around a member's name and value in the text, and around all members.
+const JOINTS_BYTES: usize = 4;
+const BRACES_BYTES: usize = 2;
 /// The value's length of a member that was removed.
 const REMOVED: u32 = u32::MAX;
 
 /// Members in the order of their names, in the bytes of FORMAT.md.
 pub struct Traits {
     encoded: Box<[u8]>,
+    /// How long the text is, at most.
+    text_bytes: usize,
+    /// Made when it is first asked for.
     text: OnceLock<Option<Arc<str>>>,
 }
 
@@ -44,6 +50,10 @@ struct Member<'a> {
 impl Member<'_> {
     fn byte_count(&self) -> usize {
         MEMBER_BYTES + self.name.len() + self.value.map_or(0, str::len)
+    }
+
+    fn text_bytes(&self) -> usize {
+        self.value.map_or(0, |value| JOINTS_BYTES + self.name.len() + value.len())
     }
 }
 
@@ -82,7 +92,7 @@ impl Traits {
     }
 
     fn to_json(&self) -> Option<Arc<str>> {
-        let mut json = String::with_capacity(self.encoded.len());
+        let mut json = String::with_capacity(self.text_bytes);
         for member in self.members() {
             if let Some(value) = member.value {
                 json.push_str(if json.is_empty() { "{\"" } else { ",\"" });
@@ -98,6 +108,11 @@ impl Traits {
         Some(json.into())
     }
 
+    /// What bytes and text take.
+    pub(super) const fn byte_count(&self) -> usize {
+        self.encoded.len() + self.text_bytes
+    }
+
     pub(super) fn encoded(&self) -> &[u8] {
         &self.encoded
     }
@@ -105,10 +120,11 @@ impl Traits {
     /// Reads what [`encoded`](Self::encoded) wrote.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
+        let mut text_bytes = BRACES_BYTES;
         while !reader.is_empty() {
-            member(&mut reader)?;
+            text_bytes += member(&mut reader)?.text_bytes();
         }
-        Some(Self { encoded: bytes.into(), text: OnceLock::new() })
+        Some(Self { encoded: bytes.into(), text_bytes, text: OnceLock::new() })
     }
 
     fn members(&self) -> impl Iterator<Item = Member<'_>> {
@@ -119,7 +135,7 @@ impl Traits {
 
 impl Clone for Traits {
     fn clone(&self) -> Self {
-        Self { encoded: self.encoded.clone(), text: OnceLock::new() }
+        Self { encoded: self.encoded.clone(), text: OnceLock::new(), ..*self }
     }
 }
 
@@ -216,7 +232,8 @@ impl<'a> Members<'a> {
             encoded.extend_from_slice(member.name.as_bytes());
             encoded.extend_from_slice(member.value.unwrap_or_default().as_bytes());
         }
-        Traits { encoded: encoded.into(), text: OnceLock::new() }
+        let text_bytes = self.members.iter().map(Member::text_bytes).sum::<usize>() + BRACES_BYTES;
+        Traits { encoded: encoded.into(), text_bytes, text: OnceLock::new() }
     }
 }
 
