@@ -249,5 +249,7 @@ mod tests {
         assert_eq!(end(), 1);
         rig.run(&[event("alice", "D", 2), event("", "D", 3)], &[&Identity], false);
         assert_eq!(end(), 1);
+        rig.run(&[event("bob", "D", 0)], &[&Identity], false);
+        assert_eq!(end(), 1, "nor is one that an event before it would make");
     }
 }

@@ -285,7 +285,7 @@ impl<L: Log + ?Sized> State<L> {
                 return Ok(());
             }
             let from = vec![(self.partition, next)];
-            let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: false, mode };
+            let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: true, mode };
             match self.log.fetch(fetch).await {
                 Ok(fetched) => {
                     let mut found = fetched.partitions.iter();
