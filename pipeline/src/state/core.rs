@@ -18,7 +18,7 @@ use super::change::Change;
 use super::entry::Entry;
 use super::key::KeyKind;
 use super::store::{Store, StoreError};
-use super::tables::{Table, Tables};
+use super::tables::Tables;
 use super::{StateCounts, StateError, StateOptions};
 
 /// An active table that is this many times too large waits for the store.
@@ -212,12 +212,13 @@ impl Core {
         let Some(table) = self.tables.read().to_be_stored() else {
             return Ok(false);
         };
-        if let Err(error) = self.write(&table) {
+        let sorted = table.sorted();
+        if let Err(error) = self.write(&sorted, table.end()) {
             self.counts.flushes_failed.fetch_add(1, Ordering::Relaxed);
             return Err(error);
         }
         self.counts.flushes.fetch_add(1, Ordering::Relaxed);
-        for (key, entry) in table.sorted() {
+        for (key, entry) in sorted {
             if self.cache.contains_key(key) {
                 self.cache.insert(key.into(), Some(entry.clone()));
             }
@@ -230,18 +231,17 @@ impl Core {
         Ok(true)
     }
 
-    fn write(&self, table: &Table) -> Result<(), StoreError> {
-        let sorted = table.sorted();
+    fn write(&self, sorted: &[(&[u8], &Entry)], applied: Offset) -> Result<(), StoreError> {
         let mut values = Vec::new();
-        let mut ends = Vec::with_capacity(sorted.len());
-        for (_, entry) in &sorted {
+        let mut places = Vec::with_capacity(sorted.len());
+        for (_, entry) in sorted {
             let start = values.len();
             entry.encode(&mut values);
-            ends.push(start..values.len());
+            places.push(start..values.len());
         }
-        let entries = sorted.iter().zip(ends);
-        let mut entries = entries.map(|((key, _), range)| (*key, &values[range]));
-        self.store.write(&mut entries, table.end())
+        let entries = sorted.iter().zip(places);
+        let mut entries = entries.map(|((key, _), place)| (*key, &values[place]));
+        self.store.write(&mut entries, applied)
     }
 
     pub(super) fn counts(&self) -> StateCounts {

@@ -46,6 +46,19 @@ fn a_batch_sees_its_own_changes_at_once_and_others_after_their_commit() {
 }
 
 #[test]
+fn a_batch_and_the_wait_for_it_may_move_between_threads_over_any_log() {
+    fn movable<T: Send>(it: T) -> T {
+        it
+    }
+    let rig = Rig::new(StateOptions::default());
+    let log: Arc<dyn Log> = Arc::clone(&rig.log) as _;
+    let opening = State::open(log, Arc::new(MemoryStore::new()), StateOptions::default());
+    let state = block_on(movable(opening)).unwrap();
+    let batch = movable(block_on(movable(state.begin(source(0)))).unwrap());
+    assert_eq!(batch.offset(), Offset(0));
+}
+
+#[test]
 fn a_batch_that_is_given_up_changes_nothing() {
     let rig = Rig::new(StateOptions::default());
     let mut batch = rig.begin(0);
