@@ -4,6 +4,7 @@
 //! and its look-ups and writes what it found into an [`Enrichment`]; it knows no log, no topic and
 //! no other enricher. A look-up that fails never loses the event: the failure is named in it.
 
+pub mod device;
 mod enrichment;
 pub mod identity;
 mod ids;
