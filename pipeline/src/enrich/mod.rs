@@ -8,6 +8,7 @@ pub mod device;
 mod enrichment;
 pub mod identity;
 mod ids;
+pub mod page;
 pub mod profile;
 pub mod session;
 
@@ -72,4 +73,9 @@ impl LookupFailure {
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { reason: reason.into() }
     }
+}
+
+/// The longest beginning of `text` of at most `bytes_max` bytes that cuts no character.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }

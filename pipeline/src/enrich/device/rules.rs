@@ -6,8 +6,9 @@ use ua_parser::{Extractor, Regexes};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::hints::Hinted;
-use super::said::{Said, cut};
+use super::said::Said;
 use super::{DeviceSeen, VALUE_BYTES_MAX, class};
+use crate::enrich::cut;
 
 const PUBLISHED: &str = include_str!("../../../data/uap-core/regexes.json");
 

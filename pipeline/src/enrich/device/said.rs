@@ -4,6 +4,8 @@
 use quick_cache::Equivalent;
 use tracklog_protocol::event::EventView;
 
+use crate::enrich::cut;
+
 /// Of an agent string, this much is read.
 pub const AGENT_BYTES_MAX: usize = 2 << 10;
 /// A client hint that is longer is not read.
@@ -98,9 +100,4 @@ impl Equivalent<OwnedSaid> for Said<'_> {
         let hints = self.hints.iter().zip(&other.hints);
         *self.agent == *other.agent && hints.into_iter().all(|(a, b)| *a == b.as_deref())
     }
-}
-
-/// The longest beginning of `text` of at most `bytes_max` bytes that cuts no character.
-pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tracklog_protocol::event::EventParts;
 
 use super::*;
+use crate::enrich::cut;
 use crate::state::StateOptions;
 use crate::state::rig::Rig;
 
@@ -289,7 +290,7 @@ fn cost(device: &Device, agent: &str) -> Duration {
     let begun = Instant::now();
     device.rules.device(&said);
     let took = begun.elapsed();
-    println!("{took:?} for {}", said::cut(agent, 40));
+    println!("{took:?} for {}", cut(agent, 40));
     took
 }
 
