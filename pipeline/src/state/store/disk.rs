@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
@@ -79,7 +80,15 @@ impl DiskStore {
             .worker_threads(1)
             .max_journaling_size(JOURNAL_BYTES)
             .open()?;
-        let tree_options = || KeyspaceCreateOptions::default().max_memtable_size(TREE_TABLE_BYTES);
+        // Filters and indexes in pieces: whole ones are read anew, 100 KiB at a time, as soon as
+        // they do not fit into the cache together.
+        let in_pieces = PartitioningPolicy::all(true);
+        let tree_options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(TREE_TABLE_BYTES)
+                .filter_block_partitioning_policy(in_pieces.clone())
+                .index_block_partitioning_policy(in_pieces.clone())
+        };
         let tree = database.keyspace("state", tree_options)?;
         let applied = match tree.get(HEAD)? {
             Some(bytes) => head
