@@ -19,6 +19,15 @@ pub(crate) const fn source(partition: u32) -> PartitionId {
     PartitionId::new(TopicId(77), partition)
 }
 
+/// What a crash leaves of the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left {
+    Whole,
+    /// Its applied offset is lost.
+    Behind,
+    Nothing,
+}
+
 /// A log, and what a process has over it.
 pub(crate) struct Rig {
     pub(crate) log: Arc<MemoryLog>,
@@ -38,8 +47,12 @@ impl Rig {
     }
 
     /// The process ends and another begins, with the store that is left.
-    pub(crate) fn restart(&mut self, store_kept: bool, options: StateOptions) {
-        self.store = Arc::new(if store_kept { self.store.reopened() } else { MemoryStore::new() });
+    pub(crate) fn restart(&mut self, left: Left, options: StateOptions) {
+        self.store = Arc::new(match left {
+            Left::Whole => self.store.reopened(),
+            Left::Behind => self.store.reopened_behind(),
+            Left::Nothing => MemoryStore::new(),
+        });
         self.state = open(&self.log, &self.store, options);
     }
 

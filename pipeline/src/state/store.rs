@@ -1,8 +1,9 @@
 //! Where state lies that is not in the tables: a map on disk, and its twin in memory.
 //!
-//! Promises of every store: what [`write`](Store::write) was given is there whole or not at all
-//! after a crash, the applied offset with it. It need not be there at once: a store that comes back
-//! older is caught up from the changelog.
+//! Promises of every store: an applied offset that is there after a crash has all entries below it
+//! beside it. Neither need be there at once: a store that comes back older is caught up from the
+//! changelog. Entries may be ahead of the offset: to apply a stretch of changes again, up to where
+//! they were applied before, changes nothing.
 
 mod disk;
 
@@ -67,6 +68,14 @@ impl MemoryStore {
     /// From now on writes fail, or no more.
     pub fn fail_writes(&self, failing: bool) {
         self.kept.lock().failing = failing;
+    }
+
+    /// The same, but for the applied offset, which is lost: entries are ahead of it then.
+    #[must_use]
+    pub fn reopened_behind(&self) -> Self {
+        let reopened = self.reopened();
+        reopened.kept.lock().applied = Offset::ZERO;
+        reopened
     }
 
     /// A store with what is in this one: what a process finds that begins after this one's crash.

@@ -6,7 +6,7 @@ use tracklog_log::Log;
 use tracklog_log::conformance::block_on;
 use tracklog_protocol::{Offset, Records, TimeMicros};
 
-use super::rig::{Rig, SMALL, source};
+use super::rig::{Left, Rig, SMALL, source};
 use super::{
     DiskStore, DiskStoreOptions, Entity, LinkId, MemoryStore, State, StateBatch, StateError,
     StateOptions, Store,
@@ -112,7 +112,7 @@ fn a_living_batch_sees_its_offset_while_others_change_the_same_key_and_tables_ar
 
 #[test]
 fn what_was_committed_and_not_stored_is_there_after_a_crash() {
-    for store_kept in [true, false] {
+    for left in [Left::Whole, Left::Behind, Left::Nothing] {
         let mut rig = Rig::new(SMALL);
         for n in 0..50 {
             set(&rig, LinkId::User(&format!("u{n}")), "one", n);
@@ -121,7 +121,7 @@ fn what_was_committed_and_not_stored_is_there_after_a_crash() {
             }
         }
         assert!(rig.state.counts().flushes > 1);
-        rig.restart(store_kept, SMALL);
+        rig.restart(left, SMALL);
         let mut batch = rig.begin(0);
         for n in 0..50 {
             let user = link(&mut batch, LinkId::User(&format!("u{n}")));
@@ -154,7 +154,7 @@ fn all_is_in_the_store_after_a_clean_stop() {
     drop(rig.begin(0));
     rig.state.flush_all().unwrap();
     assert_eq!(rig.store.applied(), Offset(1));
-    rig.restart(true, StateOptions::default());
+    rig.restart(Left::Whole, StateOptions::default());
     assert_eq!(link(&mut rig.begin(0), D).as_deref(), Some("alice"));
     assert_eq!(rig.state.counts().store_reads, 1);
 }
@@ -257,7 +257,7 @@ fn a_changelog_whose_beginning_is_gone_is_counted() {
     set(&rig, LinkId::User("x"), "y", 1);
     let trimmed = rig.log.trim(rig.state.partition(), Offset(1));
     block_on(trimmed).unwrap();
-    rig.restart(false, StateOptions::default());
+    rig.restart(Left::Nothing, StateOptions::default());
     assert_eq!(rig.state.counts().changes_damaged, 1);
     assert_eq!(link(&mut rig.begin(0), LinkId::User("x")).as_deref(), Some("y"));
 }
@@ -272,7 +272,7 @@ mod order {
     use crate::enrich::profile::Profile;
     use crate::enrich::session::Session;
     use crate::enrich::{Enricher, Enrichment};
-    use crate::state::rig::{Rig, enrich, source};
+    use crate::state::rig::{Left, Rig, enrich, source};
 
     const ENRICHERS: [&dyn Enricher; 2] = [&Identity, &Profile];
 
@@ -333,7 +333,7 @@ mod order {
         Commit,
         GiveUpAndRepeat,
         Flush,
-        Restart { store_kept: bool },
+        Restart(Left),
     }
 
     fn cuts() -> impl Strategy<Value = Vec<(usize, Cut)>> {
@@ -341,7 +341,9 @@ mod order {
             Just(Cut::Commit),
             Just(Cut::GiveUpAndRepeat),
             Just(Cut::Flush),
-            any::<bool>().prop_map(|store_kept| Cut::Restart { store_kept }),
+            Just(Cut::Restart(Left::Whole)),
+            Just(Cut::Restart(Left::Behind)),
+            Just(Cut::Restart(Left::Nothing)),
         ];
         proptest::collection::vec((1..6_usize, cut), 1..12)
     }
@@ -370,7 +372,7 @@ mod order {
             match cut {
                 Cut::Commit | Cut::GiveUpAndRepeat => {}
                 Cut::Flush => rig.state.flush_all().unwrap(),
-                Cut::Restart { store_kept } => rig.restart(*store_kept, SMALL),
+                Cut::Restart(left) => rig.restart(*left, SMALL),
             }
             // The table of these tests is soon full.
             rig.state.flush().unwrap();

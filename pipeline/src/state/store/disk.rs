@@ -145,6 +145,7 @@ impl Store for DiskStore {
         for (key, value) in entries {
             batch.insert(&self.tree, key, value);
         }
+        // Last: where a power cut leaves half of a batch, the offset is not in it.
         batch.insert(&self.tree, HEAD, self.head.bytes(applied));
         batch.commit()?;
         *self.applied.lock() = applied;
