@@ -6,11 +6,14 @@
 
 pub mod device;
 mod enrichment;
+pub mod geo;
 pub mod identity;
 mod ids;
 pub mod page;
 pub mod profile;
+mod sender;
 pub mod session;
+mod text;
 
 use std::borrow::Cow;
 use std::future::ready;
@@ -73,9 +76,4 @@ impl LookupFailure {
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { reason: reason.into() }
     }
-}
-
-/// The longest beginning of `text` of at most `bytes_max` bytes that cuts no character.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
 }

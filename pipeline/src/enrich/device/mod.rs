@@ -27,6 +27,7 @@ use self::rules::Rules;
 pub use self::said::{AGENT_BYTES_MAX, HINT_BYTES_MAX};
 use self::said::{OwnedSaid, Said};
 use super::enrichment::Device as DeviceSeen;
+use super::text::cut;
 use super::{Enricher, Enrichment, Looked, LookupFailure};
 use crate::state::StateBatch;
 
@@ -110,6 +111,11 @@ impl Enricher for Device {
         found.device = Said::by(event).and_then(|said| self.answer(&said));
         Ok(if found.device.is_some() { Looked::Hit } else { Looked::Miss })
     }
+}
+
+/// Whether a program sent `agent`: it drives a browser, or makes requests by itself.
+pub(super) fn is_program(agent: &str) -> bool {
+    class::is_program(&cut(agent, AGENT_BYTES_MAX).to_ascii_lowercase())
 }
 
 /// What an answer takes in the cache.

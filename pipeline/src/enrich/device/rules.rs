@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::hints::Hinted;
 use super::said::Said;
 use super::{DeviceSeen, VALUE_BYTES_MAX, class};
-use crate::enrich::cut;
+use crate::enrich::text::cut;
 
 const PUBLISHED: &str = include_str!("../../../data/uap-core/regexes.json");
 

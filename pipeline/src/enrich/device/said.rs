@@ -4,7 +4,7 @@
 use quick_cache::Equivalent;
 use tracklog_protocol::event::EventView;
 
-use crate::enrich::cut;
+use crate::enrich::text::cut;
 
 /// Of an agent string, this much is read.
 pub const AGENT_BYTES_MAX: usize = 2 << 10;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tracklog_protocol::event::EventParts;
 
 use super::*;
-use crate::enrich::cut;
+use crate::enrich::text::cut;
 use crate::state::StateOptions;
 use crate::state::rig::Rig;
 

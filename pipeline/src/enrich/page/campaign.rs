@@ -6,12 +6,11 @@
 //!   becomes U+FFFD.
 //! - Of several click ids the first in the query counts.
 
-use std::borrow::Cow;
-
-use tracklog_protocol::event::{Fields, Property};
+use tracklog_protocol::event::Property;
 
 use super::VALUE_BYTES_MAX;
-use crate::enrich::{Campaign, cut};
+use crate::enrich::Campaign;
+use crate::enrich::text::{cut, decode, members};
 
 /// The parameters by which advertisers know a click, as they write them.
 const CLICK_IDS: [&str; 14] = [
@@ -91,11 +90,11 @@ pub(super) fn add_context(context: &str, campaign: &mut Campaign) {
         return;
     }
     let Some(Property::Object(said)) =
-        fields(context).find_map(|(name, value)| (name == "campaign").then_some(value))
+        members(context).find_map(|(name, value)| (name == "campaign").then_some(value))
     else {
         return;
     };
-    for (name, value) in fields(said) {
+    for (name, value) in members(said) {
         // Segment's specification calls `utm_campaign` the campaign's name.
         let name = if name == "name" { "campaign".into() } else { name };
         if let (Property::String(value), Some(place)) = (value, place(&name, campaign)) {
@@ -104,51 +103,9 @@ pub(super) fn add_context(context: &str, campaign: &mut Campaign) {
     }
 }
 
-fn fields(text: &str) -> impl Iterator<Item = (Cow<'_, str>, Property<'_>)> {
-    let spans = Fields::of(text).map_while(Result::ok);
-    spans.filter_map(|span| Some((span.name(text)?, span.value(text)?)))
-}
-
-/// A name or a value of a query, decoded.
-fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
-        return text.into();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let (byte, behind) = match (first, behind) {
-            (b'+', _) => (b' ', behind),
-            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, behind),
-                _ => (b'%', &rest[1..]),
-            },
-            (byte, _) => (*byte, behind),
-        };
-        bytes.push(byte);
-        rest = behind;
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned().into(),
-    }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_no_code_stands_for_itself() {
-        assert_eq!(decode("a%20b+c%C3%BC"), "a b cü");
-        assert_eq!(decode("100%+%-%4"), "100% %-%4");
-        assert_eq!(decode("%ff"), "\u{fffd}");
-        assert_eq!(decode("%+1"), "% 1", "no sign is a digit");
-    }
 
     #[test]
     fn names_are_compared_without_case_and_leftovers_of_html() {

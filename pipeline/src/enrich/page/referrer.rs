@@ -62,8 +62,7 @@ fn brand(host: &str) -> Option<Known> {
     let fits = |subdomain: &&str| {
         *subdomain == below || subdomain.strip_prefix('*').is_some_and(|it| below.ends_with(it))
     };
-    let brand =
-        BRANDS.iter().find(|it| it.label == label && it.subdomains.iter().any(|it| fits(it)));
+    let brand = BRANDS.iter().find(|it| it.label == label && it.subdomains.iter().any(fits));
     brand.filter(|_| country.is_some() || suffix == "com").map(|it| it.known)
 }
 

@@ -8,7 +8,7 @@
 //! - Nothing is decoded, and an empty part is none.
 
 use super::URL_BYTES_MAX;
-use crate::enrich::cut;
+use crate::enrich::text::cut;
 
 /// The parts of a URL, as they lie in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

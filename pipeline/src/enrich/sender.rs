@@ -1,0 +1,100 @@
+//! Who sent an event: its user's own device, or a server that speaks of its user.
+//!
+//! - `channel` decides where it says `server`, `web`, `browser` or `mobile`.
+//! - Else the library does: it is one for servers, or it is not.
+//! - Else, without channel and library, the agent: a program's is a server's.
+
+use tracklog_protocol::event::EventView;
+
+use super::device::is_program;
+
+/// Libraries for servers: a name in lower case holds one of these.
+const SERVER_LIBRARIES: &[&str] = &[
+    "analytics-node",
+    "analytics-python",
+    "analytics-ruby",
+    "analytics-java",
+    "analytics-go",
+    "analytics-php",
+    "analytics-rust",
+    "analytics.net",
+    "analytics-csharp",
+    "analytics-dotnet",
+    "sdk-node",
+    "sdk-python",
+    "sdk-ruby",
+    "sdk-java",
+    "sdk-go",
+    "sdk-php",
+    "sdk-rust",
+    "sdk-dotnet",
+    "rudder-node",
+    "rudder-python",
+    "rudder-server",
+    "posthog-node",
+    "posthog-python",
+    "posthog-ruby",
+    "posthog-java",
+    "posthog-go",
+    "posthog-php",
+    "snowplow-python",
+];
+
+/// Whether a server sent `event`, by the rule above.
+pub(super) fn is_server(event: &EventView<'_>) -> bool {
+    let channel = event.channel().unwrap_or_default();
+    let is = |name: &&str| channel.eq_ignore_ascii_case(name);
+    if is(&"server") {
+        return true;
+    }
+    if ["web", "browser", "mobile"].iter().any(is) {
+        return false;
+    }
+    match (event.library_name(), event.user_agent()) {
+        (Some(library), _) => is_server_library(library),
+        (None, Some(agent)) => is_program(agent),
+        (None, None) => false,
+    }
+}
+
+fn is_server_library(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SERVER_LIBRARIES.iter().any(|library| {
+        // `sdk-java` is for servers, `sdk-javascript` is not.
+        name.match_indices(library).any(|(at, _)| {
+            !name[at + library.len()..].starts_with(|it: char| it.is_ascii_alphanumeric())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracklog_protocol::event::{EventBuilder, EventParts};
+
+    use super::*;
+
+    fn server(channel: Option<&str>, library_name: Option<&str>, user_agent: Option<&str>) -> bool {
+        let parts = EventParts { channel, library_name, user_agent, ..EventParts::default() };
+        is_server(&EventView::of(EventBuilder::new().build(&parts)).unwrap())
+    }
+
+    #[test]
+    fn the_channel_goes_before_the_library_and_that_before_the_agent() {
+        assert!(server(Some("Server"), Some("analytics.js"), Some("Mozilla/5.0")));
+        assert!(!server(Some("web"), Some("analytics-node"), Some("curl/8")));
+        assert!(server(None, Some("@segment/analytics-node"), Some("Mozilla/5.0")));
+        assert!(server(Some("batch"), Some("analytics-python"), None));
+        assert!(!server(None, Some("analytics.js"), Some("curl/8")));
+        assert!(server(None, None, Some("curl/8.5.0")));
+        assert!(!server(None, None, Some("Mozilla/5.0 (X11; Linux)")));
+        assert!(!server(None, None, None));
+    }
+
+    #[test]
+    fn a_library_for_browsers_is_none_for_servers() {
+        assert!(server(None, Some("rudder-sdk-java"), None));
+        assert!(!server(None, Some("rudder-sdk-javascript"), None));
+        assert!(server(None, Some("Analytics.NET"), None));
+        assert!(!server(None, Some("analytics-nodeish"), None));
+    }
+}
