@@ -503,6 +503,7 @@ impl<'r> Mapping<'r> {
             context: stored.context.as_deref(),
             integrations: integrations.as_deref(),
             extra: stored.extra.as_deref(),
+            enriched: None,
         });
         Ok(())
     }
