@@ -43,7 +43,8 @@ fn main() {
     let events = events();
     let mut group = criterion.benchmark_group("enrich");
     group.throughput(Throughput::Elements(1));
-    let cases: [(&str, &[&dyn Enricher]); 5] = [
+    let cases: [(&str, &[&dyn Enricher]); 6] = [
+        ("nothing: what each of the others includes", &[]),
         ("device, known agent", &[&device]),
         ("device, new agent", &[&uncached]),
         ("geo", &[&geo]),

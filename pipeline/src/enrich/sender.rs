@@ -8,37 +8,10 @@ use tracklog_protocol::event::EventView;
 
 use super::device::is_program;
 
-/// Libraries for servers: a name in lower case holds one of these.
-const SERVER_LIBRARIES: &[&str] = &[
-    "analytics-node",
-    "analytics-python",
-    "analytics-ruby",
-    "analytics-java",
-    "analytics-go",
-    "analytics-php",
-    "analytics-rust",
-    "analytics.net",
-    "analytics-csharp",
-    "analytics-dotnet",
-    "sdk-node",
-    "sdk-python",
-    "sdk-ruby",
-    "sdk-java",
-    "sdk-go",
-    "sdk-php",
-    "sdk-rust",
-    "sdk-dotnet",
-    "rudder-node",
-    "rudder-python",
-    "rudder-server",
-    "posthog-node",
-    "posthog-python",
-    "posthog-ruby",
-    "posthog-java",
-    "posthog-go",
-    "posthog-php",
-    "snowplow-python",
-];
+/// What libraries for servers are named after, at their end: `analytics-node`, `rudder-sdk-java`.
+/// Those for browsers and phones end in `js`, `android`, `ios`, `native` and the like.
+const SERVER_LANGUAGES: &[&str] =
+    &["node", "python", "ruby", "java", "go", "php", "rust", "net", "dotnet", "csharp", "server"];
 
 /// Whether a server sent `event`, by the rule above.
 pub(super) fn is_server(event: &EventView<'_>) -> bool {
@@ -58,13 +31,8 @@ pub(super) fn is_server(event: &EventView<'_>) -> bool {
 }
 
 fn is_server_library(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SERVER_LIBRARIES.iter().any(|library| {
-        // `sdk-java` is for servers, `sdk-javascript` is not.
-        name.match_indices(library).any(|(at, _)| {
-            !name[at + library.len()..].starts_with(|it: char| it.is_ascii_alphanumeric())
-        })
-    })
+    let language = name.rsplit(['-', '.', '/', ' ']).next().unwrap_or_default();
+    SERVER_LANGUAGES.iter().any(|it| it.eq_ignore_ascii_case(language))
 }
 
 #[cfg(test)]
@@ -95,6 +63,9 @@ mod tests {
         assert!(server(None, Some("rudder-sdk-java"), None));
         assert!(!server(None, Some("rudder-sdk-javascript"), None));
         assert!(server(None, Some("Analytics.NET"), None));
-        assert!(!server(None, Some("analytics-nodeish"), None));
+        assert!(server(None, Some("posthog-go"), None));
+        for name in ["analytics.js", "analytics-android", "RudderLabs JavaScript SDK", "web", ""] {
+            assert!(!server(None, Some(name), None), "{name}");
+        }
     }
 }
