@@ -5,11 +5,14 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use tracklog_benches::{pace, samples};
-use tracklog_protocol::event::{self, EventBuilder, EventParts, EventView, Property};
+use tracklog_protocol::event::{
+    self, EnrichedParts, EventBuilder, EventParts, EventView, Property,
+};
 
 fn main() {
     let mut criterion = pace::computing();
     build(&mut criterion);
+    enrich(&mut criterion);
     read(&mut criterion);
     criterion.final_summary();
 }
@@ -26,6 +29,25 @@ fn build(criterion: &mut Criterion) {
         let mut builder = EventBuilder::new();
         group.bench_function(name, |bencher| {
             bencher.iter(|| builder.build(black_box(&parts)).bytes().len());
+        });
+    }
+}
+
+/// What it takes to build an event anew, without and with all that enrichment finds out.
+fn enrich(criterion: &mut Criterion) {
+    let index = samples::property_index();
+    let mut builder = EventBuilder::new();
+    let event = EventView::of(builder.build(&samples::segment_like(&index))).expect("an event");
+    let mut group = criterion.benchmark_group("event/enrich");
+    group.throughput(Throughput::Elements(1));
+    for (name, found) in
+        [("nothing found", EnrichedParts::default()), ("all found", samples::enriched())]
+    {
+        let mut builder = EventBuilder::new();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                builder.build_enriched(black_box(&event), black_box(&found)).bytes().len()
+            });
         });
     }
 }

@@ -1,8 +1,11 @@
 //! Events as a browser's SDK sends them: one of 780 bytes as JSON, the parts of events as the
 //! gateway hands them to the builder, and opaque records of 256 bytes.
 
-use tracklog_protocol::event::{EventFlags, EventKind, EventParts, Fields, PropertySpan};
-use tracklog_protocol::{Record, TimeMicros};
+use tracklog_protocol::event::{
+    CampaignParts, DeviceParts, EnrichedParts, EventFlags, EventKind, EventParts, Fields,
+    GeoOrigin, GeoParts, PageParts, ProfileParts, PropertySpan, RawPlace, SessionParts,
+};
+use tracklog_protocol::{Offset, Record, TimeMicros};
 
 /// Size of the records that the log is measured with.
 pub const RECORD_BYTES: usize = 256;
@@ -110,6 +113,61 @@ pub fn segment_like(property_index: &[PropertySpan]) -> EventParts<'_> {
         property_index,
         integrations: Some("{}"),
         ..twelve_fields()
+    }
+}
+
+/// What enrichment finds out about the sample event, where every look-up has an answer.
+#[must_use]
+pub fn enriched() -> EnrichedParts<'static> {
+    EnrichedParts {
+        resolved_user_id: Some("user-4711"),
+        session: Some(SessionParts {
+            id: Some("1f0e3dad99908345"),
+            number: 3,
+            started: TimeMicros(EVENT_TIME.0 - 90_000_000),
+            landing_page: Some("https://shop.example/"),
+            ..SessionParts::default()
+        }),
+        device: Some(DeviceParts {
+            browser: Some("Firefox"),
+            browser_version: Some("140.0"),
+            os: Some("Linux"),
+            class: Some("desktop"),
+            ..DeviceParts::default()
+        }),
+        geo: Some(GeoParts {
+            country: Some("DE"),
+            region: Some("BE"),
+            city: Some("Berlin"),
+            postal_code: Some("10115"),
+            time_zone: Some("Europe/Berlin"),
+            latitude: Some(52.5),
+            longitude: Some(13.4),
+            accuracy_km: 20,
+            as_number: 64_500,
+            as_name: Some("Example Net"),
+            origin: GeoOrigin::Database,
+        }),
+        campaign: Some(CampaignParts {
+            referrer_host: Some("search.example"),
+            referrer_kind: Some("search"),
+            ..CampaignParts::default()
+        }),
+        page: Some(PageParts {
+            scheme: Some("https"),
+            host: Some("shop.example"),
+            path: Some("/p/1017"),
+            ..PageParts::default()
+        }),
+        profile: Some(ProfileParts {
+            version: Offset(1_234_567),
+            traits: Some(r#"{"plan":"pro","email":"mug@shop.example","createdAt":"2024-05-06"}"#),
+            group_traits: Some(r#"{"name":"Acme","seats":12}"#),
+        }),
+        enriched_by: Some("device@1 geo@1767312000 page@1 profile@1 identity@1 session@1"),
+        failures: None,
+        state_offset: Some(Offset(1_234_570)),
+        made_from: Some(RawPlace { partition: 3, offset: Offset(987_654_321) }),
     }
 }
 

@@ -6,10 +6,13 @@ use std::{fs, io};
 
 use tracklog_fuzz::disk::{Sample, checkpoints, head_of};
 use tracklog_protocol::batch::BatchBuilder;
-use tracklog_protocol::event::{EventBuilder, EventFlags, EventKind, EventParts, Fields};
+use tracklog_protocol::event::{
+    CampaignParts, DeviceParts, EnrichedParts, EventBuilder, EventFlags, EventKind, EventParts,
+    Fields, GeoOrigin, GeoParts, PageParts, ProfileParts, RawPlace, SessionParts,
+};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
 use tracklog_protocol::{
-    KeyValue, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence, TimeMicros,
+    KeyValue, Offset, PayloadKind, ProducerEpoch, ProducerId, Record, Sequence, TimeMicros,
 };
 
 const PROPERTIES: &str = r#"{"id":"p-17","price":12.50,"on\u0053ale":true,"coupon":null,"tags":["a",1e2],"box":{"x":1}}"#;
@@ -19,10 +22,14 @@ fn main() -> io::Result<()> {
     let mut events = EventBuilder::new();
     let full = events.build(&full_event()).bytes().to_vec();
     let bare = events.build(&bare_event()).bytes().to_vec();
+    let found = found();
+    let enriched = EventParts { enriched: Some(&found), ..bare_event() };
+    let enriched = events.build(&enriched).bytes().to_vec();
     let mut rejections = RejectedBuilder::new();
     let rejected = rejections.build(&rejected_event()).bytes().to_vec();
     write("event_view", "event-full", &full)?;
     write("event_view", "event-bare", &bare)?;
+    write("event_view", "event-enriched", &enriched)?;
     write("event_view", "rejected", &rejected)?;
 
     let event = |bytes| tracklog_protocol::event::verify(bytes).expect("it was built here");
@@ -229,6 +236,47 @@ fn bare_event() -> EventParts<'static> {
         event_time: TIME,
         received_time: TIME,
         ..EventParts::default()
+    }
+}
+
+/// What enrichment finds out.
+fn found() -> EnrichedParts<'static> {
+    EnrichedParts {
+        resolved_user_id: Some("user-1"),
+        session: Some(SessionParts {
+            id: Some("5f3a"),
+            number: 2,
+            started: TIME,
+            first_event: true,
+            landing_page: Some("https://shop.example/"),
+            previous_ended: Some(TIME),
+        }),
+        device: Some(DeviceParts {
+            browser: Some("Firefox"),
+            class: Some("desktop"),
+            bot: true,
+            ..DeviceParts::default()
+        }),
+        geo: Some(GeoParts {
+            country: Some("DE"),
+            latitude: Some(52.5),
+            longitude: Some(13.25),
+            accuracy_km: 20,
+            as_number: 64_500,
+            origin: GeoOrigin::Header,
+            ..GeoParts::default()
+        }),
+        campaign: Some(CampaignParts { id: Some("7"), ..CampaignParts::default() }),
+        page: Some(PageParts { host: Some("shop.example"), ..PageParts::default() }),
+        profile: Some(ProfileParts {
+            version: Offset(41),
+            traits: Some(r#"{"plan": "pro"}"#),
+            group_traits: Some("{\n\"seats\":12.50}"),
+        }),
+        enriched_by: Some("device@1 geo@7"),
+        failures: Some(r#"{"page":"timed out"}"#),
+        state_offset: Some(Offset(42)),
+        made_from: Some(RawPlace { partition: 3, offset: Offset(1206) }),
     }
 }
 

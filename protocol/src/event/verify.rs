@@ -149,6 +149,7 @@ mod tests {
     use flatbuffers::FlatBufferBuilder;
 
     use super::*;
+    use crate::event::{EnrichedParts, EventBuilder};
 
     /// A built event, with what only the generated code can put into one.
     fn event_with(
@@ -189,6 +190,43 @@ mod tests {
             raw::EventArgs { headers, ..raw::EventArgs::default() }
         });
         assert_eq!(verify(&bytes), Err(EventError::Malformed("Too many tables".to_owned())));
+    }
+
+    #[test]
+    fn more_headers_than_can_be_built_again_are_refused() {
+        let of = |count: usize| {
+            event_with(|buffer| {
+                let text = Some(buffer.create_string(""));
+                let args = raw::HeaderArgs { name: text, value: text };
+                let headers: Vec<_> =
+                    (0..count).map(|_| raw::Header::create(buffer, &args)).collect();
+                let headers = Some(buffer.create_vector(&headers));
+                raw::EventArgs { headers, ..raw::EventArgs::default() }
+            })
+        };
+        let most = of(HEADERS_MAX);
+        let most = EventView::of(verify(&most).unwrap()).unwrap();
+        let mut builder = EventBuilder::new();
+        let enriched = builder.build_enriched(&most, &EnrichedParts::default());
+        assert!(verify(enriched.bytes()).is_ok());
+        let refused = verify(&of(HEADERS_MAX + 1)).map(|record| record.bytes().len());
+        assert_eq!(refused, Err(EventError::Headers(HEADERS_MAX + 1)));
+    }
+
+    #[test]
+    fn a_place_told_by_whom_a_newer_program_knows_is_refused() {
+        let told_by = |origin: u8| {
+            let bytes = event_with(|buffer| {
+                let origin = raw::GeoOrigin(origin);
+                let geo = raw::GeoArgs { origin, ..raw::GeoArgs::default() };
+                let geo = Some(raw::Geo::create(buffer, &geo));
+                raw::EventArgs { geo, ..raw::EventArgs::default() }
+            });
+            verify(&bytes).map(|record| EventView::of(record).unwrap().geo().unwrap().origin)
+        };
+        assert_eq!(told_by(0), Ok(GeoOrigin::Database));
+        assert_eq!(told_by(1), Ok(GeoOrigin::Header));
+        assert_eq!(told_by(2), Err(EventError::GeoOrigin(2)));
     }
 
     #[test]

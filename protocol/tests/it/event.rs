@@ -91,6 +91,13 @@ fn enriching_adds_and_changes_nothing(event: &EventView<'_>) {
     read_all(record);
 }
 
+/// The bytes of an event with every field set.
+fn full_and_enriched() -> Vec<u8> {
+    let (index, enriched) = (sample::index(PROPERTIES), sample::enriched());
+    let parts = EventParts { enriched: Some(&enriched), ..sample::full(&index) };
+    EventBuilder::new().build(&parts).bytes().to_vec()
+}
+
 fn object() -> impl Strategy<Value = String> {
     proptest::collection::btree_map(".{0,8}", "\\PC{0,8}", 0..4)
         .prop_map(|map| serde_json::to_string_pretty(&map).expect("maps of texts are JSON"))
@@ -156,8 +163,7 @@ proptest! {
         flips in vec((any::<proptest::sample::Index>(), any::<u8>()), 1..12),
         cut in option::weighted(0.2, any::<proptest::sample::Index>()),
     ) {
-        let mut builder = EventBuilder::new();
-        let mut bytes = builder.build(&sample::full(&sample::index(PROPERTIES))).bytes().to_vec();
+        let mut bytes = full_and_enriched();
         for (at, byte) in flips {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -183,9 +189,7 @@ proptest! {
 
 #[test]
 fn every_flipped_bit_is_refused_or_readable() {
-    let index = sample::index(PROPERTIES);
-    let mut builder = EventBuilder::new();
-    let good = builder.build(&sample::full(&index)).bytes().to_vec();
+    let good = full_and_enriched();
     read_all(verify(&good).unwrap());
     let mut refused = 0;
     for bit in 0..good.len() * 8 {
@@ -204,8 +208,7 @@ fn every_flipped_bit_is_refused_or_readable() {
 
 #[test]
 fn every_truncation_is_refused() {
-    let mut builder = EventBuilder::new();
-    let bytes = builder.build(&sample::full(&sample::index(PROPERTIES))).bytes();
+    let bytes = full_and_enriched();
     for length in 0..bytes.len() {
         // Padding at the end carries nothing.
         if bytes[length..].iter().any(|byte| *byte != 0) {

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::Value;
-use tracklog_protocol::event::{self, EventBuilder, EventFlags, EventKind, EventParts};
+use tracklog_protocol::event::{
+    self, CampaignParts, DeviceParts, EnrichedParts, EventBuilder, EventFlags, EventKind,
+    EventParts, GeoParts, PageParts, ProfileParts, SessionParts,
+};
 use tracklog_protocol::line::{LinePlace, format_time, write_line};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
 use tracklog_protocol::{KeyValue, Offset, Record, TimeMicros};
@@ -97,6 +100,46 @@ const ENRICHED: &str = concat!(
     r#""groupTraits":{"seats":12.50}},"enrichedBy":"device@1 geo@7","#,
     r#""enrichFailures":{"page":"timed out"},"stateOffset":42,"rawPartition":3,"rawOffset":1206"#,
 );
+
+fn enriched_line(enriched: &EnrichedParts<'_>) -> String {
+    event_line(&EventParts { enriched: Some(enriched), ..EventParts::default() })
+}
+
+#[test]
+fn what_enrichment_looked_for_and_did_not_find_is_left_out() {
+    let enriched = EnrichedParts {
+        session: Some(SessionParts::default()),
+        device: Some(DeviceParts::default()),
+        geo: Some(GeoParts::default()),
+        campaign: Some(CampaignParts::default()),
+        page: Some(PageParts::default()),
+        profile: Some(ProfileParts::default()),
+        ..EnrichedParts::default()
+    };
+    let expected = concat!(
+        r#","session":{"number":0,"started":"1970-01-01T00:00:00.000000Z","firstEvent":false},"#,
+        r#""device":{"bot":false},"geo":{"origin":"database"},"profile":{"version":0}}"#,
+    );
+    let line = enriched_line(&enriched);
+    assert!(line.ends_with(expected), "{line}");
+}
+
+#[test]
+fn a_degree_that_is_no_number_of_json_is_left_out() {
+    let place = |latitude| GeoParts { latitude: Some(latitude), ..GeoParts::default() };
+    let line = |latitude| {
+        let geo = Some(place(latitude));
+        enriched_line(&EnrichedParts { geo, ..EnrichedParts::default() })
+    };
+    for latitude in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert!(line(latitude).ends_with(r#""geo":{"origin":"database"}}"#));
+    }
+    for latitude in [0.0, -0.0, -33.865_143, f64::MIN_POSITIVE, f64::MAX] {
+        let value: Value = serde_json::from_str(&line(latitude)).unwrap();
+        let read = value["geo"]["latitude"].as_f64().unwrap();
+        assert!((read - latitude).abs() <= f64::EPSILON * latitude.abs(), "{read} is {latitude}");
+    }
+}
 
 #[test]
 fn absent_fields_are_left_out() {
