@@ -120,6 +120,12 @@ impl<L: Log + ?Sized> MetaTopic<L> {
         Ok(store)
     }
 
+    /// Where its records lie.
+    #[must_use]
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
     /// Takes in all that is in the topic now, other stores' changes included.
     ///
     /// # Errors

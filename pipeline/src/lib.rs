@@ -11,5 +11,7 @@
 
 pub mod enrich;
 pub mod groups;
+#[cfg(test)]
+mod rig;
 pub mod stage;
 pub mod state;

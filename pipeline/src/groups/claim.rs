@@ -9,6 +9,14 @@ use super::ledger::Committed;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
 
+impl Generation {
+    /// The one after it.
+    #[must_use]
+    pub(super) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// A member's right to move a group's offset in one source partition.
 ///
 /// Sans-io. Whoever commits outputs puts [`conditions`](Self::conditions) and the record of

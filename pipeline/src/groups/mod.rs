@@ -6,9 +6,22 @@
 //!   generation still holds and that the offset is still where it was: [`Claim`]. A member that was
 //!   given up for dead, and wakes, changes nothing.
 //! - A member that joins or leaves moves as few partitions as it can, and the rest go on.
+//!
+//! What is decided about members is sans-io, and serves members in this process and elsewhere:
+//! `membership`, `assignment`. [`Groups`] keeps it in the ledger, `_groups`.
 
+mod assignment;
 mod claim;
+mod coordinator;
 mod ledger;
+mod membership;
+mod operator;
+
+#[cfg(test)]
+mod tests;
 
 pub use claim::{Claim, Generation};
-pub use ledger::Committed;
+pub use coordinator::{Clock, GroupError, Groups, Member, SILENCE_MAX, Start};
+pub use ledger::{Committed, GroupName, GroupNameError, TOPIC};
+pub use membership::{Assignment, MemberId, NoMember};
+pub use operator::{GroupDescription, GroupLag, GroupSummary, PartitionLag, ResetTo};

@@ -1,0 +1,106 @@
+//! A log in memory for tests of this crate: a clock by hand, topics, records as texts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tracklog_log::conformance::block_on;
+use tracklog_log::memory::{MemoryLog, MemoryOptions};
+use tracklog_log::{
+    Append, AppendError, Condition, Domain, Epoch, Fetch, FetchMode, Item, Lane, Log, Retention,
+    Stored, Topic, TopicName, TopicSpec,
+};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
+
+use crate::groups::{Clock, GroupName, Groups};
+
+pub(crate) struct Rig {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) epoch: Epoch,
+    micros: Arc<AtomicI64>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let micros = Arc::new(AtomicI64::new(1_000_000));
+        let clock = clock(&micros);
+        let log = Arc::new(MemoryLog::new(MemoryOptions { clock, budget_bytes: 64 << 20 }));
+        let epoch = block_on(log.open(Domain::WHOLE)).unwrap();
+        Self { log, epoch, micros }
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        clock(&self.micros)
+    }
+
+    pub(crate) fn now(&self) -> TimeMicros {
+        (self.clock())()
+    }
+
+    pub(crate) fn pass_seconds(&self, seconds: i64) {
+        self.micros.fetch_add(seconds * 1_000_000, Ordering::Relaxed);
+    }
+
+    pub(crate) fn topic(&self, name: &str, partitions: u32) -> Topic {
+        let name = TopicName::new(name).unwrap();
+        let spec = TopicSpec { name, partitions, retention: Retention::Keep };
+        block_on(self.log.create_topic(spec)).unwrap()
+    }
+
+    pub(crate) fn groups(&self) -> Arc<Groups<MemoryLog>> {
+        block_on(Groups::open(Arc::clone(&self.log), self.epoch, self.clock())).unwrap()
+    }
+
+    pub(crate) fn append(
+        &self,
+        conditions: &[Condition],
+        items: &[(PartitionId, Record<'_>)],
+    ) -> Result<Stored, AppendError> {
+        let bytes = items.iter().map(|(_, record)| record.bytes().len()).sum();
+        let permit = self.log.reserve(Lane::STAGES, bytes).unwrap();
+        let items: Vec<_> = items
+            .iter()
+            .map(|(partition, record)| Item::Record { partition: *partition, record: *record })
+            .collect();
+        block_on(self.log.append(permit, self.epoch, Append { conditions, items: &items }))
+    }
+
+    pub(crate) fn write(&self, partition: PartitionId, texts: &[&str]) {
+        for text in texts {
+            self.append(&[], &[(partition, Record::opaque(text.as_bytes()))]).unwrap();
+        }
+    }
+
+    pub(crate) fn read(&self, partition: PartitionId) -> Vec<BatchView> {
+        let mut batches = Vec::new();
+        let extent = self.log.extent(partition).unwrap();
+        let mut next = extent.start;
+        while next < extent.end {
+            let (from, mode) = (vec![(partition, next)], FetchMode::Replay);
+            let fetch = Fetch { from, bytes_max: 1 << 20, wait: false, mode };
+            let mut fetched = block_on(self.log.fetch(fetch)).unwrap();
+            let found = fetched.partitions.remove(0);
+            batches.extend(found.batches);
+            next = found.next;
+        }
+        batches
+    }
+
+    pub(crate) fn texts(&self, partition: PartitionId) -> Vec<String> {
+        let batches = self.read(partition);
+        let records = batches.iter().flat_map(BatchView::records);
+        records.map(|(_, record)| String::from_utf8(record.bytes().to_vec()).unwrap()).collect()
+    }
+
+    pub(crate) fn end(&self, partition: PartitionId) -> Offset {
+        self.log.extent(partition).unwrap().end
+    }
+}
+
+pub(crate) fn group(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+fn clock(micros: &Arc<AtomicI64>) -> Clock {
+    let micros = Arc::clone(micros);
+    Arc::new(move || TimeMicros(micros.load(Ordering::Relaxed)))
+}
