@@ -3,32 +3,55 @@
 //! A stage says what becomes of a record; this room does the rest. It reads a partition as a
 //! member of the stage's group, and puts the outputs, whatever their partitions, and the new offset
 //! of the source into one commit, on the condition that nobody moved that offset meanwhile.
+//!
+//! Promises
+//! - Each record of the source has its outputs once, in the order of the source, over any crash.
+//! - A member that was given up for dead, and wakes, changes nothing.
+//! - A record that makes the stage fail or panic goes to `rejected`; those beside it go on.
+//! - Nothing is read before it is durable, and nothing is passed over but what is no longer there,
+//!   which is counted.
+//!
+//! [`working`] applies a stage to a batch, [`delivery`] brings what came of it into the log, and
+//! [`partition`] is the loop around both. No runtime, no clock: [`Time`] brings what is needed.
 
+mod delivery;
 mod outputs;
+mod partition;
+mod quarantine;
+mod working;
 
-pub use outputs::Outputs;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use delivery::Delivery;
+pub use outputs::{Output, Outputs};
+pub use partition::{Claims, PartitionLoop, StageEnd};
 use tracklog_log::Pending;
-use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
 /// What becomes of the records of a topic.
 pub trait Stage: Send + Sync + 'static {
     /// Its name, and its group's.
     fn name(&self) -> &str;
 
-    /// Begins a batch: fetches what its records will ask for.
+    /// Begins a batch: fetches what its records will ask for. Asked again, after a pause, when it
+    /// fails.
     fn begin<'a>(
         &'a self,
         batch: &'a SourceBatch,
     ) -> Pending<'a, Result<Box<dyn Work + 'a>, StageError>>;
 }
 
-/// A stage at work on one batch.
+/// A stage at work on one batch. Dropped without further word when the batch is given up.
 pub trait Work: Send {
     /// Takes one record; pushes what becomes of it.
     ///
     /// # Errors
-    /// [`Poison`]: this record can't be worked on, now or ever. What it pushed is taken back, the
-    /// record goes to `rejected`, and the stage goes on.
+    /// [`Poison`]: this record can't be worked on, now or ever, and it left no trace in `self`.
+    /// What it pushed is taken back, the record goes to `rejected`, and the stage goes on.
     fn record(
         &mut self,
         offset: Offset,
@@ -44,8 +67,18 @@ pub struct SourceBatch {
     pub source: PartitionId,
     /// The first offset that is wanted; the first batch may begin before it.
     pub from: Offset,
-    /// The records' batches.
+    /// The first offset after them.
+    pub next: Offset,
+    /// The batches that they lie in.
     pub batches: Vec<BatchView>,
+}
+
+impl SourceBatch {
+    /// The records from [`from`](Self::from) on, and where each is.
+    pub fn records(&self) -> impl Iterator<Item = (Offset, Record<'_>)> {
+        let records = self.batches.iter().flat_map(BatchView::records);
+        records.filter(|(offset, _)| (self.from..self.next).contains(offset))
+    }
 }
 
 /// A record that cannot be worked on.
@@ -62,4 +95,49 @@ pub struct Poison {
 pub struct StageError {
     /// Why, for people.
     pub reason: String,
+}
+
+/// What a stage's loop knows of time.
+pub trait Time: Send + Sync + 'static {
+    /// The clock.
+    fn now(&self) -> TimeMicros;
+
+    /// Resolves after `span`.
+    fn pause(&self, span: Duration) -> Pending<'static, ()>;
+}
+
+/// What a stage has done since it was started, over all partitions.
+#[derive(Debug, Default)]
+pub struct StageCounters {
+    /// Records that were worked on.
+    pub records: Counter,
+    /// Records that came of them.
+    pub outputs: Counter,
+    /// Commits that were stored.
+    pub commits: Counter,
+    /// Records that went to `rejected`.
+    pub rejected: Counter,
+    /// Records that were damaged, or dropped from the log before they were read.
+    pub missed: Counter,
+    /// Commits that were refused since the offset or the generation had moved.
+    pub stale: Counter,
+    /// Times that the log or the stage had to be asked again.
+    pub retried: Counter,
+}
+
+/// A number that rises.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts `more`.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -1,0 +1,391 @@
+//! What a stage's loop promises, over a log in memory that loses acks and a process that dies.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tracklog_log::conformance::block_on;
+use tracklog_log::memory::MemoryLog;
+use tracklog_log::{AppendError, Domain, Log as _, Pending, Topic};
+use tracklog_protocol::rejected::RejectedView;
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
+
+use super::*;
+use crate::groups::{Clock, Groups, Member, Start};
+use crate::rig::{Rig, group};
+
+/// Words become themselves, in the partition that their first letter says: `a…` 0, `b…` 1. Others
+/// do as they say.
+struct Words {
+    to: Topic,
+}
+
+impl Stage for Words {
+    fn name(&self) -> &str {
+        "words"
+    }
+
+    fn begin<'a>(
+        &'a self,
+        _: &'a SourceBatch,
+    ) -> Pending<'a, Result<Box<dyn Work + 'a>, StageError>> {
+        Box::pin(std::future::ready(Ok(Box::new(WordsWork { to: &self.to }) as Box<dyn Work>)))
+    }
+}
+
+struct WordsWork<'s> {
+    to: &'s Topic,
+}
+
+impl Work for WordsWork<'_> {
+    fn record(
+        &mut self,
+        _: Offset,
+        record: Record<'_>,
+        outputs: &mut Outputs,
+    ) -> Result<(), Poison> {
+        let text = std::str::from_utf8(record.bytes()).unwrap();
+        let to = self.to.partition(u32::from(!text.starts_with('a')));
+        match text {
+            "nothing" => {}
+            "twice" => (0..2).for_each(|_| outputs.push(to, record)),
+            "poison" => {
+                outputs.push(to, record);
+                return Err(Poison { reason: "no word".to_owned() });
+            }
+            "panic" => {
+                outputs.push(to, record);
+                panic!("no word at all");
+            }
+            _ => outputs.push(to, record),
+        }
+        Ok(())
+    }
+}
+
+/// What comes of each word, by partition of the target, and what is rejected.
+fn expected(words: &[String]) -> ([Vec<String>; 2], usize) {
+    let mut outputs = [Vec::new(), Vec::new()];
+    let mut rejected = 0;
+    for word in words {
+        let times = match word.as_str() {
+            "nothing" => 0,
+            "twice" => 2,
+            "poison" | "panic" => {
+                rejected += 1;
+                0
+            }
+            _ => 1,
+        };
+        let to = usize::from(!word.starts_with('a'));
+        outputs[to].extend(std::iter::repeat_n(word.clone(), times));
+    }
+    (outputs, rejected)
+}
+
+struct NoTime(Clock);
+
+impl Time for NoTime {
+    fn now(&self) -> TimeMicros {
+        (self.0)()
+    }
+
+    fn pause(&self, _: Duration) -> Pending<'static, ()> {
+        let mut has_waited = false;
+        Box::pin(std::future::poll_fn(move |context| {
+            if std::mem::replace(&mut has_waited, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+}
+
+struct Bench {
+    rig: Rig,
+    source: Topic,
+    target: Topic,
+    rejected: Topic,
+    delivery: Delivery,
+    counters: Arc<StageCounters>,
+}
+
+impl Bench {
+    fn new(delivery: Delivery) -> Self {
+        let rig = Rig::new();
+        let (source, target) = (rig.topic("source", 1), rig.topic("target", 2));
+        let rejected = rig.topic("rejected", 1);
+        let counters = Arc::default();
+        Self { rig, source, target, rejected, delivery, counters }
+    }
+
+    fn write(&self, words: &[&str]) {
+        self.rig.write(self.source.partition(0), words);
+    }
+
+    /// In one commit, so that they are read together.
+    fn write_at_once(&self, words: &[&str]) {
+        let to = self.source.partition(0);
+        let records = words.iter().map(|word| (to, Record::opaque(word.as_bytes())));
+        self.rig.append(&[], &records.collect::<Vec<_>>()).unwrap();
+    }
+
+    fn member(&self, groups: &Arc<Groups<MemoryLog>>, name: &str) -> Member<MemoryLog> {
+        let topics = vec![self.source.clone()];
+        block_on(groups.join(&group("words"), name, topics, Start::Earliest)).unwrap()
+    }
+
+    fn shared(&self) -> PartitionLoop<MemoryLog> {
+        PartitionLoop {
+            log: Arc::clone(&self.rig.log),
+            epoch: self.rig.epoch,
+            stage: Arc::new(Words { to: self.target.clone() }),
+            source: self.source.clone(),
+            rejected: self.rejected.clone(),
+            delivery: self.delivery,
+            time: Arc::new(NoTime(self.rig.clock())),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+
+    /// Runs a member of a new process until it has nothing to do, or its log fails.
+    fn run(&self) -> Poll<Result<(), StageEnd>> {
+        let groups = self.rig.groups();
+        let (shared, member) = (self.shared(), self.member(&groups, "m"));
+        let running = pin!(shared.run(&member, self.source.partition(0)));
+        poll_until_idle(running, usize::MAX)
+    }
+
+    fn outputs(&self) -> [Vec<String>; 2] {
+        [0, 1].map(|at| self.rig.texts(self.target.partition(at)))
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let batches = self.rig.read(self.rejected.partition(0));
+        let records = batches.iter().flat_map(BatchView::records);
+        let views = records.map(|(_, record)| RejectedView::of(record).unwrap());
+        let told = views.map(|it| format!("{}: {}", it.stage().unwrap(), it.message()));
+        told.collect()
+    }
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Polls as long as somebody wakes, at most `polls_max` times.
+fn poll_until_idle<T>(mut future: Pin<&mut impl Future<Output = T>>, polls_max: usize) -> Poll<T> {
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&flag));
+    for _ in 0..polls_max {
+        if !flag.0.swap(false, Ordering::Relaxed) {
+            break;
+        }
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Poll::Ready(output);
+        }
+    }
+    Poll::Pending
+}
+
+const BOTH: [Delivery; 2] = [Delivery::OneCommit, Delivery::Producer];
+
+#[test]
+fn each_record_has_its_outputs_once_and_in_order() {
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        bench.write(&["a1", "b1", "nothing", "twice"]);
+        assert_eq!(bench.run(), Poll::Pending);
+        bench.write(&["a2", "b2"]);
+        assert_eq!(bench.run(), Poll::Pending, "another process goes on");
+        assert_eq!(bench.outputs(), [vec!["a1", "a2"], vec!["b1", "twice", "twice", "b2"]]);
+        assert_eq!(bench.counters.records.count(), 6);
+        assert_eq!(bench.counters.outputs.count(), 6);
+    }
+}
+
+#[test]
+fn what_fails_or_panics_is_rejected_and_its_neighbours_go_on() {
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        bench.write(&["a1", "poison", "a2", "panic", "a3", "panic"]);
+        assert_eq!(bench.run(), Poll::Pending);
+        assert_eq!(bench.outputs(), [vec!["a1", "a2", "a3"], vec![]]);
+        let reasons = ["words: no word", "words: panicked: no word at all"];
+        assert_eq!(bench.reasons(), [reasons[0], reasons[1], reasons[1]]);
+        assert_eq!(bench.counters.rejected.count(), 3);
+    }
+}
+
+#[test]
+fn outputs_too_large_for_a_commit_are_halved_and_one_alone_is_rejected() {
+    let bench = Bench::new(Delivery::OneCommit);
+    let groups = bench.rig.groups();
+    let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+    let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    bench.write_at_once(&["a1", "a2", "a3", "a4"]);
+    for _ in 0..3 {
+        bench.rig.log.fail_next(AppendError::TooLarge { bytes: 2, bytes_max: 1 });
+    }
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    assert_eq!(bench.outputs()[0], ["a2", "a3", "a4"]);
+    assert_eq!(bench.reasons(), ["words: what comes of it is larger than a commit"]);
+}
+
+#[test]
+fn records_that_are_gone_are_counted_and_passed_over() {
+    let bench = Bench::new(Delivery::OneCommit);
+    bench.write(&["a1"]);
+    assert_eq!(bench.run(), Poll::Pending);
+    bench.write(&["a2", "a3", "a4"]);
+    block_on(bench.rig.log.trim(bench.source.partition(0), Offset(3))).unwrap();
+    assert_eq!(bench.run(), Poll::Pending);
+    assert_eq!(bench.outputs()[0], ["a1", "a4"]);
+    assert_eq!(bench.counters.missed.count(), 2);
+}
+
+#[test]
+fn a_member_that_wakes_late_changes_nothing() {
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        bench.write(&["a1", "b1"]);
+        let groups = bench.rig.groups();
+        let (shared, member) = (bench.shared(), bench.member(&groups, "zombie"));
+        let mut zombie = pin!(shared.run(&member, bench.source.partition(0)));
+        assert_eq!(poll_until_idle(zombie.as_mut(), usize::MAX), Poll::Pending);
+
+        bench.rig.pass_seconds(11);
+        block_on(groups.expire()).unwrap();
+        let (shared, member) = (bench.shared(), bench.member(&groups, "other"));
+        let mut other = pin!(shared.run(&member, bench.source.partition(0)));
+        bench.write(&["a2"]);
+        let woken = poll_until_idle(zombie.as_mut(), usize::MAX);
+        assert_eq!(woken, Poll::Ready(Ok(())), "it learns that the partition is another's");
+        assert_eq!(poll_until_idle(other.as_mut(), usize::MAX), Poll::Pending);
+        assert_eq!(bench.outputs(), [vec!["a1", "a2"], vec!["b1"]]);
+        assert!(bench.counters.stale.count() > 0);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Vec<&'static str>),
+    /// Runs a process for so many polls, then it dies.
+    Run(usize),
+    /// The next append is stored, and nobody is told.
+    LoseAck,
+    /// The next append is refused for now.
+    Full,
+    /// A process whose commit is in flight dies, and the commit is lost or stored.
+    Die {
+        stored: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let word = prop::sample::select(vec!["a", "b", "a2", "nothing", "twice", "poison", "panic"]);
+    prop_oneof![
+        3 => prop::collection::vec(word, 1..6).prop_map(Step::Write),
+        4 => (0_usize..12).prop_map(Step::Run),
+        1 => Just(Step::LoseAck),
+        1 => Just(Step::Full),
+        2 => any::<bool>().prop_map(|stored| Step::Die { stored }),
+    ]
+}
+
+/// Runs a process for some polls; it dies wherever it is then.
+fn run_and_die(bench: &Bench, polls: usize) {
+    let groups = bench.rig.groups();
+    let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+    let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+    // Whatever it comes to, the next process goes on.
+    drop(poll_until_idle(running.as_mut(), polls));
+}
+
+fn every_record_is_passed_on_once(delivery: Delivery, steps: &[Step]) {
+    let mut bench = Bench::new(delivery);
+    let mut words = Vec::new();
+    run_and_die(&bench, 3);
+    for step in steps {
+        match step {
+            Step::Write(more) => {
+                bench.write(more);
+                words.extend(more.iter().map(|word| (*word).to_owned()));
+            }
+            Step::Run(polls) => run_and_die(&bench, *polls),
+            Step::LoseAck | Step::Full => {
+                let groups = bench.rig.groups();
+                let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+                let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+                match step {
+                    Step::LoseAck => bench.rig.log.lose_next_ack("a failed sync"),
+                    _ => bench.rig.log.fail_next(AppendError::Full { why: "full".into() }),
+                }
+                drop(poll_until_idle(running.as_mut(), usize::MAX));
+                bench.spend_failures();
+            }
+            Step::Die { stored } => {
+                let groups = bench.rig.groups();
+                let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+                let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+                bench.rig.log.hold();
+                drop(poll_until_idle(running.as_mut(), 20));
+                if *stored {
+                    bench.rig.log.release();
+                } else {
+                    bench.rig.log.lose_held("a failed sync");
+                    bench.rig.epoch = block_on(bench.rig.log.open(Domain::WHOLE)).unwrap();
+                    bench.rig.log.release();
+                }
+            }
+        }
+    }
+    assert_eq!(bench.run(), Poll::Pending);
+    let (outputs, rejected) = expected(&words);
+    assert_eq!(bench.outputs(), outputs);
+    assert_eq!(bench.reasons().len(), rejected);
+}
+
+impl Bench {
+    /// Lets failures that nobody met meet an append to a topic that nobody reads.
+    fn spend_failures(&mut self) {
+        let scratch = self.rig.topic("scratch", 1).partition(0);
+        for _ in 0..3 {
+            if self.rig.append(&[], &[(scratch, Record::opaque(b"x"))]).is_err() {
+                self.rig.epoch = block_on(self.rig.log.open(Domain::WHOLE)).unwrap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn crashes_lost_acks_and_late_members_pass_each_record_on_once(
+        steps in prop::collection::vec(step(), 0..30),
+    ) {
+        for delivery in BOTH {
+            every_record_is_passed_on_once(delivery, &steps);
+        }
+    }
+}
+
+#[test]
+fn a_loop_may_run_on_any_thread() {
+    fn assert_send<T: Send>(_: &T) {}
+    let bench = Bench::new(Delivery::OneCommit);
+    let groups = bench.rig.groups();
+    let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+    assert_send(&shared.run(&member, PartitionId::new(bench.source.id, 0)));
+}
