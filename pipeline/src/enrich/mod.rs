@@ -13,6 +13,7 @@ pub mod page;
 pub mod profile;
 mod sender;
 pub mod session;
+pub mod stage;
 mod text;
 
 use std::borrow::Cow;
