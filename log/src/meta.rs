@@ -115,7 +115,20 @@ impl<L: Log + ?Sized> MetaTopic<L> {
     pub async fn open(log: Arc<L>, epoch: Epoch, name: TopicName) -> Result<Self, MetaError> {
         let spec = TopicSpec { name, partitions: 1, retention: Retention::Compact };
         let topic = log.create_topic(spec).await?;
-        let store = Self { partition: topic.partition(0), epoch, replayed: Mutex::default(), log };
+        Self::over(log, epoch, topic.partition(0)).await
+    }
+
+    /// Opens the store in the topic that is there as `partition`'s. Whoever holds no epoch can read
+    /// it, and is refused when it changes something.
+    ///
+    /// # Errors
+    /// [`MetaError::Fetch`] when the topic cannot be read.
+    pub async fn over(
+        log: Arc<L>,
+        epoch: Epoch,
+        partition: PartitionId,
+    ) -> Result<Self, MetaError> {
+        let store = Self { partition, epoch, replayed: Mutex::default(), log };
         store.refresh().await?;
         Ok(store)
     }

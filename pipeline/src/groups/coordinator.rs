@@ -147,14 +147,30 @@ impl<L: Log + ?Sized> Groups<L> {
     pub async fn open(log: Arc<L>, epoch: Epoch, clock: Clock) -> Result<Arc<Self>, GroupError> {
         let name = TopicName::new(ledger::TOPIC).expect("our own names are good");
         let ledger = MetaTopic::open(Arc::clone(&log), epoch, name).await?;
+        let groups = Self::over(log, ledger, clock);
+        groups.rewrite(STALE_RECORDS_MAX).await?;
+        Ok(Arc::new(groups))
+    }
+
+    /// The groups of a log that is only read: none where it has no ledger.
+    ///
+    /// # Errors
+    /// [`GroupError::Ledger`] when the ledger can't be read.
+    pub async fn read(log: Arc<L>, clock: Clock) -> Result<Option<Arc<Self>>, GroupError> {
+        let Some(topic) = log.topic(ledger::TOPIC) else { return Ok(None) };
+        let ledger = MetaTopic::over(Arc::clone(&log), Epoch(0), topic.partition(0)).await?;
+        Ok(Some(Arc::new(Self::over(log, ledger, clock))))
+    }
+
+    fn over(log: Arc<L>, ledger: MetaTopic<L>, clock: Clock) -> Self {
         for damage in ledger.damage() {
-            tracing::error!(from = %damage.from, to = %damage.to, damage.what, "the ledger of groups is damaged: compare committed offsets");
+            let (from, to) = (damage.from, damage.to);
+            let why = "the ledger of groups is damaged: compare committed offsets";
+            tracing::error!(%from, %to, damage.what, why);
         }
         let (members, dropped) = (Mutex::default(), parking_lot::Mutex::default());
         let deleted = AtomicU64::new(0);
-        let groups = Self { log, ledger, clock, groups: members, dropped, deleted };
-        groups.rewrite(STALE_RECORDS_MAX).await?;
-        Ok(Arc::new(groups))
+        Self { log, ledger, clock, groups: members, dropped, deleted }
     }
 
     /// Writes what counts anew and gives up what lies before, where more than `stale_max` records

@@ -11,13 +11,15 @@
 //! - Nothing is read before it is durable, and nothing is passed over but what is no longer there,
 //!   which is counted.
 //!
-//! [`working`] applies a stage to a batch, [`delivery`] brings what came of it into the log, and
-//! [`partition`] is the loop around both. No runtime, no clock: [`Time`] brings what is needed.
+//! `working` applies a stage to a batch, `delivery` brings what came of it into the log, and
+//! [`PartitionLoop`] is the loop around both: no runtime, no clock, [`Time`] brings what is needed.
+//! [`StageRunner`] has such a loop for each partition of a member.
 
 mod delivery;
 mod outputs;
 mod partition;
 mod quarantine;
+mod runner;
 mod working;
 
 #[cfg(test)]
@@ -29,6 +31,7 @@ use std::time::Duration;
 pub use delivery::Delivery;
 pub use outputs::{Output, Outputs};
 pub use partition::{Claims, PartitionLoop, StageEnd};
+pub use runner::StageRunner;
 use tracklog_log::Pending;
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
