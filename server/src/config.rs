@@ -8,6 +8,7 @@
 //! `TRACKLOG_SLOT_BYTES` is `slot_bytes`, `TRACKLOG_LIMITS_EVENTS_MAX` is `events_max` below
 //! `[limits]`; sources are in the file alone. [`Settings`] is what `node` starts from.
 
+mod enrich;
 mod file;
 mod quantity;
 
@@ -16,6 +17,9 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use enrich::{
+    EnrichSettings, FailedLookup, GeoSettings, ProfileSettings, SessionSettings, Switch,
+};
 pub use file::{
     BackendName, IpSetting, SourceSettings, UnknownEventsSetting, UserIdSetting, WhenFullSetting,
 };
@@ -53,6 +57,8 @@ pub struct Settings {
     pub requests: RequestLimits,
     /// Who may send, by name. A source `default` is always there.
     pub sources: BTreeMap<String, SourceSettings>,
+    /// What is found out about each event.
+    pub enrich: EnrichSettings,
 }
 
 /// How the log is kept. `None` leaves the choice to the engine.
@@ -140,6 +146,7 @@ impl Settings {
         };
         let mut settings = Self::from_layer(layer, &origin, &place)?;
         settings.sources = sources;
+        settings.enrich = document.enrich;
         check_sources(&settings.sources, &origin)?;
         settings.take_flags(flags)?;
         Ok(settings)
@@ -187,6 +194,7 @@ impl Settings {
             connections: layer.limits.connections(),
             requests: layer.limits.requests(),
             sources: BTreeMap::new(),
+            enrich: EnrichSettings::default(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! A Tracklog node: the one room that knows who stands behind the log.
 //!
-//! Wires the engine, the registry and the gateway together, reads the configuration, answers
+//! Wires the engine, the registry, the gateway and the pipeline together, reads the configuration, answers
 //! operators, and opens a stopped node's folder read-only. It decides nothing about events (the
 //! gateway does) and nothing about bytes on disk (the engine does). If you want a log without a
 //! server, that is `tracklog-engine`.
@@ -11,6 +11,7 @@
 //! | [`node`] | start, serve, stop |
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
+//! | [`topics`], [`groups`] | what operators ask of these |
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`folder`] | secrets and `node.json` |
 //! | `disk_log`, `metrics` | the engine behind the log, and its counters |
@@ -25,6 +26,7 @@ pub mod config;
 mod disk_log;
 pub mod doctor;
 pub mod folder;
+pub mod groups;
 mod metrics;
 pub mod node;
 pub mod offline;

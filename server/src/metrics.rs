@@ -1,9 +1,13 @@
-//! The engine's counters in Prometheus' words, beside the gateway's.
+//! The counters of engine and stages in Prometheus' words, beside the gateway's.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use tracklog_engine::{State, Status};
+use tracklog_pipeline::enrich::stage::Enlisted;
+use tracklog_pipeline::groups::GroupLag;
+use tracklog_pipeline::stage::StageCounters;
+use tracklog_pipeline::state::StateCounts;
 
 /// Appends the engine's metrics to `text`.
 pub(crate) fn encode(status: &Status, text: &mut String) {
@@ -100,4 +104,86 @@ fn declare(text: &mut String, name: &str, kind: &str, help: &str) {
 
 fn line(text: &mut String, name: &str, labels: &str, value: u64) {
     writeln!(text, "{name}{labels} {value}").expect("a string takes all text");
+}
+
+/// Appends how far groups are behind.
+pub(crate) fn encode_lags(lags: &[GroupLag], text: &mut String) {
+    const RECORDS: &str = "tracklog_group_lag_records";
+    const SECONDS: &str = "tracklog_group_lag_seconds";
+    let labels = |lag: &GroupLag| format!("{{group=\"{}\",topic=\"{}\"}}", lag.group, lag.topic);
+    declare(text, RECORDS, "gauge", "Records that a group has still to read.");
+    for lag in lags {
+        line(text, RECORDS, &labels(lag), lag.records);
+    }
+    declare(
+        text,
+        SECONDS,
+        "gauge",
+        "How long the first record that a group has still to read waits.",
+    );
+    for lag in lags {
+        writeln!(text, "{SECONDS}{} {}", labels(lag), lag.seconds)
+            .expect("a string takes all text");
+    }
+}
+
+/// Appends what a stage has done.
+pub(crate) fn encode_stage(stage: &str, counters: &StageCounters, text: &mut String) {
+    let labels = format!("{{stage=\"{stage}\"}}");
+    for (name, help, counter) in [
+        ("records", "Records that were worked on.", &counters.records),
+        ("outputs", "Records that came of them.", &counters.outputs),
+        ("commits", "Commits of outputs.", &counters.commits),
+        ("rejected", "Records that went to rejected.", &counters.rejected),
+        ("missed", "Records that were gone or damaged before they were read.", &counters.missed),
+        ("stale", "Commits refused since another member took over.", &counters.stale),
+        ("retried", "Times that log or stage were asked again.", &counters.retried),
+    ] {
+        let name = format!("tracklog_stage_{name}");
+        declare(text, &name, "counter", help);
+        line(text, &format!("{name}_total"), &labels, counter.count());
+    }
+}
+
+/// Appends what enrichers have found.
+pub(crate) fn encode_enrichers(enrichers: &[Enlisted], text: &mut String) {
+    const LOOKUPS: &str = "tracklog_enrich_lookups";
+    const TIMED: &str = "tracklog_enrich_lookup_seconds";
+    declare(text, LOOKUPS, "counter", "Look-ups of enrichers, by what came of them.");
+    for enricher in enrichers {
+        let (name, counters) = (enricher.name(), enricher.counters());
+        for (result, counter) in
+            [("hit", &counters.hits), ("miss", &counters.misses), ("failure", &counters.failures)]
+        {
+            let labels = format!("{{enricher=\"{name}\",result=\"{result}\"}}");
+            line(text, &format!("{LOOKUPS}_total"), &labels, counter.count());
+        }
+    }
+    declare(text, TIMED, "summary", "How long look-ups took; one in 64 is timed.");
+    for enricher in enrichers {
+        let (name, counters) = (enricher.name(), enricher.counters());
+        let labels = format!("{{enricher=\"{name}\"}}");
+        line(text, &format!("{TIMED}_count"), &labels, counters.timed.count());
+        let seconds = Duration::from_nanos(counters.timed_nanos.count()).as_secs_f64();
+        writeln!(text, "{TIMED}_sum{labels} {seconds}").expect("a string takes all text");
+    }
+}
+
+/// Appends what enrichment's state takes and has met.
+pub(crate) fn encode_enrich_state(counts: &StateCounts, text: &mut String) {
+    for (name, help, value) in [
+        ("traits_dropped", "Members of traits that had no room.", counts.traits_dropped),
+        ("changes_unknown", "Changes that this program does not know.", counts.changes_unknown),
+        ("changes_damaged", "Changes that could not be read.", counts.changes_damaged),
+        ("store_reads", "Look-ups that went to the store on disk.", counts.store_reads),
+        ("flushes", "Tables written into the store.", counts.flushes),
+        ("flushes_failed", "Tables that could not be written, each try.", counts.flushes_failed),
+    ] {
+        let name = format!("tracklog_state_{name}");
+        declare(text, &name, "counter", help);
+        line(text, &format!("{name}_total"), "", value);
+    }
+    const TABLE: &str = "tracklog_state_table_bytes";
+    declare(text, TABLE, "gauge", "About what changes take that are not in the store yet.");
+    line(text, TABLE, "", counts.table_bytes as u64);
 }

@@ -8,6 +8,10 @@
 //! | `/v1/topics/{topic}` | GET | the topic with its partitions |
 //! | | DELETE | → `{"success":true}` |
 //! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
+//! | `/v1/groups` | GET | `{"groups":[…]}` |
+//! | `/v1/groups/{group}` | GET | the group with its partitions and how far it lags in each |
+//! | | DELETE | → `{"success":true}`; 409 while it has members |
+//! | `/v1/groups/{group}/reset` | POST | `{"topic":…,"to":…}` → `{"partitions":[…]}`; 409 likewise |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -18,6 +22,7 @@
 //! Its head says in `Tracklog-Records` how many records it will pass.
 
 mod answer;
+mod groups;
 mod query;
 mod stream;
 
@@ -32,6 +37,7 @@ use stream::{Lines, LinesSender, OpenStreams};
 use tokio::sync::watch;
 use tracklog_ingest_gateway::{Access, Content, Door};
 use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
+use tracklog_pipeline::groups::Groups;
 use tracklog_protocol::TimeMicros;
 
 use crate::replay::{Replay, ReplayError, Step};
@@ -59,6 +65,7 @@ struct Shared {
     streams: OpenStreams,
     metrics: OnceLock<MetricsText>,
     verification: OnceLock<Verification>,
+    groups: OnceLock<Arc<Groups<dyn Log>>>,
 }
 
 impl Admin {
@@ -69,9 +76,10 @@ impl Admin {
         now: fn() -> TimeMicros,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let (metrics, verification) = (OnceLock::new(), OnceLock::new());
+        let (metrics, verification, groups) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let streams = OpenStreams::new();
-        Self { shared: Arc::new(Shared { log, now, stopping, streams, metrics, verification }) }
+        let shared = Shared { log, now, stopping, streams, metrics, verification, groups };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Resolves when no stream that follows is open. After `stopping` said so each ends by itself
@@ -84,6 +92,12 @@ impl Admin {
     pub fn set_metrics(&self, text: MetricsText) {
         let first = self.shared.metrics.set(text).is_ok();
         assert!(first, "metrics are set once");
+    }
+
+    /// The node's groups.
+    pub fn set_groups(&self, groups: Arc<Groups<dyn Log>>) {
+        let first = self.shared.groups.set(groups).is_ok();
+        assert!(first, "groups are set once");
     }
 
     /// How the log verifies itself.
@@ -107,6 +121,9 @@ enum Route {
     Topics,
     Topic(String),
     Events(String),
+    Groups,
+    Group(String),
+    Reset(String),
 }
 
 impl Route {
@@ -116,22 +133,31 @@ impl Route {
             "/metrics" => return Some(Self::Metrics),
             "/v1/verify" => return Some(Self::Verify),
             "/v1/topics" => return Some(Self::Topics),
+            "/v1/groups" => return Some(Self::Groups),
             _ => {}
         }
-        let rest = path.strip_prefix("/v1/topics/")?;
-        let (name, events) = match rest.strip_suffix("/events") {
-            Some(name) => (name, true),
-            None => (rest, false),
+        let whole: fn(String) -> Self;
+        let part: fn(String) -> Self;
+        let (rest, suffix);
+        if let Some(topic) = path.strip_prefix("/v1/topics/") {
+            (rest, suffix, whole, part) = (topic, "/events", Self::Topic, Self::Events);
+        } else {
+            let group = path.strip_prefix("/v1/groups/")?;
+            (rest, suffix, whole, part) = (group, "/reset", Self::Group, Self::Reset);
+        }
+        let (name, of_name) = match rest.strip_suffix(suffix) {
+            Some(name) => (name, part),
+            None => (rest, whole),
         };
-        let name = percent_decode_str(name).decode_utf8().ok()?.into_owned();
-        Some(if events { Self::Events(name) } else { Self::Topic(name) })
+        Some(of_name(percent_decode_str(name).decode_utf8().ok()?.into_owned()))
     }
 
     const fn methods(&self) -> &'static str {
         match self {
-            Self::Metrics | Self::Verify | Self::Events(_) => "GET",
+            Self::Metrics | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics => "GET, POST",
-            Self::Topic(_) => "GET, DELETE",
+            Self::Topic(_) | Self::Group(_) => "GET, DELETE",
+            Self::Reset(_) => "POST",
         }
     }
 }
@@ -175,6 +201,10 @@ impl Shared {
                 Some(topic) => self.events(topic, request.uri().query()).await,
                 None => no_topic(&name),
             },
+            (&Method::GET, Route::Groups) => self.list_groups().await,
+            (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
+            (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,
+            (&Method::POST, Route::Reset(name)) => self.reset_group(&name, request.body()).await,
             _ => {
                 let why = format!("this path takes {methods}");
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "not_found", &why);

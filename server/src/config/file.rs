@@ -9,6 +9,7 @@ use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_ingest_gateway::scan::ScanLimits;
 use tracklog_ingest_gateway::source::{Required, UnknownField};
 
+use super::enrich::EnrichSettings;
 use super::quantity::{Bytes, Span};
 use super::{ConfigError, ENVIRONMENT_PREFIX};
 
@@ -147,6 +148,7 @@ impl SourceSettings {
 pub(super) struct Document {
     pub(super) layer: Layer,
     pub(super) sources: BTreeMap<String, SourceSettings>,
+    pub(super) enrich: EnrichSettings,
 }
 
 /// Declares a struct of optional keys that one layer lays over another.
@@ -266,18 +268,20 @@ impl Document {
         })
     }
 
-    /// The sources are taken out first, by position: the rest is [`Layer`]'s.
+    /// What only the file has is taken out first, by position: the rest is [`Layer`]'s.
     fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        #[derive(Deserialize)]
-        struct Sources {
-            #[serde(default)]
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct OfTheFile {
             sources: BTreeMap<String, SourceSettings>,
+            enrich: EnrichSettings,
         }
-        let sources = toml::from_str::<Sources>(text)?.sources;
+        let OfTheFile { sources, enrich } = toml::from_str(text)?;
         let mut table = toml::de::DeTable::parse(text)?;
         table.get_mut().remove("sources");
+        table.get_mut().remove("enrich");
         let layer = Layer::deserialize(toml::de::Deserializer::from(table))?;
-        Ok(Self { layer, sources })
+        Ok(Self { layer, sources, enrich })
     }
 }
 

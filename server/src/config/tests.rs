@@ -152,3 +152,19 @@ fn a_missing_file_is_one_line() {
     let message = Settings::load(&flags, []).unwrap_err().to_string();
     assert!(message.starts_with("no/such.toml: No such file"), "{message}");
 }
+
+#[test]
+fn enrichers_are_on_unless_the_file_says_otherwise() {
+    let settings = Settings::load(&Flags::default(), []).unwrap();
+    assert_eq!(settings.enrich, EnrichSettings::default());
+    assert!(settings.enrich.enabled && settings.enrich.device.enabled);
+    let text = "[enrich]\nfailed_lookup = \"reject\"\n[enrich.session]\ninactivity = \"10m\"\n\
+                [enrich.geo]\nenabled = false\ndatabases = [\"city.mmdb\"]";
+    let (_folder, flags) = configured(text);
+    let enrich = Settings::load(&flags, []).unwrap().enrich;
+    assert_eq!(enrich.failed_lookup, FailedLookup::Reject);
+    assert_eq!(enrich.session.inactivity(), Duration::from_secs(600));
+    assert!(!enrich.geo.enabled && enrich.page.enabled);
+    let told = refused("[enrich.geo]\nfile = \"city.mmdb\"");
+    assert!(told.starts_with(":2: ") && told.contains("file"), "{told}");
+}

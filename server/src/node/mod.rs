@@ -9,10 +9,11 @@
 //!   a killed node loses nothing that was acked.
 //!
 //! The first start makes the topics, the secrets and, without certificate files, a self-signed
-//! pair. `sources` turns settings into the gateway's; `disk_log` is the only file that knows the
+//! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events; `disk_log` is the only file that knows the
 //! engine.
 
 mod sources;
+mod stages;
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ use crate::disk_log::{DiskLog, OpenError};
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
+pub use stages::StagesError;
+use stages::{StageTopics, Stages};
 
 /// How long requests in hand may take after a node was told to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +95,9 @@ pub enum StartError {
     /// The registry cannot be opened.
     #[error(transparent)]
     Registry(#[from] tracklog_registry::OpenError),
+    /// The stages cannot begin.
+    #[error(transparent)]
+    Stages(#[from] StagesError),
     /// A schema of the folder that was named is refused.
     #[error("schemas: {0}")]
     Schemas(String),
@@ -115,6 +121,7 @@ pub struct Node {
     admin: Admin,
     gateway: Arc<Mutex<Option<Running>>>,
     registry: Arc<Registry>,
+    stages: Stages,
     stopping: watch::Sender<bool>,
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
@@ -147,9 +154,11 @@ impl Node {
         let epoch = log.open(Domain::WHOLE).await?;
         let topics = own_topics(&*log).await?;
         let registry = Arc::new(open_registry(settings, &log, epoch).await?);
+        let stages = stages(settings, &folder, &log, epoch, &topics).await?;
         let (stopping, stopped) = watch::channel(false);
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
         admin.set_verification(disk_log.verification());
+        admin.set_groups(stages.groups());
         let backing = Backing { log, epoch, topics, registry: Arc::clone(&registry) };
         let door: Arc<dyn Door> = Arc::new(admin.clone());
         let running = Gateway::start(config, bound, backing, door).await?;
@@ -162,6 +171,7 @@ impl Node {
             admin: admin.clone(),
             gateway: Arc::new(Mutex::new(Some(running))),
             registry,
+            stages,
             stopping,
             http,
             https,
@@ -254,6 +264,7 @@ impl Node {
         if let Some(running) = running {
             running.drain(DRAIN_PATIENCE).await;
         }
+        self.stages.stop().await;
         if let Err(error) = self.folder.remove_node() {
             tracing::warn!(%error, "node.json stays behind");
         }
@@ -266,6 +277,7 @@ impl Node {
 
     fn metrics_text(&self) -> crate::admin::MetricsText {
         let (gateway, log) = (Arc::clone(&self.gateway), Arc::clone(&self.log));
+        let stages = self.stages.metrics();
         Box::new(move || {
             let mut text = String::new();
             let gateway = gateway.lock().expect("no holder of this lock panics");
@@ -274,6 +286,7 @@ impl Node {
             }
             drop(gateway);
             log.encode_metrics(&mut text);
+            stages.encode(&mut text);
             text.push_str("# EOF\n");
             text
         })
@@ -337,6 +350,19 @@ async fn own_topics(log: &dyn Log) -> Result<Topics, CatalogError> {
     }
     let own = |name: &str| -> Topic { log.topic(name).expect("it is there, or was just made") };
     Ok(Topics { raw: own("raw"), rejected: own("rejected") })
+}
+
+async fn stages(
+    settings: &Settings,
+    folder: &DataFolder,
+    log: &Arc<dyn Log>,
+    epoch: Epoch,
+    topics: &Topics,
+) -> Result<Stages, StartError> {
+    let Topics { raw, rejected } = topics.clone();
+    let enriched = log.topic("enriched").expect("it is there, or was just made");
+    let topics = StageTopics { raw, enriched, rejected };
+    Ok(Stages::start(settings, folder, Arc::clone(log), epoch, topics).await?)
 }
 
 async fn open_registry(

@@ -4,6 +4,7 @@
 mod bad_input;
 mod damage;
 mod demo;
+mod enrich;
 mod http;
 mod kill;
 mod reading;

@@ -1,0 +1,365 @@
+//! The stages of a node: groups, state, enrichers, and the threads that they run on.
+//!
+//! Promises
+//! - Stages have threads of their own: one that is slow holds up no request.
+//! - A stage that stands still costs the node nothing but its lag.
+//! - [`Stages::stop`] ends them between two commits, and writes the state's store.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracklog_log::{Epoch, Log, Pending, Topic};
+use tracklog_pipeline::enrich::device::{Device, DeviceOptions};
+use tracklog_pipeline::enrich::geo::{Edge, Geo, GeoOptions};
+use tracklog_pipeline::enrich::identity::Identity;
+use tracklog_pipeline::enrich::page::Page;
+use tracklog_pipeline::enrich::profile::Profile;
+use tracklog_pipeline::enrich::session::Session;
+use tracklog_pipeline::enrich::stage::{self, EnrichStage};
+use tracklog_pipeline::enrich::{self, Enricher};
+use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups};
+use tracklog_pipeline::stage::{Delivery, PartitionLoop, StageCounters, StageRunner, Time};
+use tracklog_pipeline::state::{
+    self, DiskStore, DiskStoreOptions, Flusher, State, StateError, StateOptions, StoreError,
+};
+use tracklog_protocol::TimeMicros;
+
+use crate::clock;
+use crate::config::{ConfigError, EnrichSettings, FailedLookup, Settings};
+use crate::folder::DataFolder;
+
+/// How often geo files are looked at, silent members given up, and lags told to metrics.
+const ROUND_EVERY: Duration = Duration::from_secs(2);
+/// Beside what is read of the state's store, its own blocks.
+const STORE_CACHE_BYTES: u64 = 32 << 20;
+
+/// Why the stages did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StagesError {
+    /// The groups can't be read.
+    #[error(transparent)]
+    Groups(#[from] GroupError),
+    /// The state can't be read.
+    #[error("the state of enrichment: {0}")]
+    State(#[from] StateError),
+    /// The state's store can't be opened.
+    #[error("the state of enrichment: {0}")]
+    Store(#[from] StoreError),
+    /// A setting can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There are no more threads.
+    #[error("threads of stages: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// What stages read and write.
+pub(super) struct StageTopics {
+    pub(super) raw: Topic,
+    pub(super) enriched: Topic,
+    pub(super) rejected: Topic,
+}
+
+/// The running stages.
+pub(super) struct Stages {
+    groups: Arc<Groups<dyn Log>>,
+    enrich: Option<Enrich>,
+    lags: Arc<Mutex<Vec<GroupLag>>>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    threads: Threads,
+}
+
+/// The stages' threads. Dropped anywhere, they end by themselves.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.0.as_ref().expect("they are there until they are dropped").spawn(task)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The stage `enrich`.
+struct Enrich {
+    stage: Arc<EnrichStage<dyn Log>>,
+    counters: Arc<StageCounters>,
+    state: Arc<State<dyn Log>>,
+    flusher: Flusher,
+}
+
+impl Stages {
+    /// Begins where the stages' groups have come to.
+    pub(super) async fn start(
+        settings: &Settings,
+        folder: &DataFolder,
+        log: Arc<dyn Log>,
+        epoch: Epoch,
+        topics: StageTopics,
+    ) -> Result<Self, StagesError> {
+        let groups = Groups::open(Arc::clone(&log), epoch, Arc::new(clock::now)).await?;
+        let threads = Threads(Some(runtime(&settings.enrich)?));
+        let (stop, stopped) = watch::channel(false);
+        let lags = Arc::default();
+        let mut stages = Self { groups, enrich: None, lags, stop, tasks: Vec::new(), threads };
+        let geo = geo(settings)?.map(Arc::new);
+        if let Some(geo) = geo.clone() {
+            look_at_files(geo).await;
+        }
+        if settings.enrich.enabled {
+            stages.start_enrich(settings, geo.clone(), folder, log, epoch, topics, stopped).await?;
+        }
+        stages.start_rounds(geo);
+        Ok(stages)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "it puts together what the node is made of")]
+    async fn start_enrich(
+        &mut self,
+        settings: &Settings,
+        geo: Option<Arc<Geo>>,
+        folder: &DataFolder,
+        log: Arc<dyn Log>,
+        epoch: Epoch,
+        topics: StageTopics,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), StagesError> {
+        let state = Arc::new(open_state(&settings.enrich, folder, Arc::clone(&log)).await?);
+        let flusher = state.spawn_flusher()?;
+        let failed_lookup = match settings.enrich.failed_lookup {
+            FailedLookup::Keep => stage::FailedLookup::Keep,
+            FailedLookup::Reject => stage::FailedLookup::Reject,
+        };
+        let enrichers = enrichers(&settings.enrich, geo);
+        let enriched = topics.enriched;
+        let stage = EnrichStage::new(enrichers, Arc::clone(&state), enriched, failed_lookup, nanos);
+        let stage = Arc::new(stage);
+        let counters = Arc::<StageCounters>::default();
+        let shared = PartitionLoop {
+            log,
+            epoch,
+            stage: Arc::clone(&stage) as Arc<dyn tracklog_pipeline::stage::Stage>,
+            source: topics.raw,
+            rejected: topics.rejected,
+            delivery: Delivery::OneCommit,
+            time: Arc::new(NodeTime),
+            counters: Arc::clone(&counters),
+        };
+        let runner = StageRunner {
+            shared: Arc::new(shared),
+            groups: Arc::clone(&self.groups),
+            group: GroupName::new(stage::NAME).expect("our own names are good"),
+            member: format!("node-{}", std::process::id()),
+        };
+        self.tasks.push(self.threads.spawn(runner.run(stopped)));
+        self.enrich = Some(Enrich { stage, counters, state, flusher });
+        Ok(())
+    }
+
+    /// What is to be done now and then.
+    fn start_rounds(&mut self, geo: Option<Arc<Geo>>) {
+        let (groups, lags) = (Arc::clone(&self.groups), Arc::clone(&self.lags));
+        let mut stopped = self.stop.subscribe();
+        self.tasks.push(self.threads.spawn(async move {
+            let mut rounds = tokio::time::interval(ROUND_EVERY);
+            loop {
+                tokio::select! {
+                    _ = stopped.changed() => return,
+                    _ = rounds.tick() => {}
+                }
+                if let Some(geo) = geo.clone() {
+                    look_at_files(geo).await;
+                }
+                if let Err(error) = groups.expire().await {
+                    tracing::debug!(%error, "silent members are given up later");
+                }
+                match groups.lags().await {
+                    Ok(now) => *lags.lock().expect("no holder of this lock panics") = now,
+                    Err(error) => tracing::debug!(%error, "lags are told later"),
+                }
+            }
+        }));
+    }
+
+    /// All groups of the node.
+    pub(super) fn groups(&self) -> Arc<Groups<dyn Log>> {
+        Arc::clone(&self.groups)
+    }
+
+    /// Where metrics come from.
+    pub(super) fn metrics(&self) -> StageMetrics {
+        StageMetrics {
+            lags: Arc::clone(&self.lags),
+            enrich: self.enrich.as_ref().map(|it| EnrichMetrics {
+                stage: Arc::clone(&it.stage),
+                counters: Arc::clone(&it.counters),
+                state: Arc::clone(&it.state),
+            }),
+        }
+    }
+
+    /// Ends the stages between two commits, and writes what the state's store lacks.
+    pub(super) async fn stop(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "a stage did not end by itself");
+            }
+        }
+        let enrich = self.enrich;
+        let ending = tokio::task::spawn_blocking(move || {
+            let Some(Enrich { state, flusher, .. }) = enrich else { return };
+            drop(flusher);
+            if let Err(error) = state.flush_all() {
+                tracing::warn!(%error, "state is read from its changelog again");
+            }
+        });
+        if ending.await.is_err() {
+            tracing::warn!("the state's store was left as it was; its changelog has the rest");
+        }
+    }
+}
+
+/// What stages tell to metrics.
+pub(crate) struct StageMetrics {
+    lags: Arc<Mutex<Vec<GroupLag>>>,
+    enrich: Option<EnrichMetrics>,
+}
+
+/// Where the numbers of the stage `enrich` come from.
+struct EnrichMetrics {
+    stage: Arc<EnrichStage<dyn Log>>,
+    counters: Arc<StageCounters>,
+    state: Arc<State<dyn Log>>,
+}
+
+impl StageMetrics {
+    /// Appends them to `text`.
+    pub(crate) fn encode(&self, text: &mut String) {
+        let lags = self.lags.lock().expect("no holder of this lock panics");
+        crate::metrics::encode_lags(&lags, text);
+        drop(lags);
+        if let Some(EnrichMetrics { stage, counters, state }) = &self.enrich {
+            crate::metrics::encode_stage(stage::NAME, counters, text);
+            crate::metrics::encode_enrichers(stage.enrichers(), text);
+            crate::metrics::encode_enrich_state(&state.counts(), text);
+        }
+    }
+}
+
+fn runtime(settings: &EnrichSettings) -> io::Result<Runtime> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(settings.threads.unwrap_or_else(cores).max(1))
+        .thread_name("tracklog-stage")
+        .enable_all()
+        .build()
+}
+
+async fn open_state(
+    settings: &EnrichSettings,
+    folder: &DataFolder,
+    log: Arc<dyn Log>,
+) -> Result<State<dyn Log>, StagesError> {
+    let changelog = state::changelog(&*log).await?;
+    let partition = changelog.partition(0);
+    let end = log.extent(partition).map_or_else(Default::default, |extent| extent.end);
+    let options = DiskStoreOptions {
+        cache_bytes: STORE_CACHE_BYTES,
+        changelog: partition,
+        created: changelog.created,
+        changelog_end: end,
+    };
+    let place = folder.file("state").join("enrich");
+    let opening = tokio::task::spawn_blocking(move || DiskStore::open(&place, options));
+    let store = opening.await.expect("an opening does not panic")?;
+    let memory_bytes = settings.profile.memory_bytes();
+    let options = StateOptions { table_bytes: memory_bytes / 4, cache_bytes: memory_bytes / 2 };
+    Ok(State::open(log, store, options).await?)
+}
+
+/// The enrichers that are on, in the order in which they need each other.
+fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Vec<Arc<dyn Enricher>> {
+    let mut enrichers: Vec<Arc<dyn Enricher>> = Vec::new();
+    if settings.device.enabled {
+        enrichers.push(Arc::new(Device::new(DeviceOptions::default())));
+    }
+    if let Some(geo) = geo {
+        enrichers.push(geo);
+    }
+    if settings.page.enabled {
+        enrichers.push(Arc::new(Page));
+    }
+    if settings.identity.enabled {
+        enrichers.push(Arc::new(Identity));
+    }
+    if settings.profile.enabled {
+        enrichers.push(Arc::new(Profile));
+    }
+    if settings.session.enabled {
+        enrichers.push(Arc::new(Session::new(settings.session.inactivity())));
+    }
+    enrichers
+}
+
+fn geo(settings: &Settings) -> Result<Option<Geo>, ConfigError> {
+    let of_geo = &settings.enrich.geo;
+    if !of_geo.enabled || !settings.enrich.enabled {
+        return Ok(None);
+    }
+    let wrong = |what: String| ConfigError { place: "[enrich.geo]".to_owned(), what };
+    let edge = |name: &String| {
+        Edge::from_name(name).ok_or_else(|| wrong(format!("{name:?} is no edge that is known")))
+    };
+    let options = GeoOptions {
+        files: of_geo.databases.clone(),
+        stated_addresses: of_geo.stated_addresses,
+        edge: of_geo.edge.as_ref().map(edge).transpose()?,
+        trusted: settings.trusted_proxies.clone(),
+        ..GeoOptions::default()
+    };
+    Geo::new(options).map(Some).map_err(|error| wrong(error.to_string()))
+}
+
+async fn look_at_files(geo: Arc<Geo>) {
+    let reading = tokio::task::spawn_blocking(move || geo.reload_if_changed());
+    let Ok(reads) = reading.await else { return };
+    for enrich::geo::FileRead { path, outcome } in reads {
+        let file = path.display();
+        match outcome {
+            Ok(name) => tracing::info!(%file, %name, "places are read from this file now"),
+            Err(error) => tracing::warn!(%file, %error, "places are not read from this file"),
+        }
+    }
+}
+
+/// Nanoseconds since the first call.
+fn nanos() -> u64 {
+    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let since = BEGIN.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+struct NodeTime;
+
+impl Time for NodeTime {
+    fn now(&self) -> TimeMicros {
+        clock::now()
+    }
+
+    fn pause(&self, span: Duration) -> Pending<'static, ()> {
+        Box::pin(tokio::time::sleep(span))
+    }
+}

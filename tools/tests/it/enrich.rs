@@ -1,0 +1,178 @@
+//! Events of a real node come out of `enriched`, each once, whatever is killed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::rig::{Node, replay, run, text};
+
+const AGENT: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 \
+                     (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1";
+
+/// Waits until `enriched` has so many events, and gives them.
+fn enriched(data: &Path, count: usize) -> Vec<Value> {
+    let count = count.to_string();
+    let arguments = ["tail", "enriched", "--from", "0", "--limit", &count, "--json", "--data"];
+    let ran = run(&[&arguments[..], &[text(data)]].concat());
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn batch(events: &[Value]) -> String {
+    json!({ "batch": events }).to_string()
+}
+
+#[test]
+fn an_event_gets_what_its_agent_page_and_visitor_tell() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let node = Node::start(&data);
+    let page = json!({ "url": "https://shop.example/p?utm_source=letter", "referrer": "https://www.google.com/" });
+    let events = [
+        json!({"type": "identify", "messageId": "1", "anonymousId": "d", "userId": "alice",
+               "traits": {"plan": "pro"}}),
+        json!({"type": "page", "messageId": "2", "anonymousId": "d",
+               "context": {"page": page, "userAgent": AGENT}}),
+        json!({"type": "track", "event": "Bought", "messageId": "3", "anonymousId": "d",
+               "properties": {"price": 12.50}}),
+    ];
+    assert_eq!(node.post("/v1/batch", &batch(&events)).status, 200);
+    let enriched = enriched(&data, 3);
+    let of = |id: &str| enriched.iter().find(|event| event["messageId"] == id).unwrap();
+    let page = of("2");
+    assert_eq!(page["device"]["os"], "iOS");
+    assert_eq!(page["device"]["class"], "mobile");
+    assert_eq!(page["campaign"]["source"], "letter");
+    assert_eq!(page["campaign"]["referrerKind"], "search");
+    assert_eq!(page["pageParts"]["host"], "shop.example");
+    let bought = of("3");
+    assert_eq!(bought["resolvedUserId"], "alice", "its device is known");
+    assert_eq!(bought["profile"]["traits"]["plan"], "pro");
+    assert_eq!(bought["session"]["number"], 1);
+    assert_eq!(bought["properties"]["price"], json!(12.50));
+    assert!(bought["enrichedBy"].as_str().unwrap().contains("identity@"));
+
+    let metrics = node.client().ask("GET", "/metrics", "").unwrap().body;
+    for line in [
+        "tracklog_stage_records_total{stage=\"enrich\"} 3",
+        "tracklog_enrich_lookups_total{enricher=\"identity\",result=\"hit\"} 3",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(node.terminate().0.success());
+}
+
+/// Visitors whose events carry a number each, so that order can be told.
+#[test]
+fn kills_neither_lose_nor_double_nor_reorder_what_is_enriched() {
+    const ROUNDS: usize = 8;
+    const VISITORS: usize = 7;
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let mut sent = 0;
+    for round in 0..ROUNDS {
+        let node = Node::start(&data);
+        // Each round is killed behind another number of requests: while the stage is at work.
+        for _ in 0..=(round * 5) % 12 {
+            let event = |visitor: usize| {
+                let number = sent + visitor;
+                json!({"type": "identify", "messageId": number.to_string(),
+                       "anonymousId": format!("v{visitor}"), "userId": format!("u{visitor}"),
+                       "traits": {"number": number}})
+            };
+            let events: Vec<_> = (0..VISITORS).map(event).collect();
+            assert_eq!(node.post("/v1/batch", &batch(&events)).status, 200);
+            sent += VISITORS;
+        }
+        node.kill();
+    }
+    let node = Node::start(&data);
+    enriched(&data, sent);
+    assert!(node.terminate().0.success());
+
+    let raw = replay(&data, "raw");
+    let enriched = replay(&data, "enriched");
+    assert_eq!(raw.len(), sent);
+    assert_eq!(enriched.len(), sent, "each once");
+    let place = |event: &Value, partition: &str, offset: &str| {
+        (event[partition].as_u64().unwrap(), event[offset].as_u64().unwrap())
+    };
+    let by_place: BTreeMap<_, _> = raw
+        .iter()
+        .map(|event| (place(event, "partition", "offset"), &event["messageId"]))
+        .collect();
+    let mut last: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for event in &enriched {
+        let made_from = place(event, "rawPartition", "rawOffset");
+        assert_eq!(by_place.get(&made_from), Some(&&event["messageId"]));
+        // In order, with what was known right then: what each says itself is the newest.
+        let visitor = event["anonymousId"].as_str().unwrap();
+        let number = event["traits"]["number"].as_u64().unwrap();
+        assert_eq!(event["profile"]["traits"]["number"], number, "{event}");
+        let (before, visits) = last.insert(visitor, (number, 1)).unwrap_or((0, 1));
+        assert!(number >= before, "in order: {event}");
+        assert_eq!(event["session"]["number"], visits, "one visit over all kills: {event}");
+    }
+    assert_eq!(last.len(), VISITORS);
+    let ran = run(&["verify", "--data", text(&data)]);
+    assert_eq!(ran.status, 0, "{}", ran.stdout);
+}
+
+#[test]
+fn without_the_stage_nothing_is_enriched_and_it_catches_up_when_it_is_on() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let config = parent.path().join("tracklog.toml");
+    std::fs::write(&config, "[enrich]\nenabled = false\n").unwrap();
+    let node = Node::start_with(&data, |command| command.args(["--config", text(&config)]));
+    node.track("Bought", "alice");
+    assert!(node.terminate().0.success());
+    assert!(replay(&data, "enriched").is_empty());
+
+    let node = Node::start(&data);
+    assert_eq!(enriched(&data, 1)[0]["event"], "Bought");
+    assert!(node.terminate().0.success());
+}
+
+#[test]
+fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stopped() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let node = Node::start(&data);
+    for user in 0..5 {
+        node.track("Bought", &user.to_string());
+    }
+    enriched(&data, 5);
+    let group =
+        |arguments: &[&str]| run(&[&["group"], arguments, &["--data", text(&data)]].concat());
+    let list = |members: u64| {
+        let ran = group(&["list", "--json"]);
+        let listed: Value = serde_json::from_str(ran.lines()[0]).unwrap();
+        assert_eq!(listed["group"], "enrich", "{listed}");
+        assert_eq!((&listed["members"], &listed["lag"]), (&json!(members), &json!(0)), "{listed}");
+    };
+    list(1);
+    let described = group(&["describe", "enrich", "--json"]);
+    let lines = described.lines();
+    assert_eq!(lines.len(), 16);
+    let committed = lines.iter().map(|line| {
+        let partition: Value = serde_json::from_str(line).unwrap();
+        assert!(partition["member"].as_str().unwrap().starts_with("node-"), "{line}");
+        partition["committed"].as_u64().unwrap_or(0)
+    });
+    assert_eq!(committed.sum::<u64>(), 5);
+    let refused = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest"]);
+    assert!(refused.refusal().contains("has 1 members"), "{refused:?}");
+    assert!(group(&["describe", "nobody"]).refusal().contains("there is no group nobody"));
+    assert!(node.terminate().0.success());
+
+    list(0);
+    let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest"]);
+    assert_eq!(reset.status, 0, "{}", reset.stderr);
+    let node = Node::start(&data);
+    enriched(&data, 10);
+    assert!(node.terminate().0.success());
+    assert_eq!(group(&["delete", "enrich"]).status, 0);
+    assert!(group(&["list", "--json"]).lines().is_empty());
+}
