@@ -49,6 +49,10 @@ Of [limits]: the last five, for sources that say nothing; connections_max,
 address_connections_max, head_timeout, idle_timeout, write_timeout, body_timeout, body_grace,
 body_rate_min, answer_timeout, admin_body_bytes_max, header_bytes_max, target_bytes_max,
 append_bytes_max.
+Of [enrich]: enabled, threads, failed_lookup (keep, reject). Of [enrich.device], [enrich.page],
+[enrich.identity]: enabled. Of [enrich.geo]: enabled, databases, stated_addresses, edge (cloudflare,
+cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes. Of
+[enrich.session]: enabled, inactivity.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as
 many again, which are answered /livez, /health and /readyz alone. trusted_proxies are exempt.
 Sizes may be \"256 MiB\", times are \"10s\" or \"500ms\".
