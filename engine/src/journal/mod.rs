@@ -12,6 +12,7 @@ pub(crate) mod appender;
 pub(crate) mod commit;
 pub(crate) mod driver;
 pub(crate) mod intake;
+mod patience;
 pub(crate) mod recovery;
 #[cfg(test)]
 mod scenarios;
