@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+pub use tracklog_protocol::event::GeoOrigin;
 use tracklog_protocol::{Offset, TimeMicros};
 
 /// What was found out about one event.
@@ -44,16 +45,6 @@ pub struct Device {
     pub class: Option<&'static str>,
     /// Whether no person sits behind it.
     pub bot: bool,
-}
-
-/// Who told a place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GeoOrigin {
-    /// The database of networks.
-    #[default]
-    Database,
-    /// A header of a trusted proxy.
-    Header,
 }
 
 /// Where a client is.

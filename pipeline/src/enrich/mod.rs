@@ -17,13 +17,11 @@ pub mod stage;
 mod text;
 
 use std::borrow::Cow;
-use std::future::ready;
 use std::sync::Arc;
 
 pub use enrichment::{
     Campaign, Device, Enrichment, Geo, GeoOrigin, PageParts, ProfileSeen, ReferrerKind, Visit,
 };
-use tracklog_log::Pending;
 use tracklog_protocol::event::EventView;
 
 use crate::state::StateBatch;
@@ -36,11 +34,6 @@ pub trait Enricher: Send + Sync + 'static {
     /// What decided on its answers: its rules' version and, where it reads a file, the file's.
     /// No space and no `@` in it. Named in each event.
     fn version(&self) -> Arc<str>;
-
-    /// Fetches ahead what the events of a batch will ask for, from a store that is far away.
-    fn prepare<'a>(&'a self, _events: &'a [EventView<'a>]) -> Pending<'a, ()> {
-        Box::pin(ready(()))
-    }
 
     /// Writes what it knows of `event` into `found`, and what the event changes into `state`.
     /// Takes no longer than a look-up in memory or in a file.

@@ -15,19 +15,20 @@ const SERVER_LANGUAGES: &[&str] =
 
 /// Whether a server sent `event`, by the rule above.
 pub(super) fn is_server(event: &EventView<'_>) -> bool {
+    says_server(event).unwrap_or_else(|| event.user_agent().is_some_and(is_program))
+}
+
+/// Whether `event` says that a server sent it: by its channel, else by its library.
+pub(super) fn says_server(event: &EventView<'_>) -> Option<bool> {
     let channel = event.channel().unwrap_or_default();
     let is = |name: &&str| channel.eq_ignore_ascii_case(name);
     if is(&"server") {
-        return true;
+        return Some(true);
     }
     if ["web", "browser", "mobile"].iter().any(is) {
-        return false;
+        return Some(false);
     }
-    match (event.library_name(), event.user_agent()) {
-        (Some(library), _) => is_server_library(library),
-        (None, Some(agent)) => is_program(agent),
-        (None, None) => false,
-    }
+    event.library_name().map(is_server_library)
 }
 
 fn is_server_library(name: &str) -> bool {

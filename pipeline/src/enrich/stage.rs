@@ -6,18 +6,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Deserialize;
 use tracklog_log::{Log, Pending, Topic};
 use tracklog_protocol::event::{
     CampaignParts, DeviceParts, EnrichedParts, EventBuilder, EventView, GeoParts, PageParts,
     ProfileParts, RawPlace, SessionParts,
 };
-use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
+use tracklog_protocol::{Offset, PartitionId, Record};
 
-use super::{
-    Campaign, Device, Enricher, Enrichment, Geo, GeoOrigin, Looked, ProfileSeen, Visit, enrichment,
-};
+use super::{Campaign, Device, Enricher, Enrichment, Geo, Looked, ProfileSeen, Visit, enrichment};
 use crate::stage::{Counter, Outputs, Poison, SourceBatch, Stage, StageError, Work};
 use crate::state::{State, StateBatch};
 
@@ -28,7 +26,8 @@ pub const NAME: &str = "enrich";
 const TIMED_ONE_IN: u64 = 64;
 
 /// What becomes of an event when a look-up fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailedLookup {
     /// It goes on, and names the failure.
     #[default]
@@ -50,7 +49,13 @@ pub struct EnricherCounters {
     pub timed: Counter,
     /// How long those took, in nanoseconds.
     pub timed_nanos: Counter,
-    looked: AtomicU64,
+}
+
+impl EnricherCounters {
+    /// All look-ups that ended.
+    fn looked(&self) -> u64 {
+        self.hits.count() + self.misses.count() + self.failures.count()
+    }
 }
 
 /// An enricher of the stage, and what it has done.
@@ -121,10 +126,6 @@ impl<L: Log + ?Sized> EnrichStage<L> {
         &'a self,
         batch: &'a SourceBatch,
     ) -> Result<EnrichWork<'a, L>, StageError> {
-        let events: Vec<_> = events(batch).collect();
-        for Enlisted { enricher, .. } in &self.enrichers {
-            enricher.prepare(&events).await;
-        }
         let state = self.state.begin(batch.source).await;
         let state = state.map_err(|error| StageError { reason: error.to_string() })?;
         Ok(EnrichWork {
@@ -137,12 +138,6 @@ impl<L: Log + ?Sized> EnrichStage<L> {
             builder: EventBuilder::new(),
         })
     }
-}
-
-fn events(batch: &SourceBatch) -> impl Iterator<Item = EventView<'_>> {
-    let records = batch.batches.iter().flat_map(BatchView::records);
-    let wanted = records.filter(|(offset, _)| (batch.from..batch.next).contains(offset));
-    wanted.filter_map(|(_, record)| EventView::of(record))
 }
 
 impl<L: Log + ?Sized> Stage for EnrichStage<L> {
@@ -206,8 +201,7 @@ impl<L: Log + ?Sized> EnrichWork<'_, L> {
         self.found = Enrichment::default();
         self.failures.clear();
         for Enlisted { enricher, counters } in &self.stage.enrichers {
-            let is_timed =
-                counters.looked.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIMED_ONE_IN);
+            let is_timed = counters.looked().is_multiple_of(TIMED_ONE_IN);
             let began = is_timed.then(self.stage.nanos);
             let looked = enricher.enrich(event, &mut self.state, &mut self.found);
             if let Some(began) = began {
@@ -281,7 +275,6 @@ fn device_parts(device: &Device) -> DeviceParts<'_> {
 }
 
 fn geo_parts(geo: &Geo) -> GeoParts<'_> {
-    use tracklog_protocol::event::GeoOrigin as Origin;
     GeoParts {
         country: geo.country.as_deref(),
         region: geo.region.as_deref(),
@@ -293,10 +286,7 @@ fn geo_parts(geo: &Geo) -> GeoParts<'_> {
         accuracy_km: geo.accuracy_km,
         as_number: geo.as_number,
         as_name: geo.as_name.as_deref(),
-        origin: match geo.origin {
-            GeoOrigin::Database => Origin::Database,
-            GeoOrigin::Header => Origin::Header,
-        },
+        origin: geo.origin,
     }
 }
 

@@ -9,7 +9,7 @@
 //!   partition from which source offset on its outputs are missing. A producer that was silent for
 //!   longer than the log remembers is taken for a new one: [`tracklog_log::producers`] says when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracklog_log::{Append, AppendError, Busy, Epoch, Item, Lane, Log, Stored};
@@ -136,9 +136,10 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
         claim: &Claim,
         outputs: &Outputs,
         next: Offset,
-    ) -> BTreeMap<PartitionId, Option<VerifiedBatch>> {
-        let partitions = outputs.iter().map(|it| it.to);
-        partitions.map(|to| (to, self.batch(claim, outputs, to, next))).collect()
+    ) -> Vec<(PartitionId, Option<VerifiedBatch>)> {
+        let partitions: BTreeSet<_> = outputs.iter().map(|it| it.to).collect();
+        let of = |to| (to, self.batch(claim, outputs, to, next));
+        partitions.into_iter().map(of).collect()
     }
 
     /// The outputs for `to` that it lacks; `None` when it lacks none.

@@ -51,6 +51,7 @@ impl<L: Log + ?Sized> StageRunner<L> {
                 }
             }
             if stop.has_changed().is_err() {
+                // Whoever could have said it is gone.
                 return;
             }
         }

@@ -6,19 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+pub use tracklog_pipeline::enrich::stage::FailedLookup;
 
 use super::quantity::{Bytes, Span};
-
-/// What becomes of an event when a look-up fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailedLookup {
-    /// It goes on, and names the failure.
-    #[default]
-    Keep,
-    /// It goes to `rejected`.
-    Reject,
-}
 
 /// `[enrich]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -22,14 +22,14 @@ use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
 use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups};
-use tracklog_pipeline::stage::{Delivery, PartitionLoop, StageCounters, StageRunner, Time};
+use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
 use tracklog_pipeline::state::{
     self, DiskStore, DiskStoreOptions, Flusher, State, StateError, StateOptions, StoreError,
 };
 use tracklog_protocol::TimeMicros;
 
 use crate::clock;
-use crate::config::{ConfigError, EnrichSettings, FailedLookup, Settings};
+use crate::config::{ConfigError, EnrichSettings, Settings};
 use crate::folder::DataFolder;
 
 /// How often geo files are looked at, silent members given up, and lags told to metrics.
@@ -68,7 +68,7 @@ pub(super) struct StageTopics {
 /// The running stages.
 pub(super) struct Stages {
     groups: Arc<Groups<dyn Log>>,
-    enrich: Option<Enrich>,
+    enrich: Option<(Arc<Enriching>, Flusher)>,
     lags: Arc<Mutex<Vec<GroupLag>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -92,12 +92,28 @@ impl Drop for Threads {
     }
 }
 
-/// The stage `enrich`.
-struct Enrich {
+/// The stage `enrich`, its state, and what it has done.
+struct Enriching {
     stage: Arc<EnrichStage<dyn Log>>,
     counters: Arc<StageCounters>,
     state: Arc<State<dyn Log>>,
-    flusher: Flusher,
+}
+
+impl Enriching {
+    /// Opens the state, and puts the enrichers that are on into a stage that writes `enriched`.
+    async fn open(
+        settings: &EnrichSettings,
+        geo: Option<Arc<Geo>>,
+        folder: &DataFolder,
+        log: Arc<dyn Log>,
+        enriched: Topic,
+    ) -> Result<Self, StagesError> {
+        let state = Arc::new(open_state(settings, folder, log).await?);
+        let enrichers = enrichers(settings, geo);
+        let failed_lookup = settings.failed_lookup;
+        let stage = EnrichStage::new(enrichers, Arc::clone(&state), enriched, failed_lookup, nanos);
+        Ok(Self { stage: Arc::new(stage), counters: Arc::default(), state })
+    }
 }
 
 impl Stages {
@@ -119,43 +135,32 @@ impl Stages {
             look_at_files(geo).await;
         }
         if settings.enrich.enabled {
-            stages.start_enrich(settings, geo.clone(), folder, log, epoch, topics, stopped).await?;
+            let (geo, log_too, enriched) = (geo.clone(), Arc::clone(&log), topics.enriched.clone());
+            let opening = Enriching::open(&settings.enrich, geo, folder, log_too, enriched);
+            stages.start_enrich(Arc::new(opening.await?), log, epoch, topics, stopped)?;
         }
         stages.start_rounds(geo);
         Ok(stages)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "it puts together what the node is made of")]
-    async fn start_enrich(
+    fn start_enrich(
         &mut self,
-        settings: &Settings,
-        geo: Option<Arc<Geo>>,
-        folder: &DataFolder,
+        enriching: Arc<Enriching>,
         log: Arc<dyn Log>,
         epoch: Epoch,
         topics: StageTopics,
         stopped: watch::Receiver<bool>,
     ) -> Result<(), StagesError> {
-        let state = Arc::new(open_state(&settings.enrich, folder, Arc::clone(&log)).await?);
-        let flusher = state.spawn_flusher()?;
-        let failed_lookup = match settings.enrich.failed_lookup {
-            FailedLookup::Keep => stage::FailedLookup::Keep,
-            FailedLookup::Reject => stage::FailedLookup::Reject,
-        };
-        let enrichers = enrichers(&settings.enrich, geo);
-        let enriched = topics.enriched;
-        let stage = EnrichStage::new(enrichers, Arc::clone(&state), enriched, failed_lookup, nanos);
-        let stage = Arc::new(stage);
-        let counters = Arc::<StageCounters>::default();
+        let flusher = enriching.state.spawn_flusher()?;
         let shared = PartitionLoop {
             log,
             epoch,
-            stage: Arc::clone(&stage) as Arc<dyn tracklog_pipeline::stage::Stage>,
+            stage: Arc::clone(&enriching.stage) as Arc<dyn Stage>,
             source: topics.raw,
             rejected: topics.rejected,
             delivery: Delivery::OneCommit,
             time: Arc::new(NodeTime),
-            counters: Arc::clone(&counters),
+            counters: Arc::clone(&enriching.counters),
         };
         let runner = StageRunner {
             shared: Arc::new(shared),
@@ -164,7 +169,7 @@ impl Stages {
             member: format!("node-{}", std::process::id()),
         };
         self.tasks.push(self.threads.spawn(runner.run(stopped)));
-        self.enrich = Some(Enrich { stage, counters, state, flusher });
+        self.enrich = Some((enriching, flusher));
         Ok(())
     }
 
@@ -200,14 +205,8 @@ impl Stages {
 
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
-        StageMetrics {
-            lags: Arc::clone(&self.lags),
-            enrich: self.enrich.as_ref().map(|it| EnrichMetrics {
-                stage: Arc::clone(&it.stage),
-                counters: Arc::clone(&it.counters),
-                state: Arc::clone(&it.state),
-            }),
-        }
+        let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));
+        StageMetrics { lags: Arc::clone(&self.lags), enriching }
     }
 
     /// Ends the stages between two commits, and writes what the state's store lacks.
@@ -220,9 +219,9 @@ impl Stages {
         }
         let enrich = self.enrich;
         let ending = tokio::task::spawn_blocking(move || {
-            let Some(Enrich { state, flusher, .. }) = enrich else { return };
+            let Some((enriching, flusher)) = enrich else { return };
             drop(flusher);
-            if let Err(error) = state.flush_all() {
+            if let Err(error) = enriching.state.flush_all() {
                 tracing::warn!(%error, "state is read from its changelog again");
             }
         });
@@ -235,14 +234,7 @@ impl Stages {
 /// What stages tell to metrics.
 pub(crate) struct StageMetrics {
     lags: Arc<Mutex<Vec<GroupLag>>>,
-    enrich: Option<EnrichMetrics>,
-}
-
-/// Where the numbers of the stage `enrich` come from.
-struct EnrichMetrics {
-    stage: Arc<EnrichStage<dyn Log>>,
-    counters: Arc<StageCounters>,
-    state: Arc<State<dyn Log>>,
+    enriching: Option<Arc<Enriching>>,
 }
 
 impl StageMetrics {
@@ -251,7 +243,7 @@ impl StageMetrics {
         let lags = self.lags.lock().expect("no holder of this lock panics");
         crate::metrics::encode_lags(&lags, text);
         drop(lags);
-        if let Some(EnrichMetrics { stage, counters, state }) = &self.enrich {
+        if let Some(Enriching { stage, counters, state }) = self.enriching.as_deref() {
             crate::metrics::encode_stage(stage::NAME, counters, text);
             crate::metrics::encode_enrichers(stage.enrichers(), text);
             crate::metrics::encode_enrich_state(&state.counts(), text);

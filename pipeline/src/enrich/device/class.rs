@@ -50,8 +50,8 @@ const LIBRARIES: &[&str] = &[
     "wrk/",
 ];
 
-/// Those whose name may be a part of others' words, at the beginning alone.
-const LIBRARIES_FIRST: &[&str] = &["bun/", "java/", "node", "ruby", "hyper/", "ureq/"];
+/// Those whose name may be a part of others' words: as the first word alone.
+const LIBRARIES_FIRST: &[&str] = &["bun", "java", "node", "ruby", "hyper", "ureq"];
 
 const TELEVISIONS: &[&str] = &[
     "smart-tv",
@@ -120,9 +120,11 @@ const MOBILE_SYSTEMS: &[&str] =
 
 /// Whether a program sent `agent`, which is in lower case, by the words above.
 pub(super) fn is_program(agent: &str) -> bool {
-    has(agent, DRIVEN)
-        || has(agent, LIBRARIES)
-        || LIBRARIES_FIRST.iter().any(|word| agent.starts_with(word))
+    has(agent, DRIVEN) || has(agent, LIBRARIES) || LIBRARIES_FIRST.contains(&first_word(agent))
+}
+
+fn first_word(agent: &str) -> &str {
+    agent.split(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default()
 }
 
 /// The class of a device that is no bot. `agent` and the system's family are in lower case;

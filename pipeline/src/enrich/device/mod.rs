@@ -5,11 +5,13 @@
 //! - No agent costs more than bounded time: the rules' engine is linear, and of an agent only the
 //!   first [`AGENT_BYTES_MAX`] bytes are read. A hint of more than [`HINT_BYTES_MAX`] is not read.
 //!   Of a value found the first [`VALUE_BYTES_MAX`] bytes are kept.
-//! - No agent, `-`, or one of which the rules know nothing is a miss.
+//! - No agent, `-`, or one of which the rules know nothing is a miss. So is that of a
+//!   program where the event says that a server sent it: it tells nothing of the event's user.
 //!
 //! The rules are those of the uap project, in `data/uap-core`; `class.rs` adds what they do not
-//! tell, and `hints.rs` what browsers hide from their agent strings by now. The rules take 25 MB
-//! and a tenth of a second to load; all [`Device`]s of a process share them.
+//! tell, and `hints.rs` what browsers hide from their agent strings by now. The rules are loaded for
+//! the first agent, in a tenth of a second, and shared by all [`Device`]s of a process. They take 25
+//! MB, and some 30 MB more for each thread that meets agents of every kind.
 
 mod class;
 mod hints;
@@ -27,6 +29,7 @@ use self::rules::Rules;
 pub use self::said::{AGENT_BYTES_MAX, HINT_BYTES_MAX};
 use self::said::{OwnedSaid, Said};
 use super::enrichment::Device as DeviceSeen;
+use super::sender::says_server;
 use super::text::cut;
 use super::{Enricher, Enrichment, Looked, LookupFailure};
 use crate::state::StateBatch;
@@ -53,7 +56,6 @@ impl Default for DeviceOptions {
 
 /// Reads user agents.
 pub struct Device {
-    rules: &'static Rules,
     version: Arc<str>,
     cache: Answers,
 }
@@ -68,10 +70,9 @@ type Answers = Cache<
 type Answer = Option<Arc<DeviceSeen>>;
 
 impl Device {
-    /// Loads the rules, unless this process has them.
+    /// Knows nothing yet; the first agent that it is asked for loads the rules.
     #[must_use]
     pub fn new(options: DeviceOptions) -> Self {
-        let rules = Rules::shared();
         let cache = Cache::with(
             options.cache_bytes / ENTRY_BYTES,
             options.cache_bytes as u64,
@@ -79,15 +80,15 @@ impl Device {
             RandomState::default(),
             DefaultLifecycle::default(),
         );
-        let version = format!("{OWN_RULES}-uap-{:08x}", rules.digest()).into();
-        Self { rules, version, cache }
+        let version = format!("{OWN_RULES}-uap-{:08x}", Rules::digest()).into();
+        Self { version, cache }
     }
 
     fn answer(&self, said: &Said<'_>) -> Answer {
         if let Some(answer) = self.cache.get(said) {
             return answer;
         }
-        let answer = self.rules.device(said).map(Arc::new);
+        let answer = Rules::shared().device(said).map(Arc::new);
         self.cache.insert(said.kept(), answer.clone());
         answer
     }
@@ -108,7 +109,9 @@ impl Enricher for Device {
         _state: &mut StateBatch<'_>,
         found: &mut Enrichment,
     ) -> Result<Looked, LookupFailure> {
-        found.device = Said::by(event).and_then(|said| self.answer(&said));
+        let of_server = says_server(event) == Some(true);
+        let said = Said::by(event).filter(|said| !(of_server && is_program(said.agent())));
+        found.device = said.and_then(|said| self.answer(&said));
         Ok(if found.device.is_some() { Looked::Hit } else { Looked::Miss })
     }
 }

@@ -6,8 +6,9 @@ use tracklog_protocol::event::EventView;
 
 use crate::enrich::text::cut;
 
-/// Of an agent string, this much is read.
-pub const AGENT_BYTES_MAX: usize = 2 << 10;
+/// Of an agent string, this much is read: more than any browser's has, and little enough that the
+/// worst made on purpose takes the rules some milliseconds.
+pub const AGENT_BYTES_MAX: usize = 1 << 10;
 /// A client hint that is longer is not read.
 pub const HINT_BYTES_MAX: usize = 512;
 
