@@ -24,6 +24,10 @@ struct Refused {
     message: String,
 }
 
+/// An answer of which only the status tells something.
+#[derive(Deserialize)]
+struct Done {}
+
 impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Self {
         Self::could_not_run(error)
@@ -71,6 +75,17 @@ impl NodeClient {
         let response = self.ask(method, path, body).await?;
         let body = self.whole(response).await?;
         serde_json::from_slice(&body).map_err(|error| Failure::of(&self.endpoint, error))
+    }
+
+    /// The JSON that is at `path`.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.json(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Deletes what is at `path`.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
+        let Done {} = self.json(Method::DELETE, path, Bytes::new()).await?;
+        Ok(())
     }
 
     /// The next piece of an answer that comes piece by piece.

@@ -68,7 +68,7 @@ pub enum GroupError {
         topics: String,
     },
     /// The group has members: stop them first.
-    #[error("group {group} has {members} members: stop them first")]
+    #[error("group {group} is read by {members} now: stop that first")]
     InUse {
         /// The group.
         group: GroupName,

@@ -136,20 +136,22 @@ impl Route {
             "/v1/groups" => return Some(Self::Groups),
             _ => {}
         }
-        let whole: fn(String) -> Self;
-        let part: fn(String) -> Self;
-        let (rest, suffix);
-        if let Some(topic) = path.strip_prefix("/v1/topics/") {
-            (rest, suffix, whole, part) = (topic, "/events", Self::Topic, Self::Events);
-        } else {
-            let group = path.strip_prefix("/v1/groups/")?;
-            (rest, suffix, whole, part) = (group, "/reset", Self::Group, Self::Reset);
-        }
-        let (name, of_name) = match rest.strip_suffix(suffix) {
-            Some(name) => (name, part),
-            None => (rest, whole),
+        let named = |name: &str, of_name: fn(String) -> Self| {
+            let name = percent_decode_str(name).decode_utf8().ok()?;
+            Some(of_name(name.into_owned()))
         };
-        Some(of_name(percent_decode_str(name).decode_utf8().ok()?.into_owned()))
+        if let Some(rest) = path.strip_prefix("/v1/topics/") {
+            match rest.strip_suffix("/events") {
+                Some(topic) => named(topic, Self::Events),
+                None => named(rest, Self::Topic),
+            }
+        } else {
+            let rest = path.strip_prefix("/v1/groups/")?;
+            match rest.strip_suffix("/reset") {
+                Some(group) => named(group, Self::Reset),
+                None => named(rest, Self::Group),
+            }
+        }
     }
 
     const fn methods(&self) -> &'static str {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use tracklog_pipeline::groups::{GroupName, Start};
 
 use super::*;
 use crate::replay::tests::{Rig, block_on, named, places};
@@ -51,7 +52,9 @@ fn only_metrics_are_open_and_other_paths_are_not_ours() {
         for path in ["/v1/topics", "/v1/topics/", "/v1/topics/raw", "/v1/topics/raw/events"] {
             assert_eq!(access(path), Some(Access::Admin), "{path}");
         }
-        assert_eq!(access("/v1/verify"), Some(Access::Admin));
+        for path in ["/v1/groups", "/v1/groups/g", "/v1/groups/g/reset", "/v1/verify"] {
+            assert_eq!(access(path), Some(Access::Admin), "{path}");
+        }
         assert_eq!(access("/v1/topic"), None);
     });
 }
@@ -194,5 +197,64 @@ fn a_stream_that_follows_ends_when_the_node_stops() {
         assert!(body.frame().await.is_none(), "it ends cleanly");
         drop(body);
         operator.admin.streams_ended().await;
+    });
+}
+
+/// The groups of the operator's log, of which nobody is a member.
+async fn with_groups(operator: &Operator) -> Arc<Groups<dyn Log>> {
+    let log = Arc::clone(&operator.rig.log) as Arc<dyn Log>;
+    let groups = crate::groups::open(log).await.unwrap();
+    operator.admin.set_groups(Arc::clone(&groups));
+    groups
+}
+
+#[test]
+fn groups_are_listed_described_reset_and_deleted() {
+    block_on(async {
+        let operator = Operator::new().await;
+        let groups = with_groups(&operator).await;
+        let topic = operator.rig.topic.clone();
+        let name = GroupName::new("g").unwrap();
+        let member = groups.join(&name, "m", vec![topic.clone()], Start::Earliest).await.unwrap();
+
+        let (status, body) = operator.get("/v1/groups").await;
+        let listed: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &listed["groups"][0]["group"]), (200, &"g".into()), "{body}");
+        assert_eq!(listed["groups"][0]["members"], 1);
+        let (status, body) = operator.get("/v1/groups/g").await;
+        let described: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &described["partitions"][1]["member"]), (200, &"m".into()), "{body}");
+
+        let to = format!("{{\"topic\":\"{}\",\"to\":\"latest\"}}", topic.name());
+        let reset =
+            async || read(operator.ask(Method::POST, "/v1/groups/g/reset", &to).await).await;
+        let delete = async || read(operator.ask(Method::DELETE, "/v1/groups/g", "").await).await;
+        for (status, body) in [reset().await, delete().await] {
+            assert_eq!(status, 409, "{body}");
+            assert!(body.contains("\"code\":\"in_use\""), "{body}");
+        }
+        member.leave().await.unwrap();
+        let (status, body) = reset().await;
+        assert_eq!(status, 200, "{body}");
+        let places: crate::groups::PlacesAfter = serde_json::from_str(&body).unwrap();
+        assert_eq!(places.partitions.len(), topic.partitions().len());
+        assert_eq!(delete().await, (200, "{\"success\":true}\n".to_owned()));
+        assert_eq!(delete().await.0, 404);
+    });
+}
+
+#[test]
+fn what_is_no_group_or_no_place_is_refused() {
+    block_on(async {
+        let operator = Operator::new().await;
+        assert_eq!(operator.get("/v1/groups").await.0, 503, "the node is starting");
+        with_groups(&operator).await;
+        assert_eq!(operator.get("/v1/groups/nobody").await.0, 404);
+        assert_eq!(operator.get("/v1/groups/No%20body").await.0, 400);
+        assert_eq!(operator.get("/v1/groups/g/reset").await.0, 405);
+        for body in ["", "{\"topic\":\"t\"}", "{\"topic\":\"t\",\"to\":\"yesterday\"}"] {
+            let answer = operator.ask(Method::POST, "/v1/groups/g/reset", body).await;
+            assert_eq!(answer.status(), 400, "{body}");
+        }
     });
 }

@@ -15,7 +15,7 @@ pub(crate) struct Rig {
     pub(crate) log: Arc<MemoryLog>,
     clock: Arc<AtomicI64>,
     epoch: Epoch,
-    topic: Topic,
+    pub(crate) topic: Topic,
 }
 
 /// One event to append.

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tracklog_log::Log;
 use tracklog_server::groups::{
     self, GroupDescription, GroupError, GroupName, GroupSummary, NewPlace, PlaceAfter, PlacesAfter,
@@ -14,7 +12,7 @@ use tracklog_server::groups::{
 use tracklog_server::offline;
 
 use crate::failure::Failure;
-use crate::node_client::{NodeClient, segment};
+use crate::node_client::segment;
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
@@ -76,6 +74,9 @@ Examples:
         /// `earliest`, `latest`, an offset, or a time of appends
         #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
         to: String,
+        /// One object a line, a partition each
+        #[arg(long)]
+        json: bool,
     },
     /// Forget a group without members, and how far it has come
     #[command(after_help = "\
@@ -92,9 +93,6 @@ struct AllGroups {
     groups: Vec<GroupSummary>,
 }
 
-#[derive(Deserialize)]
-struct Done {}
-
 impl GroupCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let place = &self.place;
@@ -103,8 +101,8 @@ impl GroupCommand {
             Action::Describe { name, json } => {
                 show_group(&crate::block_on(describe(place, &name))?, json)
             }
-            Action::Reset { name, topic, to } => {
-                show_places(&crate::block_on(reset(place, &name, NewPlace { topic, to }))?)
+            Action::Reset { name, topic, to, json } => {
+                show_places(&crate::block_on(reset(place, &name, NewPlace { topic, to }))?, json)
             }
             Action::Delete { name } => crate::block_on(delete(place, &name)),
         }
@@ -114,7 +112,7 @@ impl GroupCommand {
 async fn list(place: &Place) -> Result<Vec<GroupSummary>, Failure> {
     match place.open()? {
         Source::Node(node) => {
-            let AllGroups { groups } = get(&node, "/v1/groups").await?;
+            let AllGroups { groups } = node.get("/v1/groups").await?;
             Ok(groups)
         }
         Source::Folder(log) => match groups::read(log).await.map_err(Failure::could_not_run)? {
@@ -126,7 +124,7 @@ async fn list(place: &Place) -> Result<Vec<GroupSummary>, Failure> {
 
 async fn describe(place: &Place, name: &str) -> Result<GroupDescription, Failure> {
     match place.open()? {
-        Source::Node(node) => get(&node, &path(name)).await,
+        Source::Node(node) => node.get(&path(name)).await,
         Source::Folder(log) => {
             let group = group_name(name)?;
             let groups = groups::read(log).await.map_err(Failure::could_not_run)?;
@@ -158,10 +156,7 @@ async fn reset(place: &Place, name: &str, new: NewPlace) -> Result<Vec<PlaceAfte
 
 async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
     match place.running()? {
-        Some(node) => {
-            let Done {} = node.json(Method::DELETE, &path(name), Bytes::new()).await?;
-            Ok(())
-        }
+        Some(node) => node.delete(&path(name)).await,
         None => {
             let group = group_name(name)?;
             change(place, async |log| groups::open(log).await?.delete(&group).await).await
@@ -186,10 +181,6 @@ fn group_name(name: &str) -> Result<GroupName, Failure> {
 
 fn path(name: &str) -> String {
     format!("/v1/groups/{}", segment(name))
-}
-
-async fn get<T: DeserializeOwned>(node: &NodeClient, path: &str) -> Result<T, Failure> {
-    node.json(Method::GET, path, Bytes::new()).await
 }
 
 fn show_list(groups: &[GroupSummary], json: bool) -> Result<(), Failure> {
@@ -235,11 +226,15 @@ fn show_group(group: &GroupDescription, json: bool) -> Result<(), Failure> {
     output.flush()
 }
 
-fn show_places(places: &[PlaceAfter]) -> Result<(), Failure> {
+fn show_places(places: &[PlaceAfter], json: bool) -> Result<(), Failure> {
     let mut output = Output::new();
-    let mut rows = vec![["partition", "next"].map(str::to_owned).to_vec()];
-    let row = |place: &PlaceAfter| vec![place.partition.to_string(), place.next.to_string()];
-    rows.extend(places.iter().map(row));
-    output.write(table(&rows).as_bytes())?;
+    if json {
+        places.iter().try_for_each(|place| output.json(place))?;
+    } else {
+        let mut rows = vec![["partition", "next"].map(str::to_owned).to_vec()];
+        let row = |place: &PlaceAfter| vec![place.partition.to_string(), place.next.to_string()];
+        rows.extend(places.iter().map(row));
+        output.write(table(&rows).as_bytes())?;
+    }
     output.flush()
 }

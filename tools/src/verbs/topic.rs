@@ -1,6 +1,5 @@
 //! `tracklog topic`: create, list, describe, delete.
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
@@ -8,7 +7,7 @@ use tracklog_server::offline;
 use tracklog_server::topics::{self, NewTopic, TopicDetails, TopicSummary};
 
 use crate::failure::Failure;
-use crate::node_client::{NodeClient, segment};
+use crate::node_client::segment;
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
@@ -80,9 +79,6 @@ struct Topics {
     topics: Vec<TopicSummary>,
 }
 
-#[derive(Deserialize)]
-struct Done {}
-
 impl TopicCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let place = &self.place;
@@ -131,8 +127,7 @@ fn made_at(time: &str) -> &str {
 async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
     match place.running()? {
         Some(node) => {
-            let path = format!("/v1/topics/{}", segment(name));
-            let Done {} = node.json(Method::DELETE, &path, Bytes::new()).await?;
+            node.delete(&format!("/v1/topics/{}", segment(name))).await?;
         }
         None => {
             let log = offline::open_for_change(place.folder().path()).await?;
@@ -146,7 +141,7 @@ async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
 async fn list(place: &Place) -> Result<Vec<TopicSummary>, Failure> {
     match place.open()? {
         Source::Node(node) => {
-            let Topics { topics } = get(&node, "/v1/topics").await?;
+            let Topics { topics } = node.get("/v1/topics").await?;
             Ok(topics)
         }
         Source::Folder(log) => Ok(topics::list(&*log)),
@@ -155,16 +150,12 @@ async fn list(place: &Place) -> Result<Vec<TopicSummary>, Failure> {
 
 async fn details(place: &Place, name: &str) -> Result<TopicDetails, Failure> {
     match place.open()? {
-        Source::Node(node) => get(&node, &format!("/v1/topics/{}", segment(name))).await,
+        Source::Node(node) => node.get(&format!("/v1/topics/{}", segment(name))).await,
         Source::Folder(log) => {
             let no_topic = || Failure::could_not_run(format!("there is no topic {name}"));
             Ok(topics::describe(&*log, &log.topic(name).ok_or_else(no_topic)?))
         }
     }
-}
-
-async fn get<T: serde::de::DeserializeOwned>(node: &NodeClient, path: &str) -> Result<T, Failure> {
-    node.json(Method::GET, path, Bytes::new()).await
 }
 
 fn show_list(topics: &[TopicSummary], json: bool) -> Result<(), Failure> {

@@ -163,13 +163,14 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
     });
     assert_eq!(committed.sum::<u64>(), 5);
     let refused = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest"]);
-    assert!(refused.refusal().contains("has 1 members"), "{refused:?}");
+    assert!(refused.refusal().contains("group enrich is read by 1 now"), "{refused:?}");
     assert!(group(&["describe", "nobody"]).refusal().contains("there is no group nobody"));
     assert!(node.terminate().0.success());
 
     list(0);
-    let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest"]);
+    let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest", "--json"]);
     assert_eq!(reset.status, 0, "{}", reset.stderr);
+    assert_eq!(reset.lines()[15], "{\"partition\":15,\"next\":0}");
     let node = Node::start(&data);
     enriched(&data, 10);
     assert!(node.terminate().0.success());
