@@ -4,6 +4,7 @@
 //! - [`stage`]: the one loop that turns a batch of records into others, exactly once.
 //! - [`state`]: what is known of users, devices and visits: a function of a changelog topic.
 //! - [`enrich`]: what an event gets on its way from `raw` to `enriched`.
+//! - [`outbound`]: calls out over HTTP, and how they are signed.
 //!
 //! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
 //! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
@@ -11,6 +12,7 @@
 
 pub mod enrich;
 pub mod groups;
+pub mod outbound;
 #[cfg(test)]
 mod rig;
 pub mod stage;

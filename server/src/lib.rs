@@ -13,6 +13,7 @@
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`topics`], [`groups`] | what operators ask of these |
 //! | [`offline`] | the read-only opening of a data folder |
+//! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
 //! | [`folder`] | secrets and `node.json` |
 //! | `disk_log`, `metrics` | the engine behind the log, and its counters |
 //!
@@ -30,9 +31,11 @@ pub mod groups;
 mod metrics;
 pub mod node;
 pub mod offline;
+pub mod outbound;
 pub mod replay;
 pub mod schemas;
 pub mod topics;
+pub mod trust;
 pub mod verify;
 
 pub use disk_log::OpenError;
