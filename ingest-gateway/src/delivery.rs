@@ -31,11 +31,12 @@ use crate::config::RequestLimits;
 use crate::cors;
 use crate::encoding::{self, Coding, DecodeError};
 use crate::http::Room;
-use crate::intake::{Door, Intake, Judged, RequestFacts, Submission};
+use crate::intake::{Door, Intake, Judged, RequestFacts, Submission, Validate};
 use crate::metrics::Metrics;
 use crate::rejection::{Code, Rejection};
 use crate::scan::{ScanLimits, Unreadable};
-use crate::sources::{KnownSource, Sources};
+use crate::source::SourceRules;
+use crate::sources::{KeptHeaders, KnownSource, Sources};
 
 /// Where bodies wait whose source is named in them alone.
 const UNNAMED: Lane = Lane(7);
@@ -254,31 +255,10 @@ impl Desk {
         head: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Judged, Refusal> {
-        let is_proxy = self.trusted_proxies.contains(peer);
-        let client = if is_proxy { self.client_behind(peer, head) } else { peer };
-        let kept = source.kept_headers(head, is_proxy);
-        let request = RequestFacts {
-            received: now(),
-            peer: Some(peer),
-            client: Some(client),
-            user_agent: text_of(head, &USER_AGENT),
-            headers: &kept,
-        };
-        let random = &mut |id: &mut [u8; 16]| {
-            getrandom::fill(id).expect("the kernel gives random bytes at any time after boot");
-        };
-        submission
-            .judge(&source.rules, &request, &*self.registry, random)
+        let head = Head { fields: head, peer: Some(peer), received: now() };
+        let (proxies, schemas) = (&self.trusted_proxies, &*self.registry);
+        judge(submission, &source.rules, &source.headers, &head, proxies, schemas)
             .map_err(|error| self.unreadable(&error))
-    }
-
-    fn client_behind(&self, peer: IpAddr, head: &HeaderMap) -> IpAddr {
-        let all = |name: &'static str| -> Vec<&str> {
-            head.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
-        };
-        let (x_forwarded_for, forwarded) = (all("x-forwarded-for"), all("forwarded"));
-        let forwarding = Forwarding { x_forwarded_for: &x_forwarded_for, forwarded: &forwarded };
-        client_address(peer, &forwarding, &self.trusted_proxies)
     }
 
     /// Makes `permit` one of the source's lane that is enough for all of `judged`.
@@ -320,6 +300,45 @@ impl Desk {
         };
         Refusal::new(status, code, error.to_string())
     }
+}
+
+/// What a request says before its body, and what is known of it besides.
+pub(crate) struct Head<'a> {
+    pub(crate) fields: &'a HeaderMap,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) received: TimeMicros,
+}
+
+/// Judges the events of a request by the rules of its source.
+pub(crate) fn judge(
+    submission: Submission<'_>,
+    rules: &SourceRules,
+    headers: &KeptHeaders,
+    head: &Head<'_>,
+    proxies: &TrustedProxies,
+    schemas: &dyn Validate,
+) -> Result<Judged, Unreadable> {
+    let is_proxy = head.peer.is_some_and(|peer| proxies.contains(peer));
+    let behind = |peer| if is_proxy { client_behind(peer, head.fields, proxies) } else { peer };
+    let request = RequestFacts {
+        received: head.received,
+        peer: head.peer,
+        client: head.peer.map(behind),
+        user_agent: text_of(head.fields, &USER_AGENT),
+        headers: &headers.kept(head.fields, is_proxy),
+    };
+    submission.judge(rules, &request, schemas, &mut |id| {
+        getrandom::fill(id).expect("the kernel gives random bytes at any time after boot");
+    })
+}
+
+fn client_behind(peer: IpAddr, head: &HeaderMap, proxies: &TrustedProxies) -> IpAddr {
+    let all = |name: &'static str| -> Vec<&str> {
+        head.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
+    };
+    let (x_forwarded_for, forwarded) = (all("x-forwarded-for"), all("forwarded"));
+    let forwarding = Forwarding { x_forwarded_for: &x_forwarded_for, forwarded: &forwarded };
+    client_address(peer, &forwarding, proxies)
 }
 
 /// What a header says, where it is text.

@@ -62,6 +62,7 @@
 //! | `ack` | appends, and what their outcomes mean to the client |
 //! | `segment_api`, `events_api`, `rudder_api`, `registry_api`, `settings`, `home` | what each route takes and answers |
 //! | `route`, `auth`, `cors`, `encoding`, `sources` | which path, who, from which page, how coded |
+//! | [`trial`] | what an event would be taken for, without taking it |
 //! | `tls`, [`config`], `metrics`, `answer` | certificates, settings, counters, bodies of answers |
 
 #![forbid(unsafe_code)]
@@ -93,6 +94,7 @@ mod settings;
 pub mod source;
 mod sources;
 mod tls;
+pub mod trial;
 
 pub use ack::Topics;
 pub use answer::{Content, ContentError};

@@ -45,6 +45,38 @@ pub enum SourceError {
     },
 }
 
+/// The headers that a source keeps with each event.
+pub(crate) struct KeptHeaders {
+    always: Vec<HeaderName>,
+    by_proxy: Vec<HeaderName>,
+}
+
+impl KeptHeaders {
+    pub(crate) fn of(source: &Source) -> Result<Self, SourceError> {
+        let names = |headers: &[String]| -> Result<Vec<HeaderName>, SourceError> {
+            let parse = |header: &String| {
+                header.parse().map_err(|_| SourceError::HeaderName {
+                    name: source.rules.name.clone(),
+                    header: header.clone(),
+                })
+            };
+            headers.iter().map(parse).collect()
+        };
+        Ok(Self { always: names(&source.headers)?, by_proxy: names(&source.proxy_headers)? })
+    }
+
+    /// Those of `head`: the allowed ones, and those that only a trusted proxy can vouch for.
+    pub(crate) fn kept<'a>(
+        &'a self,
+        head: &'a HeaderMap,
+        from_proxy: bool,
+    ) -> SmallVec<[(&'a str, &'a str); 8]> {
+        let by_proxy = self.by_proxy.iter().filter(|_| from_proxy);
+        let named = self.always.iter().chain(by_proxy);
+        named.filter_map(|name| Some((name.as_str(), text_of(head, name)?))).collect()
+    }
+}
+
 /// A source, with what the gateway keeps beside its rules.
 pub(crate) struct KnownSource {
     pub(crate) write_key: String,
@@ -52,9 +84,8 @@ pub(crate) struct KnownSource {
     pub(crate) lane: Lane,
     pub(crate) body_bytes_max: usize,
     pub(crate) decoded_bytes_max: usize,
+    pub(crate) headers: KeptHeaders,
     origins: Vec<String>,
-    headers: Vec<HeaderName>,
-    proxy_headers: Vec<HeaderName>,
     metrics: SourceMetrics,
 }
 
@@ -70,18 +101,8 @@ impl KnownSource {
         if source.write_key.is_empty() {
             return Err(SourceError::EmptyKey { name });
         }
-        let names = |headers: &[String]| -> Result<Vec<HeaderName>, SourceError> {
-            let parse = |header: &String| {
-                header.parse().map_err(|_| SourceError::HeaderName {
-                    name: name.clone(),
-                    header: header.clone(),
-                })
-            };
-            headers.iter().map(parse).collect()
-        };
         Ok(Self {
-            headers: names(&source.headers)?,
-            proxy_headers: names(&source.proxy_headers)?,
+            headers: KeptHeaders::of(&source)?,
             metrics: metrics.of_source(&source.rules.name),
             write_key: source.write_key,
             rules: source.rules,
@@ -118,18 +139,6 @@ impl KnownSource {
         }
         let message = "pages of this origin may not send with this write key";
         Err(Refusal::new(StatusCode::FORBIDDEN, Code::ForbiddenOrigin, message))
-    }
-
-    /// The headers to keep with each event: the allowed ones, and those that only a trusted proxy
-    /// can vouch for.
-    pub(crate) fn kept_headers<'a>(
-        &'a self,
-        head: &'a HeaderMap,
-        from_proxy: bool,
-    ) -> SmallVec<[(&'a str, &'a str); 8]> {
-        let by_proxy = self.proxy_headers.iter().filter(|_| from_proxy);
-        let named = self.headers.iter().chain(by_proxy);
-        named.filter_map(|name| Some((name.as_str(), text_of(head, name)?))).collect()
     }
 
     /// Counts events that are durable.

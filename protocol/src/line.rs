@@ -18,8 +18,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::event::{
-    CampaignParts, DeviceParts, EventFlags, EventView, GeoParts, PageParts, ProfileParts,
-    SessionParts,
+    CampaignParts, DeviceParts, EnrichedParts, EventFlags, EventView, GeoParts, PageParts,
+    ProfileParts, SessionParts,
 };
 use crate::rejected::RejectedView;
 use crate::{Offset, PayloadKind, Record, TimeMicros};
@@ -52,6 +52,18 @@ pub fn write_line(out: &mut Vec<u8>, at: LinePlace<'_>, record: Record<'_>) {
     line.end();
 }
 
+/// Appends what enrichment found out to `out`, as it stands in a line, as an object of its own.
+pub fn write_enrichment(out: &mut Vec<u8>, enriched: &EnrichedParts<'_>) {
+    let start = out.len();
+    write_enriched(&mut Line { out }, enriched);
+    if out.len() == start {
+        out.push(b'{');
+    } else {
+        out[start] = b'{';
+    }
+    out.push(b'}');
+}
+
 /// `time` as RFC 3339 in UTC with six digits; years outside of 0000–9999 have a sign and six
 /// digits, as in ISO 8601.
 #[must_use]
@@ -80,7 +92,7 @@ fn write_event(line: &mut Line<'_>, at: &LinePlace<'_>, record: Record<'_>) {
     line.time("receivedAt", event.received_time());
     line.time("appendedAt", at.appended_at);
     write_event_details(line, &event);
-    write_enriched(line, &event);
+    write_enriched(line, &event.enriched());
     line.json_if("properties", event.properties());
     line.json_if("traits", event.traits());
     line.json_if("context", event.context());
@@ -145,18 +157,18 @@ fn write_flags(line: &mut Line<'_>, flags: EventFlags) {
 }
 
 /// What enrichment found out.
-fn write_enriched(line: &mut Line<'_>, event: &EventView<'_>) {
-    line.text_if("resolvedUserId", event.resolved_user_id());
-    line.object_if("session", event.session(), write_session);
-    line.object_if("device", event.device(), write_device);
-    line.object_if("geo", event.geo(), write_geo);
-    line.object_if("campaign", event.campaign(), write_campaign);
-    line.object_if("pageParts", event.page_parts(), write_page_parts);
-    line.object_if("profile", event.profile(), write_profile);
-    line.text_if("enrichedBy", event.enriched_by());
-    line.json_if("enrichFailures", event.enrich_failures());
-    line.number_if("stateOffset", event.state_offset().map(|offset| offset.0));
-    if let Some(place) = event.made_from() {
+fn write_enriched(line: &mut Line<'_>, enriched: &EnrichedParts<'_>) {
+    line.text_if("resolvedUserId", enriched.resolved_user_id);
+    line.object_if("session", enriched.session, write_session);
+    line.object_if("device", enriched.device, write_device);
+    line.object_if("geo", enriched.geo, write_geo);
+    line.object_if("campaign", enriched.campaign, write_campaign);
+    line.object_if("pageParts", enriched.page, write_page_parts);
+    line.object_if("profile", enriched.profile, write_profile);
+    line.text_if("enrichedBy", enriched.enriched_by);
+    line.json_if("enrichFailures", enriched.failures);
+    line.number_if("stateOffset", enriched.state_offset.map(|offset| offset.0));
+    if let Some(place) = enriched.made_from {
         line.number("rawPartition", u64::from(place.partition));
         line.number("rawOffset", place.offset.0);
     }

@@ -152,6 +152,12 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Where data lies unless something says otherwise.
+    #[must_use]
+    pub fn default_data() -> PathBuf {
+        "./tracklog-data".into()
+    }
+
     fn from_layer(
         layer: Layer,
         origin: &str,
@@ -173,7 +179,7 @@ impl Settings {
             networks(texts).map_err(|what| ConfigError::new(place("trusted_proxies"), what))
         };
         Ok(Self {
-            data: layer.data.unwrap_or_else(|| "./tracklog-data".into()),
+            data: layer.data.unwrap_or_else(Self::default_data),
             http: address("http", layer.http, "127.0.0.1:8080")?,
             https: address("https", layer.https, "127.0.0.1:8443")?,
             certificate,

@@ -182,6 +182,14 @@ impl DataFolder {
         self.secret("privacy.key", || random_hex(SECRET_BYTES))
     }
 
+    /// The same, if there is one; makes nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_privacy_key(&self) -> Result<String, FolderError> {
+        self.read("privacy.key")
+    }
+
     /// The admin token, if there is one; makes nothing.
     ///
     /// # Errors

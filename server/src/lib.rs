@@ -12,6 +12,7 @@
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`topics`], [`groups`] | what operators ask of these |
+//! | [`explain`] | what enrichment makes of an event, without taking it |
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
 //! | [`folder`] | secrets and `node.json` |
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod config;
 mod disk_log;
 pub mod doctor;
+pub mod explain;
 pub mod folder;
 pub mod groups;
 mod metrics;

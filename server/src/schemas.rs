@@ -62,6 +62,12 @@ impl SchemaCopy {
         Ok(Self(Registry::open(Arc::new(meta), Limits::default()).await?))
     }
 
+    /// The registry itself, which forgets what it holds when it is dropped.
+    #[must_use]
+    pub(crate) fn into_registry(self) -> Registry {
+        self.0
+    }
+
     /// All names with their versions.
     #[must_use]
     pub fn list(&self) -> Vec<Summary> {

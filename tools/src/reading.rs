@@ -59,6 +59,11 @@ impl Place {
         DataFolder::at(path.unwrap_or_else(|| "./tracklog-data".into()))
     }
 
+    /// Whether it is a running node, by its address.
+    pub(crate) const fn is_node(&self) -> bool {
+        self.node.is_some()
+    }
+
     /// Opens it for reading.
     pub(crate) fn open(&self) -> Result<Source, Failure> {
         match self.running()? {

@@ -19,7 +19,7 @@ use tracklog_protocol::TimeMicros;
 use tracklog_protocol::event::{EventKind, EventView};
 
 use super::ids::real;
-use super::{Enricher, Enrichment, Looked, LookupFailure};
+use super::{Enricher, Enrichment, Input, Looked, LookupFailure, present};
 use crate::state::{LinkId, StateBatch, StoreError};
 
 /// How many aliases are followed. A circle of more is followed from each id to another end.
@@ -36,6 +36,15 @@ impl Enricher for Identity {
 
     fn version(&self) -> Arc<str> {
         "1".into()
+    }
+
+    fn inputs(&self, event: &EventView<'_>, _found: &Enrichment) -> Vec<Input> {
+        let previous = event.previous_id().filter(|_| event.kind() == EventKind::Alias);
+        present([
+            ("userId", event.user_id()),
+            ("anonymousId", event.anonymous_id()),
+            ("previousId", previous),
+        ])
     }
 
     fn enrich(

@@ -6,6 +6,7 @@
 
 pub mod device;
 mod enrichment;
+pub mod explain;
 pub mod geo;
 pub mod identity;
 mod ids;
@@ -35,6 +36,9 @@ pub trait Enricher: Send + Sync + 'static {
     /// No space and no `@` in it. Named in each event.
     fn version(&self) -> Arc<str>;
 
+    /// What it looks at in `event` and in what was found before it, for people: names and values.
+    fn inputs(&self, event: &EventView<'_>, found: &Enrichment) -> Vec<Input>;
+
     /// Writes what it knows of `event` into `found`, and what the event changes into `state`.
     /// Takes no longer than a look-up in memory or in a file.
     ///
@@ -46,6 +50,15 @@ pub trait Enricher: Send + Sync + 'static {
         state: &mut StateBatch<'_>,
         found: &mut Enrichment,
     ) -> Result<Looked, LookupFailure>;
+}
+
+/// Something that an enricher looked at: what it is called in events, and its value.
+pub type Input = (String, String);
+
+/// Those of `inputs` that are there.
+fn present<const N: usize>(inputs: [(&str, Option<&str>); N]) -> Vec<Input> {
+    let there = |(name, value): (&str, Option<&str>)| Some((name.to_owned(), value?.to_owned()));
+    inputs.into_iter().filter_map(there).collect()
 }
 
 /// Whether a look-up found something.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tracklog_protocol::event::{EventKind, EventView};
 
 use super::ids::real;
-use super::{Enricher, Enrichment, Looked, LookupFailure, ProfileSeen};
+use super::{Enricher, Enrichment, Input, Looked, LookupFailure, ProfileSeen, present};
 use crate::state::{Entity, StateBatch, StoreError};
 
 /// Looks up and learns traits.
@@ -27,14 +27,23 @@ impl Enricher for Profile {
         "1".into()
     }
 
+    fn inputs(&self, event: &EventView<'_>, found: &Enrichment) -> Vec<Input> {
+        let previous = event.previous_id().filter(|_| event.kind() == EventKind::Alias);
+        present([
+            ("user", user_of(event, found)),
+            ("groupId", event.group_id()),
+            ("previousId", previous),
+            ("traits", event.traits()),
+        ])
+    }
+
     fn enrich(
         &self,
         event: &EventView<'_>,
         state: &mut StateBatch<'_>,
         found: &mut Enrichment,
     ) -> Result<Looked, LookupFailure> {
-        // Without the enricher of identities a user is who the event says.
-        let user = found.resolved_user_id.as_deref().or_else(|| real(event.user_id()));
+        let user = user_of(event, found);
         let group = real(event.group_id());
         learn(event, user, group, state)?;
         let user_traits = traits(user.map(Entity::User), state)?;
@@ -46,6 +55,11 @@ impl Enricher for Profile {
         found.profile = Some(ProfileSeen { user_traits, group_traits, version });
         Ok(Looked::Hit)
     }
+}
+
+/// The user whom the ids lead to; without the enricher of identities who the event says.
+fn user_of<'a>(event: &EventView<'a>, found: &'a Enrichment) -> Option<&'a str> {
+    found.resolved_user_id.as_deref().or_else(|| real(event.user_id()))
 }
 
 /// Takes in what `event` tells.

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use tracklog_protocol::TimeMicros;
 use tracklog_protocol::event::EventView;
+use tracklog_protocol::line::format_time;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::ids::real;
-use super::{Enricher, Enrichment, Looked, LookupFailure, Visit};
+use super::{Enricher, Enrichment, Input, Looked, LookupFailure, Visit, present};
 use crate::state::{Inactivity, LinkId, StateBatch, Visitor, Visits};
 
 /// After this time without an event a visit is over, where nothing else is asked for.
@@ -50,6 +51,24 @@ impl Enricher for Session {
 
     fn version(&self) -> Arc<str> {
         Arc::clone(&self.version)
+    }
+
+    fn inputs(&self, event: &EventView<'_>, _found: &Enrichment) -> Vec<Input> {
+        let visitor = visitor(event);
+        let anonymous = visitor.and_then(|it| match it.id {
+            LinkId::Anonymous(id) => Some(id),
+            LinkId::User(_) => None,
+        });
+        let user = visitor.filter(|_| anonymous.is_none()).map(|it| it.id.as_str());
+        let time = format_time(event.event_time());
+        present([
+            ("sessionId", event.session_id()),
+            ("source", visitor.map(|it| it.source)),
+            ("anonymousId", anonymous),
+            ("userId", user),
+            ("timestamp", visitor.map(|_| &*time)),
+            ("page.url", event.page_url().filter(|_| visitor.is_some())),
+        ])
     }
 
     fn enrich(

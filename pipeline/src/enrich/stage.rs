@@ -237,7 +237,7 @@ fn add_member(object: &mut String, name: &str, value: &str) {
 }
 
 /// What was found, as the record holds it.
-fn parts_of(found: &Enrichment) -> EnrichedParts<'_> {
+pub(super) fn parts_of(found: &Enrichment) -> EnrichedParts<'_> {
     EnrichedParts {
         resolved_user_id: found.resolved_user_id.as_deref(),
         session: found.visit.as_ref().map(session_parts),

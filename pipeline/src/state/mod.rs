@@ -154,13 +154,22 @@ impl<L: Log + ?Sized> State<L> {
         store: impl Store,
         options: StateOptions,
     ) -> Result<Self, StateError> {
-        let state = Self::above(log, store, options).await?;
-        let (applied, end) = (state.core.end(), state.extent()?.end);
-        if applied > end {
-            return Err(StateError::Ahead { applied, end });
-        }
-        state.catch_up(end, FetchMode::Replay).await?;
-        Ok(state)
+        let partition = changelog(&*log).await?.partition(0);
+        Self::above(log, partition, store, options).caught_up().await
+    }
+
+    /// Opens the state over the changelog of a log that is only read; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`StateError`] as [`open`](Self::open).
+    pub async fn read(
+        log: Arc<L>,
+        store: impl Store,
+        options: StateOptions,
+    ) -> Result<Option<Self>, StateError> {
+        let Some(changelog) = log.topic(TOPIC) else { return Ok(None) };
+        let state = Self::above(log, changelog.partition(0), store, options);
+        state.caught_up().await.map(Some)
     }
 
     /// Opens the state as it was at an offset of the changelog, for a run again over old events:
@@ -174,19 +183,30 @@ impl<L: Log + ?Sized> State<L> {
         options: StateOptions,
         offset: Offset,
     ) -> Result<Self, StateError> {
-        let state = Self::above(log, store, options).await?;
+        let partition = changelog(&*log).await?.partition(0);
+        let state = Self::above(log, partition, store, options);
         state.reach(offset, FetchMode::Replay).await?;
         Ok(state)
     }
 
     /// The state as `store` has it.
-    async fn above(
+    fn above(
         log: Arc<L>,
+        partition: PartitionId,
         store: impl Store,
         options: StateOptions,
-    ) -> Result<Self, StateError> {
-        let partition = changelog(&*log).await?.partition(0);
-        Ok(Self { partition, core: Arc::new(Core::new(Box::new(store), options)), log })
+    ) -> Self {
+        Self { partition, core: Arc::new(Core::new(Box::new(store), options)), log }
+    }
+
+    /// With all that the changelog has.
+    async fn caught_up(self) -> Result<Self, StateError> {
+        let (applied, end) = (self.core.end(), self.extent()?.end);
+        if applied > end {
+            return Err(StateError::Ahead { applied, end });
+        }
+        self.catch_up(end, FetchMode::Replay).await?;
+        Ok(self)
     }
 
     /// Where the records go that [`StateBatch::finish_event`] gives.

@@ -12,6 +12,7 @@
 //! | `/v1/groups/{group}` | GET | the group with its partitions and how far it lags in each |
 //! | | DELETE | → `{"success":true}`; 409 while it has members |
 //! | `/v1/groups/{group}/reset` | POST | `{"topic":…,"to":…}` → `{"partitions":[…]}`; 409 likewise |
+//! | `/v1/enrich/explain` | POST | what each enricher makes of an event: `tracklog enrich explain --json` |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -22,6 +23,7 @@
 //! Its head says in `Tracklog-Records` how many records it will pass.
 
 mod answer;
+mod explain;
 mod groups;
 mod query;
 mod stream;
@@ -40,6 +42,7 @@ use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
 use tracklog_pipeline::groups::Groups;
 use tracklog_protocol::TimeMicros;
 
+use crate::explain::Explainer;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::topics::{self, NewTopic, TopicError};
 use crate::verify::VerifyLine;
@@ -66,6 +69,7 @@ struct Shared {
     metrics: OnceLock<MetricsText>,
     verification: OnceLock<Verification>,
     groups: OnceLock<Arc<Groups<dyn Log>>>,
+    explainer: OnceLock<Option<Explainer>>,
 }
 
 impl Admin {
@@ -78,7 +82,9 @@ impl Admin {
     ) -> Self {
         let (metrics, verification, groups) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let streams = OpenStreams::new();
-        let shared = Shared { log, now, stopping, streams, metrics, verification, groups };
+        let explainer = OnceLock::new();
+        let shared =
+            Shared { log, now, stopping, streams, metrics, verification, groups, explainer };
         Self { shared: Arc::new(shared) }
     }
 
@@ -98,6 +104,12 @@ impl Admin {
     pub fn set_groups(&self, groups: Arc<Groups<dyn Log>>) {
         let first = self.shared.groups.set(groups).is_ok();
         assert!(first, "groups are set once");
+    }
+
+    /// What answers for single events; `None` where there is no enrichment.
+    pub fn set_explainer(&self, explainer: Option<Explainer>) {
+        let first = self.shared.explainer.set(explainer).is_ok();
+        assert!(first, "the explainer is set once");
     }
 
     /// How the log verifies itself.
@@ -121,6 +133,7 @@ enum Route {
     Topics,
     Topic(String),
     Events(String),
+    Explain,
     Groups,
     Group(String),
     Reset(String),
@@ -133,6 +146,7 @@ impl Route {
             "/metrics" => return Some(Self::Metrics),
             "/v1/verify" => return Some(Self::Verify),
             "/v1/topics" => return Some(Self::Topics),
+            "/v1/enrich/explain" => return Some(Self::Explain),
             "/v1/groups" => return Some(Self::Groups),
             _ => {}
         }
@@ -159,7 +173,7 @@ impl Route {
             Self::Metrics | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics => "GET, POST",
             Self::Topic(_) | Self::Group(_) => "GET, DELETE",
-            Self::Reset(_) => "POST",
+            Self::Reset(_) | Self::Explain => "POST",
         }
     }
 }
@@ -203,6 +217,7 @@ impl Shared {
                 Some(topic) => self.events(topic, request.uri().query()).await,
                 None => no_topic(&name),
             },
+            (&Method::POST, Route::Explain) => self.explain(request.body()).await,
             (&Method::GET, Route::Groups) => self.list_groups().await,
             (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
             (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,

@@ -12,8 +12,8 @@
 //! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events; `disk_log` is the only file that knows the
 //! engine.
 
-mod sources;
-mod stages;
+pub(crate) mod sources;
+pub(crate) mod stages;
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,6 +37,7 @@ use crate::admin::Admin;
 use crate::clock;
 use crate::config::{ConfigError, Settings};
 use crate::disk_log::{DiskLog, OpenError};
+use crate::explain::Explainer;
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
@@ -159,6 +160,7 @@ impl Node {
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
         admin.set_verification(disk_log.verification());
         admin.set_groups(stages.groups());
+        admin.set_explainer(explainer(settings, &config, &registry, &stages));
         let backing = Backing { log, epoch, topics, registry: Arc::clone(&registry) };
         let door: Arc<dyn Door> = Arc::new(admin.clone());
         let running = Gateway::start(config, bound, backing, door).await?;
@@ -363,6 +365,23 @@ async fn stages(
     let enriched = log.topic("enriched").expect("it is there, or was just made");
     let topics = StageTopics { raw, enriched, rejected };
     Ok(Stages::start(settings, folder, Arc::clone(log), epoch, topics).await?)
+}
+
+/// What answers for single events; nothing where the stage is off.
+fn explainer(
+    settings: &Settings,
+    config: &GatewayConfig,
+    registry: &Arc<Registry>,
+    stages: &Stages,
+) -> Option<Explainer> {
+    let (enrichers, state) = stages.enrichment()?;
+    Some(Explainer {
+        sources: config.sources.clone(),
+        proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
+        registry: Arc::clone(registry),
+        enrichers,
+        state,
+    })
 }
 
 async fn open_registry(

@@ -8,7 +8,7 @@ use crate::config::{
     ConfigError, IpSetting, Settings, SourceSettings, UnknownEventsSetting, UserIdSetting,
     read_key_file,
 };
-use crate::folder::DataFolder;
+use crate::folder::{DataFolder, FolderError};
 
 /// All sources. `default_key` is the key of the source `default` where the settings name none.
 pub(super) fn sources(
@@ -22,16 +22,18 @@ pub(super) fn sources(
             (None, Some(file)) => read_key_file(file)?,
             (None, None) => default_key.to_owned(),
         };
-        build(name, source, key, folder)
+        let privacy_key = || folder.privacy_key().map(|secret| secret.text);
+        build(name, source, key, privacy_key)
     };
     settings.sources.iter().map(one).collect()
 }
 
-fn build(
+/// One source. `privacy_key` is asked where user ids are hashed.
+pub(crate) fn build(
     name: &str,
     source: &SourceSettings,
     key: String,
-    folder: &DataFolder,
+    privacy_key: impl FnOnce() -> Result<String, FolderError>,
 ) -> Result<Source, StartError> {
     let require = source.required().map_err(|error| ConfigError {
         place: format!("[sources.{name}]"),
@@ -45,9 +47,7 @@ fn build(
         },
         user_id: match source.user_id {
             UserIdSetting::Plain => UserIdRule::Plain,
-            UserIdSetting::Hmac => {
-                UserIdRule::Hmac(HmacKey::new(folder.privacy_key()?.text.as_bytes()))
-            }
+            UserIdSetting::Hmac => UserIdRule::Hmac(HmacKey::new(privacy_key()?.as_bytes())),
         },
         ip: match source.ip {
             IpSetting::Keep => IpRule::Keep,

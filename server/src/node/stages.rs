@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -92,8 +92,12 @@ impl Drop for Threads {
     }
 }
 
+/// Enrichers in the order in which they need each other.
+pub(crate) type Enrichers = Vec<Arc<dyn Enricher>>;
+
 /// The stage `enrich`, its state, and what it has done.
 struct Enriching {
+    enrichers: Enrichers,
     stage: Arc<EnrichStage<dyn Log>>,
     counters: Arc<StageCounters>,
     state: Arc<State<dyn Log>>,
@@ -111,8 +115,9 @@ impl Enriching {
         let state = Arc::new(open_state(settings, folder, log).await?);
         let enrichers = enrichers(settings, geo);
         let failed_lookup = settings.failed_lookup;
-        let stage = EnrichStage::new(enrichers, Arc::clone(&state), enriched, failed_lookup, nanos);
-        Ok(Self { stage: Arc::new(stage), counters: Arc::default(), state })
+        let (all, state_too) = (enrichers.clone(), Arc::clone(&state));
+        let stage = EnrichStage::new(all, state_too, enriched, failed_lookup, clock::nanos);
+        Ok(Self { enrichers, stage: Arc::new(stage), counters: Arc::default(), state })
     }
 }
 
@@ -203,6 +208,12 @@ impl Stages {
         Arc::clone(&self.groups)
     }
 
+    /// The enrichers and their state; nothing where the stage is off.
+    pub(super) fn enrichment(&self) -> Option<(Enrichers, Arc<State<dyn Log>>)> {
+        let (enriching, _) = self.enrich.as_ref()?;
+        Some((enriching.enrichers.clone(), Arc::clone(&enriching.state)))
+    }
+
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
         let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));
@@ -243,7 +254,7 @@ impl StageMetrics {
         let lags = self.lags.lock().expect("no holder of this lock panics");
         crate::metrics::encode_lags(&lags, text);
         drop(lags);
-        if let Some(Enriching { stage, counters, state }) = self.enriching.as_deref() {
+        if let Some(Enriching { stage, counters, state, .. }) = self.enriching.as_deref() {
             crate::metrics::encode_stage(stage::NAME, counters, text);
             crate::metrics::encode_enrichers(stage.enrichers(), text);
             crate::metrics::encode_enrich_state(&state.counts(), text);
@@ -283,8 +294,8 @@ async fn open_state(
 }
 
 /// The enrichers that are on, in the order in which they need each other.
-fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Vec<Arc<dyn Enricher>> {
-    let mut enrichers: Vec<Arc<dyn Enricher>> = Vec::new();
+pub(crate) fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Enrichers {
+    let mut enrichers: Enrichers = Vec::new();
     if settings.device.enabled {
         enrichers.push(Arc::new(Device::new(DeviceOptions::default())));
     }
@@ -306,7 +317,7 @@ fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Vec<Arc<dyn En
     enrichers
 }
 
-fn geo(settings: &Settings) -> Result<Option<Geo>, ConfigError> {
+pub(crate) fn geo(settings: &Settings) -> Result<Option<Geo>, ConfigError> {
     let of_geo = &settings.enrich.geo;
     if !of_geo.enabled || !settings.enrich.enabled {
         return Ok(None);
@@ -325,7 +336,8 @@ fn geo(settings: &Settings) -> Result<Option<Geo>, ConfigError> {
     Geo::new(options).map(Some).map_err(|error| wrong(error.to_string()))
 }
 
-async fn look_at_files(geo: Arc<Geo>) {
+/// Reads the files of `geo` that have changed.
+pub(crate) async fn look_at_files(geo: Arc<Geo>) {
     let reading = tokio::task::spawn_blocking(move || geo.reload_if_changed());
     let Ok(reads) = reading.await else { return };
     for enrich::geo::FileRead { path, outcome } in reads {
@@ -335,13 +347,6 @@ async fn look_at_files(geo: Arc<Geo>) {
             Err(error) => tracing::warn!(%file, %error, "places are not read from this file"),
         }
     }
-}
-
-/// Nanoseconds since the first call.
-fn nanos() -> u64 {
-    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let since = BEGIN.get_or_init(Instant::now).elapsed();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 struct NodeTime;

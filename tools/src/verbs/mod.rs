@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod enrich;
 pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod replay;

@@ -1,11 +1,11 @@
 //! Events of a real node come out of `enriched`, each once, whatever is killed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::rig::{Node, replay, run, text};
+use crate::rig::{Node, Ran, replay, run, text, tracklog};
 
 const AGENT: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 \
                      (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1";
@@ -176,4 +176,93 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
     assert!(node.terminate().0.success());
     assert_eq!(group(&["delete", "enrich"]).status, 0);
     assert!(group(&["list", "--json"]).lines().is_empty());
+}
+
+/// What `tracklog enrich explain` makes of `event`.
+fn explained(event: &Value, arguments: &[&str]) -> BTreeMap<String, Value> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), event.to_string()).unwrap();
+    let ran = run(&[&["enrich", "explain", text(file.path()), "--json"], arguments].concat());
+    let answer: Value = serde_json::from_str(ran.lines()[0]).unwrap();
+    let looks = answer["enrichers"].as_array().unwrap().clone();
+    looks.into_iter().map(|look| (look["enricher"].as_str().unwrap().to_owned(), look)).collect()
+}
+
+#[test]
+fn explain_tells_what_each_enricher_reads_and_adds_of_a_node_and_of_its_folder_alike() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let node = Node::start(&data);
+    let known = json!({"type": "identify", "messageId": "1", "anonymousId": "d", "userId": "alice",
+                       "traits": {"plan": "pro"}});
+    assert_eq!(node.post("/v1/batch", &batch(&[known])).status, 200);
+    enriched(&data, 1);
+    let asked = json!({"type": "track", "event": "Bought", "messageId": "2", "anonymousId": "d",
+                       "context": {"page": {"url": "https://shop.example/?utm_source=letter"}}});
+    let place = ["--data", text(&data), "--user-agent", AGENT];
+    let by_node = explained(&asked, &place);
+    assert!(node.terminate().0.success());
+    let before = files_in(&data);
+    let by_folder = explained(&asked, &place);
+    assert!(files_in(&data) == before, "nothing is written");
+    for looks in [&by_node, &by_folder] {
+        assert_eq!(looks["device"]["adds"]["device"]["os"], "iOS");
+        assert_eq!(looks["device"]["reads"]["userAgent"], AGENT);
+        assert_eq!(looks["page"]["adds"]["campaign"]["source"], "letter");
+        assert_eq!(looks["identity"]["adds"]["resolvedUserId"], "alice");
+        assert_eq!(looks["profile"]["adds"]["profile"]["traits"]["plan"], "pro");
+        assert_eq!(looks["session"]["result"], "hit");
+        assert_eq!((&looks["geo"]["result"], &looks["geo"]["adds"]), (&json!("miss"), &json!({})));
+    }
+    assert_eq!((replay(&data, "raw").len(), replay(&data, "enriched").len()), (1, 1));
+}
+
+#[test]
+fn explain_needs_no_node_and_judges_as_the_gateway_does() {
+    let parent = tempfile::tempdir().unwrap();
+    let config = parent.path().join("tracklog.toml");
+    let settings = "trusted_proxies = [\"10.0.0.0/8\"]\n[enrich.geo]\nedge = \"cloudflare\"\n\
+                    [enrich.session]\nenabled = false\n\
+                    [sources.shop]\nwrite_key = \"k\"\nrequire = [\"session\"]\n";
+    std::fs::write(&config, settings).unwrap();
+    let explain = |arguments: &[&str], event: &str| {
+        let file = parent.path().join("event.json");
+        std::fs::write(&file, event).unwrap();
+        let all = [&["enrich", "explain", text(&file), "--config", text(&config)], arguments];
+        Ran::of(tracklog(&all.concat()).current_dir(parent.path()).output().unwrap())
+    };
+    let event = r#"{"type":"page","messageId":"7","anonymousId":"d"}"#;
+    let headers = ["--header", "X-Forwarded-For: 81.2.69.160", "--header", "CF-IPCountry: GB"];
+    let by_proxy = explain(&[&["--ip", "10.0.0.9"][..], &headers].concat(), event);
+    let shown = by_proxy.lines().join("\n");
+    assert!(shown.contains(r#"{"country":"GB","origin":"header"}"#), "{shown}");
+    assert!(shown.contains("clientAddress  81.2.69.160") && !shown.contains("session:"), "{shown}");
+    let by_client = explain(&[&["--ip", "9.9.9.9"][..], &headers].concat(), event).stdout;
+    assert!(by_client.contains("geo: miss") && !by_client.contains("GB"), "{by_client}");
+
+    let rejected = explain(&["--source", "shop"], event);
+    assert_eq!(rejected.status, 1);
+    let line = "event 7: rejected at /context/sessionId, missing_field";
+    assert!(rejected.stdout.starts_with(line), "{}", rejected.stdout);
+    assert!(explain(&["--source", "none"], event).refusal().contains("no source \"none\""));
+    assert!(explain(&[], "[]").refusal().contains("0 events: give one"));
+    assert!(explain(&[], "{\"type\"").stdout.contains("invalid_json"));
+    assert!(explain(&["--data", "nowhere"], event).refusal().contains("no such data folder"));
+    assert!(!parent.path().join("tracklog-data").exists(), "it makes nothing");
+}
+
+/// All files in a folder, with what is in them.
+fn files_in(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => drop(files.insert(path.clone(), std::fs::read(path).unwrap())),
+            }
+        }
+    }
+    files
 }

@@ -31,7 +31,7 @@ use self::said::{OwnedSaid, Said};
 use super::enrichment::Device as DeviceSeen;
 use super::sender::says_server;
 use super::text::cut;
-use super::{Enricher, Enrichment, Looked, LookupFailure};
+use super::{Enricher, Enrichment, Input, Looked, LookupFailure, present};
 use crate::state::StateBatch;
 
 /// Of a value that an agent gives, this much is kept.
@@ -101,6 +101,17 @@ impl Enricher for Device {
 
     fn version(&self) -> Arc<str> {
         Arc::clone(&self.version)
+    }
+
+    fn inputs(&self, event: &EventView<'_>, _found: &Enrichment) -> Vec<Input> {
+        let mut inputs = present([
+            ("userAgent", event.user_agent()),
+            ("channel", event.channel()),
+            ("library.name", event.library_name()),
+        ]);
+        let hints = event.headers().filter(|(name, _)| said::is_hint(name));
+        inputs.extend(hints.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        inputs
     }
 
     fn enrich(

@@ -40,6 +40,11 @@ impl Hint {
     }
 }
 
+/// Whether the header of this name, in lower case, is a hint.
+pub(super) fn is_hint(name: &str) -> bool {
+    Hint::of_header(name).is_some()
+}
+
 /// An agent string and its hints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Texts<T> {

@@ -49,6 +49,11 @@ impl Edge {
         Self::ALL.into_iter().find(|edge| edge.as_str() == name)
     }
 
+    /// Whether the header of this name, in lower case, tells something.
+    pub(super) fn tells(self, name: &str) -> bool {
+        self.part(name).is_some()
+    }
+
     /// What the header of this name, in lower case, tells.
     fn part(self, name: &str) -> Option<Part> {
         Some(match (self, name) {

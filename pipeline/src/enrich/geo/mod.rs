@@ -27,7 +27,7 @@ pub use self::database::{DatabaseError, FILE_BYTES_MAX, FILES_MAX, FileRead};
 pub use self::headers::Edge;
 use super::enrichment::Geo as Place;
 use super::sender::is_server;
-use super::{Enricher, Enrichment, Looked, LookupFailure};
+use super::{Enricher, Enrichment, Input, Looked, LookupFailure, present};
 use crate::state::StateBatch;
 
 /// The version of the rules that are not the files'.
@@ -155,11 +155,15 @@ impl Geo {
     }
 
     fn by_headers(&self, event: &EventView<'_>) -> Option<Place> {
+        headers::place(event, self.edge_of(event)?)
+    }
+
+    /// The network whose headers tell where the user of `event` is, if there is one.
+    fn edge_of(&self, event: &EventView<'_>) -> Option<Edge> {
         let edge = self.options.edge?;
-        if is_server(event) || !headers::is_vouched_for(event, &self.options.trusted) {
-            return None;
-        }
-        headers::place(event, edge)
+        let is_believed =
+            !is_server(event) && headers::is_vouched_for(event, &self.options.trusted);
+        is_believed.then_some(edge)
     }
 }
 
@@ -170,6 +174,21 @@ impl Enricher for Geo {
 
     fn version(&self) -> Arc<str> {
         self.databases.load().version()
+    }
+
+    fn inputs(&self, event: &EventView<'_>, _found: &Enrichment) -> Vec<Input> {
+        let address = address::of(event, self.options.stated_addresses);
+        let address = address.map(|address| address.to_string());
+        let mut inputs = present([
+            ("clientAddress", event.client_address()),
+            ("peerAddress", event.peer_address()),
+            ("looked up", address.as_deref()),
+        ]);
+        if let Some(edge) = self.edge_of(event) {
+            let told = event.headers().filter(|(name, _)| edge.tells(name));
+            inputs.extend(told.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+        inputs
     }
 
     fn enrich(

@@ -84,22 +84,25 @@ fn keep(place: &mut Option<String>, value: &str) {
 
 /// Adds what an SDK says in the object `campaign` of its context.
 pub(super) fn add_context(context: &str, campaign: &mut Campaign) {
-    // Most contexts have none, and looking for a word is cheaper than walking an object. A name
-    // that is written with escapes is not found; no SDK writes it so.
-    if !context.contains("\"campaign\"") {
-        return;
-    }
-    let Some(Property::Object(said)) =
-        members(context).find_map(|(name, value)| (name == "campaign").then_some(value))
-    else {
-        return;
-    };
-    for (name, value) in members(said) {
+    for (name, value) in members(said_in(context).unwrap_or_default()) {
         // Segment's specification calls `utm_campaign` the campaign's name.
         let name = if name == "name" { "campaign".into() } else { name };
         if let (Property::String(value), Some(place)) = (value, place(&name, campaign)) {
             keep(place, &value.text());
         }
+    }
+}
+
+/// The JSON object `campaign` of `context`.
+pub(super) fn said_in(context: &str) -> Option<&str> {
+    // Most contexts have none, and looking for a word is cheaper than walking an object. A name
+    // that is written with escapes is not found; no SDK writes it so.
+    if !context.contains("\"campaign\"") {
+        return None;
+    }
+    match members(context).find_map(|(name, value)| (name == "campaign").then_some(value)) {
+        Some(Property::Object(said)) => Some(said),
+        _ => None,
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tracklog_protocol::event::EventView;
 
 use self::url::Url;
-use super::{Campaign, Enricher, Enrichment, Looked, LookupFailure, PageParts};
+use super::{Campaign, Enricher, Enrichment, Input, Looked, LookupFailure, PageParts, present};
 use crate::state::StateBatch;
 
 /// Of a URL, this much is read.
@@ -40,6 +40,16 @@ impl Enricher for Page {
 
     fn version(&self) -> Arc<str> {
         "1".into()
+    }
+
+    fn inputs(&self, event: &EventView<'_>, _found: &Enrichment) -> Vec<Input> {
+        let path = event.page_path().filter(|_| event.page_url().is_none());
+        present([
+            ("page.url", event.page_url()),
+            ("page.path", path),
+            ("page.referrer", event.page_referrer()),
+            ("context.campaign", event.context().and_then(campaign::said_in)),
+        ])
     }
 
     fn enrich(
