@@ -4,6 +4,7 @@
 //! - [`stage`]: the one loop that turns a batch of records into others, exactly once.
 //! - [`state`]: what is known of users, devices and visits: a function of a changelog topic.
 //! - [`enrich`]: what an event gets on its way from `raw` to `enriched`.
+//! - [`route`]: which events go where from there.
 //! - [`outbound`]: calls out over HTTP, and how they are signed.
 //!
 //! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
@@ -13,7 +14,9 @@
 pub mod enrich;
 pub mod groups;
 pub mod outbound;
+pub mod quantity;
 #[cfg(test)]
 mod rig;
+pub mod route;
 pub mod stage;
 pub mod state;

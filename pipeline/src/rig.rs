@@ -1,17 +1,23 @@
-//! A log in memory for tests of this crate: a clock by hand, topics, records as texts.
+//! A log in memory for tests of this crate: a clock by hand, topics, records as texts, and futures
+//! that are polled by hand.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::{
-    Append, AppendError, Condition, Domain, Epoch, Fetch, FetchMode, Item, Lane, Log, Retention,
-    Stored, Topic, TopicName, TopicSpec,
+    Append, AppendError, Condition, Domain, Epoch, Fetch, FetchMode, Item, Lane, Log, Pending,
+    Retention, Stored, Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
 use crate::groups::{Clock, GroupName, Groups};
+use crate::stage::Time;
 
 pub(crate) struct Rig {
     pub(crate) log: Arc<MemoryLog>,
@@ -103,4 +109,55 @@ pub(crate) fn group(name: &str) -> GroupName {
 fn clock(micros: &Arc<AtomicI64>) -> Clock {
     let micros = Arc::clone(micros);
     Arc::new(move || TimeMicros(micros.load(Ordering::Relaxed)))
+}
+
+/// A clock by hand; pauses end at once.
+pub(crate) struct NoTime(pub(crate) Clock);
+
+impl Time for NoTime {
+    fn now(&self) -> TimeMicros {
+        (self.0)()
+    }
+
+    fn pause(&self, _: Duration) -> Pending<'static, ()> {
+        soon()
+    }
+}
+
+/// Ready when it is polled again.
+fn soon() -> Pending<'static, ()> {
+    let mut has_waited = false;
+    Box::pin(std::future::poll_fn(move |context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }))
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Polls as long as somebody wakes, at most `polls_max` times.
+pub(crate) fn poll_until_idle<T>(
+    mut future: Pin<&mut impl Future<Output = T>>,
+    polls_max: usize,
+) -> Poll<T> {
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&flag));
+    for _ in 0..polls_max {
+        if !flag.0.swap(false, Ordering::Relaxed) {
+            break;
+        }
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Poll::Ready(output);
+        }
+    }
+    Poll::Pending
 }

@@ -10,7 +10,6 @@
 
 mod enrich;
 mod file;
-mod quantity;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -26,6 +25,7 @@ pub use file::{
 use file::{Document, Layer};
 use ipnet::IpNet;
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
+use tracklog_pipeline::quantity;
 
 /// What variables of the environment begin with.
 pub const ENVIRONMENT_PREFIX: &str = "TRACKLOG_";

@@ -43,13 +43,16 @@ const REWRITES_AT_ONCE: usize = 256;
 pub type Clock = Arc<dyn Fn() -> TimeMicros + Send + Sync>;
 
 /// Where a group begins in a partition for which it has committed nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that is there.
     #[default]
     Earliest,
     /// Behind the last record that is there.
     Latest,
+    /// At these offsets, or at the first record that is there behind them. Partitions that are not
+    /// named: as [`Earliest`](Self::Earliest).
+    At(BTreeMap<PartitionId, Offset>),
 }
 
 /// Why a group did not do as asked.
@@ -358,7 +361,7 @@ impl<L: Log + ?Sized> Groups<L> {
         if let Some(committed) = found.as_ref().and_then(|it| Committed::decode(&it.value)) {
             return Ok(committed.next);
         }
-        let next = self.first(source, group.start);
+        let next = self.first(source, &group.start);
         if group.start == Start::Latest {
             // Kept: who begins behind the last record once more misses what came meanwhile.
             let committed = Committed { next, generation: group.written, at: (self.clock)() };
@@ -369,11 +372,14 @@ impl<L: Log + ?Sized> Groups<L> {
     }
 
     /// Where a group begins that has committed nothing.
-    fn first(&self, source: PartitionId, start: Start) -> Offset {
+    fn first(&self, source: PartitionId, start: &Start) -> Offset {
         let extent = self.log.extent(source);
         extent.map_or(Offset::ZERO, |extent| match start {
             Start::Earliest => extent.start,
             Start::Latest => extent.end,
+            Start::At(offsets) => {
+                offsets.get(&source).map_or(extent.start, |at| extent.start.max(*at))
+            }
         })
     }
 

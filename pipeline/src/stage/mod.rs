@@ -40,6 +40,11 @@ pub trait Stage: Send + Sync + 'static {
     /// Its name, and its group's.
     fn name(&self) -> &str;
 
+    /// How much of a partition it takes at once when it lags, at most.
+    fn batch_bytes_max(&self) -> usize {
+        1 << 20
+    }
+
     /// Begins a batch: fetches what its records will ask for. Asked again, after a pause, when it
     /// fails.
     fn begin<'a>(
@@ -79,8 +84,17 @@ pub struct SourceBatch {
 impl SourceBatch {
     /// The records from [`from`](Self::from) on, and where each is.
     pub fn records(&self) -> impl Iterator<Item = (Offset, Record<'_>)> {
-        let records = self.batches.iter().flat_map(BatchView::records);
-        records.filter(|(offset, _)| (self.from..self.next).contains(offset))
+        self.timed_records().map(|(offset, _, record)| (offset, record))
+    }
+
+    /// The same with the times at which they were appended.
+    pub fn timed_records(&self) -> impl Iterator<Item = (Offset, TimeMicros, Record<'_>)> {
+        let wanted = self.from..self.next;
+        let all = self.batches.iter().flat_map(|it| {
+            let appended_at = it.append_time();
+            it.records().map(move |(offset, record)| (offset, appended_at, record))
+        });
+        all.filter(move |it| wanted.contains(&it.0))
     }
 }
 

@@ -27,8 +27,6 @@ use crate::groups::{Claim, Member};
 
 /// What is read at once by a stage that keeps up.
 const FETCH_BYTES: usize = 128 << 10;
-/// What is read at once by one that lags, at most.
-const FETCH_BYTES_LAGGING: usize = 1 << 20;
 /// Outputs are committed when they have so many bytes.
 const COMMIT_BYTES: usize = 1 << 20;
 /// How long to wait before a stage, or a read, that failed is tried again.
@@ -152,8 +150,8 @@ impl<L: Log + ?Sized> Running<'_, L> {
             self.missed(source, damage.from, damage.to, &damage.what);
         }
         let lags = found.next < found.extent.end;
-        self.appetite =
-            if lags { (self.appetite * 2).min(FETCH_BYTES_LAGGING) } else { FETCH_BYTES };
+        let most = self.shared.stage.batch_bytes_max().max(FETCH_BYTES);
+        self.appetite = if lags { (self.appetite * 2).min(most) } else { FETCH_BYTES };
         SourceBatch { source, from, next: found.next, batches: found.batches }
     }
 

@@ -33,6 +33,8 @@ pub struct StageRunner<L: ?Sized> {
     pub group: GroupName,
     /// Its member's name: no other process has it.
     pub member: String,
+    /// Where the group begins that has committed nothing.
+    pub start: Start,
 }
 
 impl<L: Log + ?Sized> StageRunner<L> {
@@ -40,7 +42,7 @@ impl<L: Log + ?Sized> StageRunner<L> {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let topics = vec![self.shared.source.clone()];
-            match self.groups.join(&self.group, &self.member, topics, Start::Earliest).await {
+            match self.groups.join(&self.group, &self.member, topics, self.start.clone()).await {
                 Ok(member) => {
                     let running = Running::new(&self.shared, Arc::new(member));
                     running.run(&mut stop).await;

@@ -1,22 +1,19 @@
 //! What a stage's loop promises, over a log in memory that loses acks and a process that dies.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::task::Poll;
 
 use proptest::prelude::*;
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::MemoryLog;
 use tracklog_log::{AppendError, Domain, Log as _, Pending, Topic};
 use tracklog_protocol::rejected::RejectedView;
-use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
 
 use super::*;
-use crate::groups::{Clock, Groups, Member, Start};
-use crate::rig::{Rig, group};
+use crate::groups::{Groups, Member, Start};
+use crate::rig::{NoTime, Rig, group, poll_until_idle};
 
 /// Words become themselves, in the partition that their first letter says: `a…` 0, `b…` 1. Others
 /// do as they say.
@@ -87,25 +84,6 @@ fn expected(words: &[String]) -> ([Vec<String>; 2], usize) {
     (outputs, rejected)
 }
 
-struct NoTime(Clock);
-
-impl Time for NoTime {
-    fn now(&self) -> TimeMicros {
-        (self.0)()
-    }
-
-    fn pause(&self, _: Duration) -> Pending<'static, ()> {
-        let mut has_waited = false;
-        Box::pin(std::future::poll_fn(move |context| {
-            if std::mem::replace(&mut has_waited, true) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }))
-    }
-}
-
 struct Bench {
     rig: Rig,
     source: Topic,
@@ -172,29 +150,6 @@ impl Bench {
         let told = views.map(|it| format!("{}: {}", it.stage().unwrap(), it.message()));
         told.collect()
     }
-}
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Polls as long as somebody wakes, at most `polls_max` times.
-fn poll_until_idle<T>(mut future: Pin<&mut impl Future<Output = T>>, polls_max: usize) -> Poll<T> {
-    let flag = Arc::new(Flag(AtomicBool::new(true)));
-    let waker = Waker::from(Arc::clone(&flag));
-    for _ in 0..polls_max {
-        if !flag.0.swap(false, Ordering::Relaxed) {
-            break;
-        }
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return Poll::Ready(output);
-        }
-    }
-    Poll::Pending
 }
 
 const BOTH: [Delivery; 2] = [Delivery::OneCommit, Delivery::Producer];

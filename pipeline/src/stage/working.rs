@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tracklog_protocol::{Offset, Record, TimeMicros};
+use tracklog_protocol::Offset;
 
 use super::quarantine::Quarantine;
 use super::{Outputs, Poison, SourceBatch, Stage, StageError};
@@ -60,7 +60,8 @@ pub(super) fn reject_first(
     quarantine: &mut Quarantine,
     outputs: &mut Outputs,
 ) -> Worked {
-    let (offset, appended_at, record) = records(batch).next().expect("a batch that fails has one");
+    let (offset, appended_at, record) =
+        batch.timed_records().next().expect("a batch that fails has one");
     outputs.begin(offset);
     quarantine.reject(batch.source, offset, appended_at, record, reason, outputs);
     Worked { next: offset.plus(1), records: 1, rejected: 1 }
@@ -81,7 +82,7 @@ async fn attempt(
 ) -> Result<Attempt, StageError> {
     let mut work = stage.begin(batch).await?;
     let mut worked = Worked { next: until, records: 0, rejected: 0 };
-    for (offset, appended_at, record) in records(batch).take_while(|it| it.0 < until) {
+    for (offset, appended_at, record) in batch.timed_records().take_while(|it| it.0 < until) {
         if outputs.byte_count() >= bytes_max {
             worked.next = offset;
             break;
@@ -104,16 +105,6 @@ async fn attempt(
         worked.records += 1;
     }
     Ok(Attempt::Done(worked))
-}
-
-/// The records of `batch` from its first wanted on, with the times of their appends.
-fn records(batch: &SourceBatch) -> impl Iterator<Item = (Offset, TimeMicros, Record<'_>)> {
-    let wanted = batch.from..batch.next;
-    let all = batch.batches.iter().flat_map(|it| {
-        let appended_at = it.append_time();
-        it.records().map(move |(offset, record)| (offset, appended_at, record))
-    });
-    all.filter(move |it| wanted.contains(&it.0))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -96,7 +96,8 @@ pub struct EventParts<'a> {
 
 impl<'a> EventParts<'a> {
     /// What `event` is made of, but for its headers, its index and what enrichment found out.
-    fn of(event: &EventView<'a>) -> Self {
+    #[must_use]
+    pub fn of(event: &EventView<'a>) -> Self {
         Self {
             message_id: event.message_id(),
             kind: event.kind(),

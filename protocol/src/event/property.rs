@@ -135,6 +135,23 @@ pub enum Property<'a> {
     Object(&'a str),
 }
 
+impl<'a> Property<'a> {
+    /// The value whose JSON text is `token`, no white space around it. Taken at its word: `None`
+    /// where no value begins as it does.
+    #[must_use]
+    pub fn of_token(token: &'a str) -> Option<Self> {
+        Some(match token.bytes().next()? {
+            b'n' => Self::Null,
+            b't' | b'f' => Self::Bool(token == "true"),
+            b'-' | b'0'..=b'9' => Self::Number(JsonNumber { token }),
+            b'"' => Self::String(JsonText { token }),
+            b'[' => Self::Array(token),
+            b'{' => Self::Object(token),
+            _ => return None,
+        })
+    }
+}
+
 /// A number with the digits that the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonNumber<'a> {

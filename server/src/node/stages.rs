@@ -21,7 +21,7 @@ use tracklog_pipeline::enrich::profile::Profile;
 use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
-use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups};
+use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups, Start};
 use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
 use tracklog_pipeline::state::{
     self, DiskStore, DiskStoreOptions, Flusher, State, StateError, StateOptions, StoreError,
@@ -172,6 +172,7 @@ impl Stages {
             groups: Arc::clone(&self.groups),
             group: GroupName::new(stage::NAME).expect("our own names are good"),
             member: format!("node-{}", std::process::id()),
+            start: Start::Earliest,
         };
         self.tasks.push(self.threads.spawn(runner.run(stopped)));
         self.enrich = Some((enriching, flusher));

@@ -1,4 +1,4 @@
-//! Sizes and spans of time as people write them: `256 MiB`, `1000000`, `10s`, `500ms`.
+//! Sizes and spans of time as people write them in files: `256 MiB`, `1000000`, `10s`, `500ms`.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,18 +8,19 @@ use serde::{Deserialize, Deserializer};
 
 /// A number of bytes: an integer, or a text with `KiB`, `MiB`, `GiB` or `TiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bytes(pub(super) u64);
+pub struct Bytes(pub u64);
 
 impl Bytes {
     /// What memory can hold, at most.
-    pub(super) fn to_usize(self) -> usize {
+    #[must_use]
+    pub fn to_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
 /// A span of time: a text with `ms`, `s`, `m` or `h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span(pub(super) Duration);
+pub struct Span(pub Duration);
 
 fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = number_and_unit(text)?;
