@@ -4,13 +4,14 @@
 //! - [`stage`]: the one loop that turns a batch of records into others, exactly once.
 //! - [`state`]: what is known of users, devices and visits: a function of a changelog topic.
 //! - [`enrich`]: what an event gets on its way from `raw` to `enriched`.
-//! - [`route`]: which events go where from there.
+//! - [`route`]: which events go where from there, and [`destination`]: how others get them.
 //! - [`outbound`]: calls out over HTTP, and how they are signed.
 //!
 //! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
 //! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
 #![forbid(unsafe_code)]
 
+pub mod destination;
 pub mod enrich;
 pub mod groups;
 pub mod outbound;

@@ -38,6 +38,11 @@ impl Rig {
         clock(&self.micros)
     }
 
+    /// The rig's clock, which pauses move on.
+    pub(crate) fn passing_time(&self) -> PausesPass {
+        PausesPass(Arc::clone(&self.micros))
+    }
+
     pub(crate) fn now(&self) -> TimeMicros {
         (self.clock())()
     }
@@ -134,6 +139,20 @@ fn soon() -> Pending<'static, ()> {
         context.waker().wake_by_ref();
         Poll::Pending
     }))
+}
+
+/// A clock that only pauses move: they end at once.
+pub(crate) struct PausesPass(Arc<AtomicI64>);
+
+impl Time for PausesPass {
+    fn now(&self) -> TimeMicros {
+        TimeMicros(self.0.load(Ordering::Relaxed))
+    }
+
+    fn pause(&self, span: Duration) -> Pending<'static, ()> {
+        self.0.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::Relaxed);
+        soon()
+    }
 }
 
 struct Flag(AtomicBool);

@@ -8,7 +8,7 @@
 //! - `field` are the names of an event's fields, `expression` what must hold of them, `pattern`
 //!   patterns of names, `projection` what of an event goes on.
 //!
-//! Other destinations are another room's.
+//! Other destinations are in [`crate::destination`].
 
 mod expression;
 mod field;

@@ -1,0 +1,392 @@
+//! What destinations promise, over endpoints that fail and processes that die.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use serde_json::Value as Json;
+use tempfile::TempDir;
+use tracklog_log::conformance::block_on;
+use tracklog_log::memory::MemoryLog;
+use tracklog_log::{Pending, Topic};
+use tracklog_protocol::event::{EventBuilder, EventParts};
+use tracklog_protocol::{BatchView, Offset, TimeMicros};
+
+use super::file::Files;
+use super::undelivered::Undelivered;
+use super::webhook::Webhook;
+use super::*;
+use crate::groups::Start;
+use crate::outbound::{Accepted, Outbound, Post, PostError, WebhookKey};
+use crate::rig::{PausesPass, Rig, poll_until_idle};
+use crate::route::{DestinationName, DestinationSpec, FileSpec, Routes, Rules};
+use crate::stage::{PartitionLoop, StageEnd};
+
+type Answers = Box<dyn FnMut(&[u64]) -> Result<Accepted, PostError> + Send>;
+
+/// An endpoint that answers as it is told to, and remembers what it took: offsets, by request.
+struct Somebody {
+    answers: Mutex<Answers>,
+    taken: Mutex<Vec<Vec<u64>>>,
+    ids: Mutex<BTreeSet<String>>,
+}
+
+impl Somebody {
+    fn new(
+        answers: impl FnMut(&[u64]) -> Result<Accepted, PostError> + Send + 'static,
+    ) -> Arc<Self> {
+        let answers: Answers = Box::new(answers);
+        let answers = Mutex::new(answers);
+        Arc::new(Self { answers, taken: Mutex::default(), ids: Mutex::default() })
+    }
+
+    fn offsets(&self) -> Vec<u64> {
+        self.taken.lock().concat()
+    }
+}
+
+impl Outbound for Somebody {
+    fn post(&self, post: Post) -> Pending<'_, Result<Accepted, PostError>> {
+        let events: Vec<Json> = serde_json::from_slice(&post.body).unwrap();
+        let offsets: Vec<_> = events.iter().map(|it| it["offset"].as_u64().unwrap()).collect();
+        assert!(post.headers.contains_key("webhook-signature"));
+        let answer = (self.answers.lock())(&offsets);
+        if answer.is_ok() {
+            let id = post.headers["webhook-id"].to_str().unwrap().to_owned();
+            self.ids.lock().insert(id);
+            self.taken.lock().push(offsets);
+        }
+        // An answer takes a while: whoever waits for it may die before.
+        let mut is_late = true;
+        Box::pin(std::future::poll_fn(move |context| {
+            if std::mem::replace(&mut is_late, false) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(answer.clone())
+        }))
+    }
+}
+
+const FILE: &str = r#"
+[destinations.hook]
+type = "webhook"
+url = "http://127.0.0.1:1/hook"
+batch_events = 4
+give_up_after = "10m"
+
+[[rules]]
+name = "all"
+to = ["hook"]
+"#;
+
+struct Bench {
+    rig: Rig,
+    source: Topic,
+    rejected: Topic,
+    undelivered: Topic,
+    text: String,
+}
+
+impl Bench {
+    fn new(text: &str) -> Self {
+        let rig = Rig::new();
+        let (source, rejected) = (rig.topic("enriched", 1), rig.topic("rejected", 1));
+        let undelivered = rig.topic(undelivered::TOPIC, 1);
+        let bench = Self { rig, source, rejected, undelivered, text: text.to_owned() };
+        block_on(bench.routes().activate(text, TimeMicros(0), |_| Offset::ZERO)).unwrap();
+        bench
+    }
+
+    fn routes(&self) -> Arc<Routes<MemoryLog>> {
+        let log = Arc::clone(&self.rig.log);
+        Arc::new(block_on(Routes::open(log, self.rig.epoch, self.source.clone())).unwrap())
+    }
+
+    fn write(&self, count: u64) {
+        for _ in 0..count {
+            let id = format!("id-{}", self.rig.end(self.source.partition(0)));
+            let parts = EventParts { message_id: &id, ..EventParts::default() };
+            let mut builder = EventBuilder::new();
+            self.rig.append(&[], &[(self.source.partition(0), builder.build(&parts))]).unwrap();
+        }
+    }
+
+    fn time(&self) -> PausesPass {
+        self.rig.passing_time()
+    }
+
+    fn webhook(&self, outbound: Arc<dyn Outbound>) -> Arc<Delivering<MemoryLog>> {
+        let name = DestinationName::new("hook").unwrap();
+        let mut rules = Rules::parse(&self.text).unwrap();
+        let Some(DestinationSpec::Webhook(spec)) = rules.destinations.remove(&name) else {
+            panic!("it is a webhook");
+        };
+        let key = WebhookKey::new("0123456789abcdef").unwrap();
+        let time = Arc::new(self.time());
+        let to = Webhook::new(name.clone(), *spec, Some(key), outbound, time);
+        self.delivering(name, Arc::new(to))
+    }
+
+    fn delivering(
+        &self,
+        name: DestinationName,
+        to: Arc<dyn Destination>,
+    ) -> Arc<Delivering<MemoryLog>> {
+        let (routes, undelivered) = (self.routes(), self.undelivered.clone());
+        Arc::new(Delivering::new(name, to, routes, undelivered, Arc::new(self.time())))
+    }
+
+    /// Runs a process over the source, for so many polls.
+    fn run(&self, to: &Arc<Delivering<MemoryLog>>, polls: usize) -> Poll<Result<(), StageEnd>> {
+        let stage = DeliverStage::new(Arc::clone(to), Lane::Normal);
+        let groups = self.rig.groups();
+        let name = group(&to.name, Lane::Normal);
+        let shared = PartitionLoop {
+            log: Arc::clone(&self.rig.log),
+            epoch: self.rig.epoch,
+            stage: Arc::new(stage),
+            source: self.source.clone(),
+            rejected: self.rejected.clone(),
+            delivery: crate::stage::Delivery::OneCommit,
+            time: Arc::new(self.time()),
+            counters: Arc::default(),
+        };
+        let topics = vec![self.source.clone()];
+        let member = block_on(groups.join(&name, "m", topics, Start::Earliest)).unwrap();
+        let running = pin!(shared.run(&member, self.source.partition(0)));
+        poll_until_idle(running, polls)
+    }
+
+    /// Offsets and reasons of what was set aside.
+    fn asides(&self) -> Vec<(u64, String)> {
+        let batches = self.rig.read(self.undelivered.partition(0));
+        let records = batches.iter().flat_map(BatchView::records);
+        let read = |(_, record)| {
+            let aside = Undelivered::of(record).unwrap();
+            let line: Json = serde_json::from_str(aside.line.get()).unwrap();
+            assert_eq!(line["offset"], aside.offset);
+            (aside.offset, aside.reason)
+        };
+        records.map(read).collect()
+    }
+}
+
+fn yes() -> Result<Accepted, PostError> {
+    Ok(Accepted { status: 200 })
+}
+
+fn no(status: u16) -> Result<Accepted, PostError> {
+    Err(PostError::status(status, None, b"no"))
+}
+
+#[test]
+fn events_come_in_requests_of_a_size_and_in_order() {
+    let bench = Bench::new(FILE);
+    bench.write(10);
+    let somebody = Somebody::new(|_| yes());
+    let hook = bench.webhook(somebody.clone());
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    assert_eq!(somebody.offsets(), (0..10).collect::<Vec<_>>());
+    assert!(somebody.taken.lock().iter().all(|offsets| offsets.len() <= 4));
+    assert_eq!(hook.counters.delivered.count(), 10);
+    assert_eq!(hook.endpoint.state(), EndpointState::Well);
+}
+
+#[test]
+fn what_is_refused_is_found_among_its_neighbours_and_set_aside() {
+    let bench = Bench::new(FILE);
+    bench.write(10);
+    let somebody = Somebody::new(|offsets| if offsets.contains(&6) { no(422) } else { yes() });
+    let hook = bench.webhook(somebody.clone());
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    let wanted: Vec<_> = (0..10).filter(|it| *it != 6).collect();
+    assert_eq!(somebody.offsets(), wanted);
+    assert_eq!(bench.asides(), [(6, "it answered 422: no".to_owned())]);
+    assert_eq!(hook.counters.undelivered.count(), 1);
+}
+
+#[test]
+fn an_endpoint_that_is_away_for_a_while_loses_nothing() {
+    let bench = Bench::new(FILE);
+    bench.write(10);
+    let mut calls = 0;
+    let somebody = Somebody::new(move |_| {
+        calls += 1;
+        if calls < 9 { no(503) } else { yes() }
+    });
+    let hook = bench.webhook(somebody.clone());
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    assert_eq!(somebody.offsets(), (0..10).collect::<Vec<_>>());
+    assert_eq!(bench.asides(), []);
+    assert_eq!(hook.counters.retried.count(), 8);
+}
+
+#[test]
+fn what_is_not_taken_for_too_long_is_set_aside_with_the_reason() {
+    let bench = Bench::new(FILE);
+    bench.write(3);
+    let before = bench.rig.now();
+    // Wrong credentials are the operator's to mend: nothing of it is the events' fault.
+    let somebody = Somebody::new(|_| no(401));
+    let hook = bench.webhook(somebody);
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    let offsets: BTreeMap<_, _> = bench.asides().into_iter().collect();
+    assert_eq!(offsets.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(offsets[&0].starts_with("it answered 401: no (tried "), "{}", offsets[&0]);
+    assert!(bench.rig.now().0 - before.0 >= 600 * 1_000_000, "ten minutes");
+    assert!(matches!(hook.endpoint.state(), EndpointState::Failing { is_open: true, .. }));
+}
+
+#[test]
+fn one_that_is_paused_is_not_called_and_goes_on() {
+    let bench = Bench::new(FILE);
+    bench.write(3);
+    let somebody = Somebody::new(|_| yes());
+    let hook = bench.webhook(somebody.clone());
+    hook.hold.set(true);
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    assert!(somebody.offsets().is_empty());
+    hook.hold.set(false);
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    assert_eq!(somebody.offsets(), [0, 1, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn over_crashes_and_failures_each_event_is_taken_or_set_aside_and_none_is_passed_over(
+        steps in prop::collection::vec((0_u64..6, 0_usize..30), 1..12),
+        answers in prop::collection::vec(prop::sample::select(vec![0_u16, 0, 0, 413, 503, 503]), 0..40),
+    ) {
+        let bench = Bench::new(FILE);
+        let mut answers = answers.into_iter();
+        // An event with this offset is never wanted.
+        let somebody = Somebody::new(move |offsets| match answers.next() {
+            Some(status @ 1..) if status != 413 => no(status),
+            _ if offsets.contains(&3) => no(413),
+            _ => yes(),
+        });
+        let hook = bench.webhook(somebody.clone());
+        let mut count = 0;
+        for (more, polls) in steps {
+            bench.write(more);
+            count += more;
+            // A process that dies anywhere.
+            drop(bench.run(&bench.webhook(somebody.clone()), polls));
+        }
+        prop_assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+        let taken = somebody.offsets();
+        let distinct: BTreeSet<_> = taken.iter().copied().collect();
+        let wanted: BTreeSet<_> = (0..count).filter(|it| *it != 3).collect();
+        prop_assert_eq!(distinct, wanted);
+        let first_seen: Vec<_> = {
+            let mut seen = BTreeSet::new();
+            taken.into_iter().filter(|it| seen.insert(*it)).collect()
+        };
+        prop_assert!(first_seen.is_sorted(), "{:?}", first_seen);
+        let asides: Vec<_> = bench.asides().into_iter().map(|(offset, _)| offset).collect();
+        let refused: Vec<_> = (3..count.min(4)).collect();
+        prop_assert_eq!(asides, refused, "set aside once, however often it was tried");
+    }
+}
+
+fn lines(range: Range<u64>) -> (Vec<u8>, Vec<LineAt>) {
+    let (mut text, mut lines) = (Vec::new(), Vec::new());
+    for offset in range {
+        let start = text.len();
+        writeln!(text, "{{\"topic\":\"t\",\"offset\":{offset},\"pad\":\"{}\"}}", "x".repeat(40))
+            .unwrap();
+        lines.push(LineAt { offset: Offset(offset), at: start..text.len() });
+    }
+    (text, lines)
+}
+
+fn hand_over(files: &Files, range: Range<u64>) -> Result<(), DeliveryError> {
+    let (text, at) = lines(range);
+    let source = PartitionId::new(tracklog_protocol::TopicId(7), 3);
+    let lines = Lines { lane: Lane::Normal, source, text: &text, lines: &at };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(files.deliver(lines))
+}
+
+/// The offsets in all files, in the order of their names.
+fn offsets_in(folder: &Path) -> Vec<u64> {
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
+    paths.sort();
+    let texts = paths.iter().map(|path| fs::read_to_string(path).unwrap());
+    let offset =
+        |line: &str| serde_json::from_str::<Json>(line).unwrap()["offset"].as_u64().unwrap();
+    texts.flat_map(|text| text.lines().map(offset).collect::<Vec<_>>()).collect()
+}
+
+fn files(folder: &TempDir) -> Files {
+    let spec = FileSpec { folder: folder.path().to_owned(), roll_bytes: 500 };
+    Files::new(spec, "enriched")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_hold_each_event_once_over_crashes_that_tear_lines_and_forget_offsets(
+        steps in prop::collection::vec((1_u64..12, 0_u64..12, any::<bool>(), 0_u64..200), 1..12),
+    ) {
+        let folder = TempDir::new().unwrap();
+        let mut writing = files(&folder);
+        let mut committed = 0;
+        let mut written = 0;
+        for (more, forgotten, dies, torn) in steps {
+            // Whoever goes on begins at the last committed offset, which may lie before the end.
+            let from = committed.max(written - written.min(forgotten));
+            let next = from + more;
+            hand_over(&writing, from..next).unwrap();
+            written = written.max(next);
+            if dies {
+                // Something of a later write, without its line's end.
+                let newest = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().path()).max();
+                let mut file = fs::OpenOptions::new().append(true).open(newest.unwrap()).unwrap();
+                let line = format!("{{\"topic\":\"t\",\"offset\":{next},\"pad\":\"{}", "y".repeat(180));
+                let torn = usize::try_from(torn).unwrap().min(line.len());
+                file.write_all(&line.as_bytes()[..torn]).unwrap();
+                writing = files(&folder);
+            } else {
+                committed = next;
+            }
+        }
+        hand_over(&writing, committed..written + 1).unwrap();
+        prop_assert_eq!(offsets_in(folder.path()), (0..=written).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_file_that_is_large_enough_is_finished() {
+    let folder = TempDir::new().unwrap();
+    let writing = files(&folder);
+    for from in (0..40).step_by(4) {
+        hand_over(&writing, from..from + 4).unwrap();
+    }
+    let count = fs::read_dir(folder.path()).unwrap().count();
+    assert!((4..8).contains(&count), "{count} files");
+    assert!(folder.path().join("enriched-003-00000000000000000000.ndjson").exists());
+    assert_eq!(offsets_in(folder.path()), (0..40).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_tried_again() {
+    let folder = TempDir::new().unwrap();
+    let spec = FileSpec { folder: folder.path().join("file/below"), roll_bytes: 500 };
+    fs::write(folder.path().join("file"), b"").unwrap();
+    let writing = Files::new(spec, "enriched");
+    assert!(matches!(hand_over(&writing, 0..2), Err(DeliveryError::Later { .. })));
+    fs::remove_file(folder.path().join("file")).unwrap();
+    hand_over(&writing, 0..2).unwrap();
+    assert_eq!(offsets_in(&folder.path().join("file/below")), [0, 1]);
+}
