@@ -6,11 +6,13 @@
 //! - [`enrich`]: what an event gets on its way from `raw` to `enriched`.
 //! - [`route`]: which events go where from there, and [`destination`]: how others get them.
 //! - [`outbound`]: calls out over HTTP, and how they are signed.
+//! - [`archive`]: every event as Parquet in an object store, exactly once.
 //!
 //! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
 //! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod destination;
 pub mod enrich;
 pub mod groups;

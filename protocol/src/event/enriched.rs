@@ -190,6 +190,12 @@ impl GeoOrigin {
         }
     }
 
+    /// The origin that lines write so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Database, Self::Header].into_iter().find(|origin| origin.as_str() == name)
+    }
+
     const fn to_raw(self) -> raw::GeoOrigin {
         match self {
             Self::Database => raw::GeoOrigin::Database,

@@ -1,0 +1,212 @@
+//! The object store under an archive: a folder, a bucket, or memory.
+//!
+//! Promises
+//! - An object that was created is durable when the call returns: in a folder files and their
+//!   folders are synced.
+//! - Nothing is overwritten: [`Store::create`] is the only way to write.
+//!
+//! A plain path or `file:///…` is a folder; `s3://`, `gs://` and `az://` need the feature `full`,
+//! and take their credentials from the environment, as their vendors' tools do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+
+use super::layout;
+
+/// The store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The URL names no store that this program knows.
+    #[error("{url}: {why}")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no such object.
+    #[error("there is no {path}")]
+    NotFound {
+        /// Where it should be.
+        path: String,
+    },
+    /// The store failed, or did not answer: the outcome of a write is unknown. Ask again.
+    #[error("the store failed: {0}")]
+    Failed(#[source] object_store::Error),
+}
+
+/// Who may make the folder of a local archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Whoever writes: it is made where it is missing.
+    Write,
+    /// Readers: a missing one is an error.
+    Read,
+}
+
+/// What became of a creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It is there now, with these bytes.
+    Ours,
+    /// Another object is there.
+    Taken,
+}
+
+/// An object that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Where.
+    pub path: String,
+    /// How large.
+    pub bytes: u64,
+}
+
+/// A place for objects that are written once.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    url: String,
+}
+
+impl Store {
+    /// Opens the store at `url`.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when there is none, or this program was built without it.
+    pub fn open(url: &str, opening: Opening) -> Result<Self, StoreError> {
+        let wrong = |why: String| StoreError::Url { url: url.to_owned(), why };
+        let objects: Arc<dyn ObjectStore> = match url.split_once("://") {
+            None => folder(std::path::Path::new(url), opening).map_err(wrong)?,
+            Some(("file", path)) => folder(std::path::Path::new(path), opening).map_err(wrong)?,
+            Some(("s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss", _)) => {
+                cloud(url).map_err(wrong)?
+            }
+            Some((scheme, _)) => {
+                let known = "a path, file, s3, gs and az are known";
+                return Err(wrong(format!("{scheme} is no store of archives: {known}")));
+            }
+        };
+        Ok(Self { objects, url: url.to_owned() })
+    }
+
+    /// An archive in any store, such as one in memory.
+    #[must_use]
+    pub fn of(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.to_owned() }
+    }
+
+    /// As it was opened.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Creates an object, or finds that it is there: with these very bytes, since an earlier call
+    /// created it whose answer was lost, or with others.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: it may or may not be there; calling again finds out.
+    pub async fn create(&self, path: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let payload = PutPayload::from(bytes.clone());
+        match self.objects.put_opts(&location(path), payload, options).await {
+            Ok(_) => Ok(Created::Ours),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => {
+                let is = self.get(path).await?;
+                Ok(if is == bytes { Created::Ours } else { Created::Taken })
+            }
+            Err(error) => Err(StoreError::Failed(error)),
+        }
+    }
+
+    /// All bytes of an object.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is none, or the store failed.
+    pub async fn get(&self, path: &str) -> Result<Bytes, StoreError> {
+        let failed = |error| match error {
+            object_store::Error::NotFound { .. } => StoreError::NotFound { path: path.to_owned() },
+            error => StoreError::Failed(error),
+        };
+        let found = self.objects.get(&location(path)).await.map_err(failed)?;
+        found.bytes().await.map_err(failed)
+    }
+
+    /// The numbers of all manifests from `first` on, rising.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn manifests(&self, first: u64) -> Result<Vec<u64>, StoreError> {
+        let folder = location(layout::MANIFESTS);
+        let found = match first.checked_sub(1) {
+            None => self.objects.list(Some(&folder)),
+            Some(before) => {
+                self.objects.list_with_offset(Some(&folder), &location(&layout::manifest(before)))
+            }
+        };
+        let numbers = found.try_filter_map(|object| async move {
+            Ok(layout::manifest_number(object.location.as_ref()))
+        });
+        let mut numbers: Vec<_> = numbers.try_collect().await.map_err(StoreError::Failed)?;
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// All objects of an archive but its manifests.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn files(&self) -> Result<Vec<Object>, StoreError> {
+        let found = self.objects.list(None).map_err(StoreError::Failed);
+        let files = found.try_filter_map(|object| async move {
+            let path = object.location.as_ref().to_owned();
+            let is_file = path.starts_with("topic=");
+            Ok(is_file.then_some(Object { path, bytes: object.size }))
+        });
+        files.try_collect().await
+    }
+}
+
+/// Our own paths hold what paths may, percent-encoded already.
+fn location(path: &str) -> Path {
+    Path::parse(path).expect("the layout makes good paths")
+}
+
+fn folder(path: &std::path::Path, opening: Opening) -> Result<Arc<dyn ObjectStore>, String> {
+    if opening == Opening::Write {
+        std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
+    }
+    if !path.is_dir() {
+        return Err("there is no such folder".to_owned());
+    }
+    let store = LocalFileSystem::new_with_prefix(path).map_err(|error| error.to_string())?;
+    Ok(Arc::new(store.with_fsync(true)))
+}
+
+#[cfg(feature = "full")]
+fn cloud(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    let place = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
+    // Names of settings are those of the vendors' environment: AWS_REGION, GOOGLE_…, AZURE_….
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?.to_ascii_lowercase();
+        Some((name, value.into_string().ok()?))
+    });
+    let (store, prefix) =
+        object_store::parse_url_opts(&place, environment).map_err(|error| error.to_string())?;
+    Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)))
+}
+
+#[cfg(not(feature = "full"))]
+fn cloud(_: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    Err("this program was built without cloud stores: build it with `--features full`".to_owned())
+}

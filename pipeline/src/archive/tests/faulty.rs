@@ -1,0 +1,167 @@
+//! A store in memory that fails where a test wants it: before or after it did what was asked, by
+//! an error, by being slow, or for ever, as a process that was killed sees it.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// What befalls an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// It is not done, and an error says so.
+    Refused,
+    /// It is done, and the answer is an error.
+    ReplyLost,
+    /// It is done after so many polls.
+    Slow(u32),
+    /// It is not done, and the process ends.
+    KilledBefore,
+    /// It is done, and the process ends.
+    KilledAfter,
+}
+
+/// Says what befalls the operation with this number.
+type Plan = Box<dyn Fn(u64) -> Fault + Send + Sync>;
+
+pub(super) struct Faulty {
+    inner: Arc<InMemory>,
+    plan: Plan,
+    operations: AtomicU64,
+    killed: AtomicBool,
+}
+
+impl Faulty {
+    /// A process' view of the store `inner`.
+    pub(super) fn new(
+        inner: &Arc<InMemory>,
+        plan: impl Fn(u64) -> Fault + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::clone(inner),
+            plan: Box::new(plan),
+            operations: AtomicU64::new(0),
+            killed: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs `work` to its end; `None` when it was killed.
+    pub(super) async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.killed.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    async fn befall<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        let failed =
+            || Error::Generic { store: "faulty", source: "500 Internal Server Error".into() };
+        match (self.plan)(self.operations.fetch_add(1, Ordering::Relaxed)) {
+            Fault::None => doing.await,
+            Fault::Refused => Err(failed()),
+            Fault::ReplyLost => {
+                // Whatever it said, nobody hears it.
+                drop(doing.await);
+                Err(failed())
+            }
+            Fault::Slow(polls) => {
+                for _ in 0..polls {
+                    once().await;
+                }
+                doing.await
+            }
+            Fault::KilledBefore => self.die().await,
+            Fault::KilledAfter => {
+                drop(doing.await);
+                self.die().await
+            }
+        }
+    }
+
+    async fn die<T>(&self) -> T {
+        self.killed.store(true, Ordering::Relaxed);
+        pending().await
+    }
+}
+
+/// Pending once.
+async fn once() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        self.befall(self.inner.put_opts(location, payload, options)).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.befall(self.inner.get_opts(location, options)).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+impl std::fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+impl std::fmt::Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a store that fails")
+    }
+}

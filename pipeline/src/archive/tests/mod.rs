@@ -1,0 +1,5 @@
+//! Tests of the archive as a whole: events into files and back, and crashes at every step.
+
+mod crashes;
+mod faulty;
+mod rows;
