@@ -105,6 +105,9 @@ struct Replayed {
 /// How much one read of the topic asks for.
 const FETCH_BYTES: usize = 1 << 20;
 
+/// So many records are on their way at once when the topic is rewritten.
+const REWRITES_AT_ONCE: usize = 256;
+
 impl<L: Log + ?Sized> MetaTopic<L> {
     /// Opens the store in the topic `name`, which it makes if it is not there, for the writer
     /// that holds `epoch`.
@@ -154,6 +157,47 @@ impl<L: Log + ?Sized> MetaTopic<L> {
     #[must_use]
     pub fn damage(&self) -> Vec<Damage> {
         self.replayed().damage.clone()
+    }
+
+    /// Writes what counts anew and gives up what lies before, where more than `stale_max` records
+    /// do not count any more. What is a value of a key for which `counts` says no is removed.
+    ///
+    /// Safe beside other changes. A record is written again on the condition that it is still the
+    /// last of its key; where it is not, a later one lies above all that is given up. A crash
+    /// before the end leaves some records twice. Versions move.
+    ///
+    /// # Errors
+    /// [`MetaError`] when the topic cannot be read or written; it may be done in part then.
+    pub async fn rewrite(
+        &self,
+        stale_max: u64,
+        counts: impl Fn(&[u8]) -> bool + Sync,
+    ) -> Result<(), MetaError> {
+        let Some(extent) = self.log.extent(self.partition) else { return Ok(()) };
+        let records = extent.end.0 - extent.start.0;
+        if records < stale_max {
+            return Ok(());
+        }
+        // All that lies below the end is known from here on.
+        self.refresh().await?;
+        let live = self.list(b"");
+        if records < live.len() as u64 + stale_max {
+            return Ok(());
+        }
+        for some in live.chunks(REWRITES_AT_ONCE) {
+            let again = |(key, Versioned { value, version }): &(Bytes, Versioned)| {
+                self.put(key, counts(key).then_some(value), Expect::Version(*version))
+            };
+            // Each is in line when it is made. The futures only wait.
+            let rewritten: Vec<_> = some.iter().map(again).collect();
+            for rewritten in rewritten {
+                match rewritten.await {
+                    Ok(_) | Err(MetaError::Conflict) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.log.trim(self.partition, extent.end).await.map_err(MetaError::Append)
     }
 
     /// Replays the topic up to `end`, which is published or will be soon. Several may run at

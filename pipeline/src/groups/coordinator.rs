@@ -13,13 +13,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard, watch};
-use tracklog_log::meta::{Expect, MetaError, MetaTopic, Versioned};
+use tracklog_log::meta::{Expect, MetaError, MetaTopic};
 use tracklog_log::{
     AppendError, CatalogError, Epoch, FetchError, Log, Meta as _, Topic, TopicName,
 };
@@ -35,9 +34,6 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// The ledger is rewritten once it has so many records beyond those that count.
 const STALE_RECORDS_MAX: u64 = 100_000;
-
-/// So many of its records are on their way at once when it is rewritten.
-const REWRITES_AT_ONCE: usize = 256;
 
 /// The clock.
 pub type Clock = Arc<dyn Fn() -> TimeMicros + Send + Sync>;
@@ -179,42 +175,17 @@ impl<L: Log + ?Sized> Groups<L> {
     /// Writes what counts anew and gives up what lies before, where more than `stale_max` records
     /// do not count any more. Offsets in topics that are no more are forgotten.
     ///
-    /// Safe beside commits and changes. A record is written again on the condition that it is still
-    /// the last of its key; where it is not, a later one lies above all that is given up. A crash
-    /// before the end leaves some records twice. Claims depend on places that move here: their next
-    /// commits are refused, and who holds them claims again.
+    /// Claims depend on places that move here: their next commits are refused, and who holds them
+    /// claims again.
     pub(super) async fn rewrite(&self, stale_max: u64) -> Result<(), GroupError> {
-        let partition = self.ledger.partition();
-        let Some(extent) = self.log.extent(partition) else { return Ok(()) };
-        let records = extent.end.0 - extent.start.0;
-        if records < stale_max {
-            return Ok(());
-        }
-        // All that lies below the end is known from here on.
-        self.ledger.refresh().await?;
-        let live = self.ledger.list(b"");
-        if records < live.len() as u64 + stale_max {
-            return Ok(());
-        }
-        // Asked after the refresh: a topic that a key names was there, so that it is missing now
-        // says that it was deleted.
-        let topics: BTreeSet<_> = self.log.topics().iter().map(|topic| topic.id).collect();
-        for some in live.chunks(REWRITES_AT_ONCE) {
-            let again = |(key, Versioned { value, version }): &(Bytes, Versioned)| {
-                let counts = ledger::topic_of(key).is_none_or(|topic| topics.contains(&topic));
-                self.ledger.put(key, counts.then_some(value), Expect::Version(*version))
-            };
-            // Each is in line when it is made. The futures only wait.
-            let rewritten: Vec<_> = some.iter().map(again).collect();
-            for rewritten in rewritten {
-                match rewritten.await {
-                    Ok(_) | Err(MetaError::Conflict) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        self.log.trim(partition, extent.end).await?;
-        Ok(())
+        // Asked of the first key, when all keys are known: a topic that one names was there, so
+        // that it is missing now says that it was deleted.
+        let topics = OnceLock::new();
+        let all = || -> BTreeSet<_> { self.log.topics().iter().map(|topic| topic.id).collect() };
+        let counts = |key: &[u8]| {
+            ledger::topic_of(key).is_none_or(|topic| topics.get_or_init(all).contains(&topic))
+        };
+        Ok(self.ledger.rewrite(stale_max, counts).await?)
     }
 
     /// Makes `member` one of `group`, which reads `topics`. One of that name who lives already is
