@@ -120,7 +120,8 @@ impl Writer {
         self.log.append(permit, epoch, Append { conditions: &[], items })
     }
 
-    fn item<'a>(&self, judgement: &Judgement<'a>) -> Item<'a> {
+    /// Where an event goes, and its record.
+    pub(crate) fn item<'a>(&self, judgement: &Judgement<'a>) -> Item<'a> {
         Item::Record { partition: self.partition(judgement), record: judgement.record }
     }
 

@@ -346,20 +346,20 @@ pub(crate) fn text_of<'a>(head: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     head.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok())
 }
 
-fn now() -> TimeMicros {
+pub(crate) fn now() -> TimeMicros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMicros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The buffers of one thread.
 #[derive(Default)]
-struct Bench {
-    intake: Intake,
+pub(crate) struct Bench {
+    pub(crate) intake: Intake,
     decoded: Vec<u8>,
 }
 
 /// Lends this thread's buffers. `work` does not wait, so nobody else asks for them meanwhile.
-fn with_bench<T>(work: impl FnOnce(&mut Bench) -> T) -> T {
+pub(crate) fn with_bench<T>(work: impl FnOnce(&mut Bench) -> T) -> T {
     thread_local! {
         static BENCH: RefCell<Bench> = RefCell::default();
     }

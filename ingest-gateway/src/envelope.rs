@@ -369,6 +369,10 @@ impl<'a> SaidTime<'a> {
         };
         time.map(|time| Self { time, text, is_bare })
     }
+
+    fn is_local(&self) -> bool {
+        !self.is_bare && event_time::is_local(&self.text)
+    }
 }
 
 /// What a string says, or the bare token of something else.
@@ -386,9 +390,41 @@ pub(crate) struct Buffers {
     property_index: Vec<PropertySpan>,
 }
 
+/// How events are read that come in one way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// What an event is that does not say it.
+    kind: Option<EventKind>,
+    /// All are calls to merge, which none of our kinds is.
+    merges: bool,
+    /// Times are declared true.
+    times_declared: bool,
+    /// A time without a zone is refused, not taken for UTC.
+    zones_wanted: bool,
+}
+
+impl Manner {
+    /// How the rows of a file are: nobody knows any more where a time was local.
+    pub(crate) const fn of_rows(zones_wanted: bool) -> Self {
+        let kind = Some(EventKind::Track);
+        Self { kind, merges: false, times_declared: true, zones_wanted }
+    }
+}
+
+impl From<Door> for Manner {
+    fn from(door: Door) -> Self {
+        let kind = match door {
+            Door::Single(kind) => Some(kind),
+            Door::Merge | Door::Batch | Door::Import | Door::Events => None,
+        };
+        let (merges, times_declared) = (door == Door::Merge, door == Door::Import);
+        Self { kind, merges, times_declared, zones_wanted: false }
+    }
+}
+
 /// Maps the events of one request.
 pub(crate) struct Mapping<'r> {
-    door: Door,
+    manner: Manner,
     source: &'r SourceRules,
     request: &'r RequestFacts<'r>,
     root: Root<'r>,
@@ -402,7 +438,7 @@ pub(crate) struct Mapping<'r> {
 
 impl<'r> Mapping<'r> {
     pub(crate) fn new(
-        door: Door,
+        manner: Manner,
         source: &'r SourceRules,
         request: &'r RequestFacts<'r>,
         root: Root<'r>,
@@ -410,7 +446,7 @@ impl<'r> Mapping<'r> {
     ) -> Self {
         let stored = |address| privacy::address(source.ip, address).map(|it| it.to_string());
         Self {
-            door,
+            manner,
             source,
             request,
             root,
@@ -630,10 +666,10 @@ impl<'r> Mapping<'r> {
     fn kind(&self, fields: &Fields<'_>) -> Result<EventKind, Rejection> {
         let unknown = |message| Err(Rejection::at(Code::UnknownKind, "/type", message));
         let said = fields.value(Slot::Type);
-        match (self.door, said) {
-            (Door::Merge, _) => unknown("merge calls are not supported"),
-            (Door::Single(kind), None) => Ok(kind),
-            (_, None) => unknown("the event has no type"),
+        match (self.manner.kind, said) {
+            _ if self.manner.merges => unknown("merge calls are not supported"),
+            (Some(kind), None) => Ok(kind),
+            (None, None) => unknown("the event has no type"),
             (_, Some(said)) => match said.text().and_then(|name| EventKind::from_name(&name)) {
                 Some(kind) => Ok(kind),
                 None => unknown("the type is none of track, identify, page, screen, group, alias"),
@@ -666,7 +702,7 @@ impl<'r> Mapping<'r> {
         }
         let (sent, sent_text) = self.sent_time(fields, &mut standing);
         let said_time = said.as_ref().map(|said| said.time);
-        let is_declared = self.door == Door::Import;
+        let is_declared = self.manner.times_declared;
         let (event_time, flags) =
             event_time::corrected(said_time, sent, self.request.received, is_declared);
         Ok(Times { event_time, said, sent_text, flags: flags | standing })
@@ -677,18 +713,29 @@ impl<'r> Mapping<'r> {
     where
         'r: 'a,
     {
-        let refuse = |pointer| {
-            let message = "not a time: RFC 3339, or an epoch in seconds or milliseconds";
-            Rejection::at(Code::InvalidTime, pointer, message)
-        };
         if let Some(said) = fields.value(Slot::Timestamp) {
             fields.misplace_if_sent(Slot::OriginalTimestamp);
-            return SaidTime::read(said).map(Some).ok_or_else(|| refuse("/timestamp"));
+            return self.time_at("/timestamp", said).map(Some);
         }
         if let Some(said) = fields.value(Slot::OriginalTimestamp) {
-            return SaidTime::read(said).map(Some).ok_or_else(|| refuse("/originalTimestamp"));
+            return self.time_at("/originalTimestamp", said).map(Some);
         }
         Ok(self.root.timestamp.and_then(SaidTime::read))
+    }
+
+    fn time_at<'a>(
+        &self,
+        pointer: &'static str,
+        said: Value<'a>,
+    ) -> Result<SaidTime<'a>, Rejection> {
+        let refuse = |message| Err(Rejection::at(Code::InvalidTime, pointer, message));
+        match SaidTime::read(said) {
+            None => refuse("not a time: RFC 3339, or an epoch in seconds or milliseconds"),
+            Some(time) if self.manner.zones_wanted && time.is_local() => {
+                refuse("a local time, and nothing says of which zone")
+            }
+            Some(time) => Ok(time),
+        }
     }
 
     /// What the client said of when it sent: the batch's word, else the event's.
@@ -848,21 +895,32 @@ impl<'r> Mapping<'r> {
         let (message_id, kind) = (id(Slot::MessageId), word(Slot::Type));
         let name = word(Slot::Event).or_else(|| word(Slot::Name));
         let parts = RejectedParts {
+            message_id: message_id.as_deref(),
+            kind: kind.as_deref(),
+            name: name.as_deref(),
+            ..self.refused(event.bytes(), rejection)
+        };
+        reject(&parts, key.as_deref().map_or_else(|| event.bytes(), str::as_bytes));
+    }
+
+    /// What a rejected record says of `bytes` that nobody could read.
+    pub(crate) fn refused<'a>(
+        &'a self,
+        bytes: &'a [u8],
+        rejection: &'a Rejection,
+    ) -> RejectedParts<'a> {
+        RejectedParts {
             code: rejection.code.as_str(),
             message: &rejection.message,
             pointer: rejection.pointer.as_deref(),
             source: Some(&self.source.name),
             received_time: self.request.received,
-            body: event.bytes(),
+            body: bytes,
             body_withheld: !self.source.keeps_rejected_bytes(),
-            message_id: message_id.as_deref(),
-            kind: kind.as_deref(),
-            name: name.as_deref(),
             peer_address: self.peer.as_deref(),
             client_address: self.client.as_deref(),
-            stage: None,
-        };
-        reject(&parts, key.as_deref().map_or_else(|| event.bytes(), str::as_bytes));
+            ..RejectedParts::default()
+        }
     }
 }
 

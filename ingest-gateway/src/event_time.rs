@@ -31,6 +31,14 @@ pub fn parse_text(text: &str) -> Option<TimeMicros> {
     }
 }
 
+/// Whether `text`, which [`parse_text`] reads, names a moment by its date and no zone.
+#[must_use]
+pub fn is_local(text: &str) -> bool {
+    let behind_date = text.get(10..).unwrap_or_default();
+    let is_epoch = !text.contains(':');
+    !is_epoch && !behind_date.contains(['Z', 'z', '+', '-'])
+}
+
 /// Reads a JSON number: below 1e11 epoch seconds, below 1e14 milliseconds.
 #[must_use]
 pub fn parse_number(token: &str) -> Option<TimeMicros> {
@@ -235,6 +243,18 @@ mod tests {
     /// 2024-11-25T02:00:00Z
     const NOON: i64 = 1_732_500_000 * SECOND;
     const HOUR: i64 = 3_600 * SECOND;
+
+    #[test]
+    fn a_time_is_local_where_it_names_no_zone() {
+        for text in ["2024-11-25T02:00:00", "2024-11-25 02:00:00.5"] {
+            assert!(is_local(text), "{text}");
+        }
+        let with_zone =
+            ["2024-11-25T02:00:00Z", "2024-11-25t02:00:00z", "2024-11-25 02:00:00.5+08"];
+        for text in with_zone.into_iter().chain(["2024-11-25T02:00:00-0500", "1732500000"]) {
+            assert!(!is_local(text), "{text}");
+        }
+    }
 
     #[test]
     fn texts_that_are_times() {

@@ -9,6 +9,8 @@
 //! Promises: one event, one record, whatever the others are; no clock, no randomness but what is
 //! handed in; no recursion; the memory of an [`Intake`] is reused and bounded by the body.
 
+pub mod rows;
+
 use std::net::IpAddr;
 
 use tracklog_protocol::event::{EventBuilder, EventKind, EventView};
@@ -184,7 +186,7 @@ impl<'a> Submission<'a> {
         self.check_sizes(source)?;
         let Self { scanned, root, desk, door } = self;
         let mut judged = std::mem::take(&mut desk.spare);
-        let mapping = envelope::Mapping::new(door, source, request, root, schemas);
+        let mapping = envelope::Mapping::new(door.into(), source, request, root, schemas);
         for event in scanned.events() {
             let buffers = &mut desk.envelope;
             let builder = &mut desk.events;

@@ -10,7 +10,7 @@
 //! | [`client_ip`] | who is behind the trusted proxies |
 //! | `privacy`, [`source`] | what a source may send, and what of it may be stored |
 //! | [`rejection`] | the codes of refusals |
-//! | [`intake`] | all of it together: a body in, records and verdicts out |
+//! | [`intake`] | all of it together: a body, or rows of a file, in; records and verdicts out |
 //!
 //! The way of one request through it:
 //!
@@ -59,6 +59,7 @@
 //! |---|---|
 //! | `http` | sockets, connections, their limits, the drain |
 //! | `delivery` | one request of events, from its head to the ack |
+//! | `row_desk` | rows of files, by the same rules |
 //! | `ack` | appends, and what their outcomes mean to the client |
 //! | `segment_api`, `events_api`, `rudder_api`, `registry_api`, `settings`, `home` | what each route takes and answers |
 //! | `route`, `auth`, `cors`, `encoding`, `sources` | which path, who, from which page, how coded |
@@ -87,6 +88,7 @@ mod privacy;
 mod registry_api;
 pub mod rejection;
 mod route;
+mod row_desk;
 mod rudder_api;
 pub mod scan;
 mod segment_api;
@@ -103,6 +105,7 @@ pub use config::{GatewayConfig, Source};
 pub use door::{Access, Door, NoDoor};
 pub use http::{Backing, Bound, Gateway, Listen, Running, StartError};
 pub use metrics::Metrics;
+pub use row_desk::{JudgedRows, RowDesk, UnknownSource};
 pub use sources::SourceError;
 pub use tls::{TlsError, TlsFiles};
 

@@ -41,6 +41,8 @@ pub enum Code {
     Schema,
     /// The source takes registered events only.
     UnknownEvent,
+    /// The row of a file that does not have the columns or values that were declared.
+    InvalidRow,
     /// The write key or token is missing, unknown or disabled.
     Unauthorized,
     /// The page's origin is not one of the source's.
@@ -75,6 +77,7 @@ impl Code {
             Self::UnknownKind => "unknown_kind",
             Self::Schema => "schema",
             Self::UnknownEvent => "unknown_event",
+            Self::InvalidRow => "invalid_row",
             Self::Unauthorized => "unauthorized",
             Self::ForbiddenOrigin => "forbidden_origin",
             Self::NotFound => "not_found",

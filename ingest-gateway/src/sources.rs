@@ -11,7 +11,7 @@ use tracklog_log::Lane;
 use crate::answer::Refusal;
 use crate::config::Source;
 use crate::delivery::text_of;
-use crate::intake::Judged;
+use crate::intake::{Judged, Judgement};
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::rejection::Code;
 use crate::scan::ScanLimits;
@@ -145,9 +145,20 @@ impl KnownSource {
     pub(crate) fn count(&self, judged: &Judged) {
         self.metrics.accepted((judged.len() - judged.rejected_count()) as u64);
         if judged.rejected_count() > 0 {
-            let rejected = judged.iter().filter_map(|judgement| judgement.rejected());
-            rejected.for_each(|rejected| self.metrics.rejected(rejected.code()));
+            self.count_rejected(judged.iter());
         }
+    }
+
+    /// Counts rows that are durable.
+    pub(crate) fn count_rows<'a>(&self, rows: impl Iterator<Item = Judgement<'a>> + Clone) {
+        let accepted = rows.clone().filter(|judgement| judgement.rejected().is_none());
+        self.metrics.accepted(accepted.count() as u64);
+        self.count_rejected(rows);
+    }
+
+    fn count_rejected<'a>(&self, judgements: impl Iterator<Item = Judgement<'a>>) {
+        let rejected = judgements.filter_map(|judgement| judgement.rejected());
+        rejected.for_each(|rejected| self.metrics.rejected(rejected.code()));
     }
 }
 
@@ -195,6 +206,10 @@ impl Sources {
 
     pub(crate) fn by_key(&self, key: &[u8]) -> Option<&Arc<KnownSource>> {
         self.by_key.get(key)
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KnownSource>> {
+        self.by_key.values().find(|source| source.rules.name == name)
     }
 
     /// The largest body that any source takes.

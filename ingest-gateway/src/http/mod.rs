@@ -42,6 +42,7 @@ use crate::config::{GatewayConfig, RequestLimits};
 use crate::delivery::Desk;
 use crate::door::Door;
 use crate::metrics::Metrics;
+use crate::row_desk::RowDesk;
 use crate::sources::{SourceError, Sources};
 use crate::tls::{Tls, TlsError};
 use admission::Admission;
@@ -251,6 +252,12 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         self.service.metrics()
+    }
+
+    /// Where rows of files are judged by the rules of the sources.
+    #[must_use]
+    pub fn row_desk(&self) -> RowDesk {
+        RowDesk::new(Arc::clone(&self.service.desk))
     }
 
     /// The log was opened again after a failure: from now on events are appended as `epoch`.

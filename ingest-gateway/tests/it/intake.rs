@@ -3,11 +3,13 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tracklog_ingest_gateway::intake::{Door, Intake, RequestFacts, Validate};
+use tracklog_ingest_gateway::intake::rows::{Row, RowContent, Zoneless};
+use tracklog_ingest_gateway::intake::{Door, Intake, NoSchemas, RequestFacts, Validate};
 use tracklog_ingest_gateway::rejection::Code;
 use tracklog_ingest_gateway::scan::ScanLimits;
-use tracklog_ingest_gateway::source::{HmacKey, IpRule, UnknownEvents, UserIdRule};
-use tracklog_protocol::event::{EventFlags, EventKind, Property};
+use tracklog_ingest_gateway::source::{HmacKey, IpRule, SourceRules, UnknownEvents, UserIdRule};
+use tracklog_protocol::TimeMicros;
+use tracklog_protocol::event::{EventFlags, EventKind, EventView, Property};
 use tracklog_protocol::rejected::RejectedView;
 use tracklog_registry::Verdict;
 
@@ -784,4 +786,51 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn each_row_of_a_file_has_its_record_and_a_time_that_means_one_moment() {
+    let event = |time: &str| format!(r#"{{"event":"e","userId":"u","timestamp":{time}}}"#);
+    let [zoned, local] = [r#""2020-01-01T00:00:00+01:00""#, r#""2020-01-01T00:00:00""#].map(event);
+    let contents = [
+        RowContent::Event(zoned.as_bytes()),
+        RowContent::Event(local.as_bytes()),
+        RowContent::Event(b"{\"event\":\"e\",\"us"),
+        RowContent::Event(b"\0\0"),
+        RowContent::Refused { reason: "too few columns", bytes: b"a,b" },
+        RowContent::Event(br#"{"event":"e","userId":"u","messageId":"own","sentAt":1}"#),
+    ];
+    let rows = contents.into_iter().zip(7..).map(|(content, number)| Row { number, content });
+    let request = RequestFacts {
+        received: RECEIVED,
+        peer: None,
+        client: None,
+        user_agent: None,
+        headers: &[],
+    };
+    let source = SourceRules::named("shop");
+    let mut make_id = |number: u64, id: &mut [u8; 16]| *id = u128::from(number).to_be_bytes();
+    let mut intake = Intake::new();
+    let mut judge = |zoneless| {
+        intake.judge_rows(rows.clone(), &source, &request, zoneless, &NoSchemas, &mut make_id)
+    };
+    let judged = judge(Zoneless::Refused);
+    let refused = |index: usize| {
+        let rejected = judged.get(index).unwrap().rejected().unwrap();
+        (rejected.code().to_owned(), rejected.message().to_owned())
+    };
+    assert_eq!((judged.len(), judged.rejected_count()), (6, 4));
+    assert_eq!(refused(1).0, "invalid_time");
+    assert!(refused(1).1.starts_with("row 8: a local time"), "{}", refused(1).1);
+    assert_eq!(refused(2).0, "invalid_json");
+    assert!(refused(3).1.starts_with("row 10: expected a JSON object"), "{}", refused(3).1);
+    let wanted = ("invalid_row".to_owned(), "row 11: too few columns".to_owned());
+    assert_eq!(refused(4), wanted);
+    let first = EventView::of(judged.get(0).unwrap().record).unwrap();
+    assert_eq!(first.event_time(), TimeMicros(1_577_833_200_000_000));
+    assert_eq!(first.message_id(), "00000000-0000-4000-8000-000000000007");
+    let last = EventView::of(judged.get(5).unwrap().record).unwrap();
+    assert_eq!((last.message_id(), last.event_time()), ("own", RECEIVED));
+    assert!(last.flags().contains(EventFlags::TIME_GUESSED));
+    assert_eq!(judge(Zoneless::Utc).rejected_count(), 3);
 }
