@@ -11,6 +11,7 @@
 //! | [`node`] | start, serve, stop |
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
+//! | [`backfill`] | files of past events, each row once |
 //! | [`topics`], [`groups`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
 //! | [`offline`] | the read-only opening of a data folder |
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod backfill;
 pub mod bound;
 pub mod clock;
 pub mod config;

@@ -33,6 +33,15 @@ impl Failure {
         Self::could_not_run(format!("{what}: {error}"))
     }
 
+    /// Its line.
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::CouldNotRun(line) => line,
+            Self::AnswerIsNo => "the answer is no",
+            Self::NobodyReads => "nobody reads",
+        }
+    }
+
     /// Says it, once, on standard error.
     pub(crate) fn tell(self) -> ExitCode {
         match self {

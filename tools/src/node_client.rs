@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +21,17 @@ pub(crate) struct NodeClient {
 /// What an answer that is no success says.
 #[derive(Deserialize)]
 struct Refused {
+    code: String,
     message: String,
+}
+
+/// An answer, whatever it is.
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    /// Of one that is no success: the stable reason, and the node's words.
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) body: Bytes,
 }
 
 /// An answer of which only the status tells something.
@@ -46,23 +56,57 @@ impl NodeClient {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
+        let response = self.send(method, path, body).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.whole(response).await?;
+        Err(Failure::could_not_run(self.refused(status, &body).message))
+    }
+
+    /// Asks, and tells whatever the answer is.
+    pub(crate) async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answered, HttpError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body =
+            body.map_err(|source| HttpError::Http { endpoint: self.endpoint.to_string(), source })?;
+        let body = body.to_bytes();
+        if status.is_success() {
+            let (code, message) = (String::new(), String::new());
+            return Ok(Answered { status, code, message, body });
+        }
+        let Refused { code, message } = self.refused(status, &body);
+        Ok(Answered { status, code, message, body })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, HttpError> {
         let mut connection = self.endpoint.connect().await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .body(Full::new(body))
-            .map_err(Failure::could_not_run)?;
-        let response = connection.send(request).await?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = self.whole(response).await?;
-        let words = serde_json::from_slice::<Refused>(&body).map(|refused| refused.message);
-        Err(Failure::could_not_run(
-            words.unwrap_or_else(|_| format!("{} answered {status}", self.endpoint)),
-        ))
+            .map_err(|_| HttpError::Url(path.to_owned()))?;
+        connection.send(request).await
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> Refused {
+        serde_json::from_slice(body).unwrap_or_else(|_| Refused {
+            code: String::new(),
+            message: format!("{} answered {status}", self.endpoint),
+        })
     }
 
     /// The JSON of an answer.

@@ -13,6 +13,8 @@
 //! | | DELETE | → `{"success":true}`; 409 while it has members |
 //! | `/v1/groups/{group}/reset` | POST | `{"topic":…,"to":…}` → `{"partitions":[…]}`; 409 likewise |
 //! | `/v1/enrich/explain` | POST | what each enricher makes of an event: `tracklog enrich explain --json` |
+//! | `/v1/backfills/{source}/{hash}` | GET | how far the file has come |
+//! | | POST | rows of it, see [`backfill`](crate::backfill) → how far it has come |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -23,6 +25,7 @@
 //! Its head says in `Tracklog-Records` how many records it will pass.
 
 mod answer;
+mod backfills;
 mod explain;
 mod groups;
 mod query;
@@ -42,6 +45,7 @@ use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
 use tracklog_pipeline::groups::Groups;
 use tracklog_protocol::TimeMicros;
 
+use crate::backfill::Backfills;
 use crate::explain::Explainer;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::topics::{self, NewTopic, TopicError};
@@ -70,6 +74,7 @@ struct Shared {
     verification: OnceLock<Verification>,
     groups: OnceLock<Arc<Groups<dyn Log>>>,
     explainer: OnceLock<Option<Explainer>>,
+    backfills: OnceLock<Backfills>,
 }
 
 impl Admin {
@@ -80,11 +85,17 @@ impl Admin {
         now: fn() -> TimeMicros,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let (metrics, verification, groups) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let streams = OpenStreams::new();
-        let explainer = OnceLock::new();
-        let shared =
-            Shared { log, now, stopping, streams, metrics, verification, groups, explainer };
+        let shared = Shared {
+            log,
+            now,
+            stopping,
+            streams: OpenStreams::new(),
+            metrics: OnceLock::new(),
+            verification: OnceLock::new(),
+            groups: OnceLock::new(),
+            explainer: OnceLock::new(),
+            backfills: OnceLock::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -112,6 +123,12 @@ impl Admin {
         assert!(first, "the explainer is set once");
     }
 
+    /// Where rows of files go: known only when the gateway runs, which judges them.
+    pub fn set_backfills(&self, backfills: Backfills) {
+        let first = self.shared.backfills.set(backfills).is_ok();
+        assert!(first, "backfills are set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -137,6 +154,8 @@ enum Route {
     Groups,
     Group(String),
     Reset(String),
+    /// Of a source, and the hash of a file.
+    Backfill(String, String),
 }
 
 impl Route {
@@ -150,11 +169,12 @@ impl Route {
             "/v1/groups" => return Some(Self::Groups),
             _ => {}
         }
-        let named = |name: &str, of_name: fn(String) -> Self| {
-            let name = percent_decode_str(name).decode_utf8().ok()?;
-            Some(of_name(name.into_owned()))
-        };
-        if let Some(rest) = path.strip_prefix("/v1/topics/") {
+        let decoded = |name: &str| Some(percent_decode_str(name).decode_utf8().ok()?.into_owned());
+        let named = |name: &str, of_name: fn(String) -> Self| decoded(name).map(of_name);
+        if let Some(rest) = path.strip_prefix("/v1/backfills/") {
+            let (source, hash) = rest.split_once('/')?;
+            Some(Self::Backfill(decoded(source)?, hash.to_owned()))
+        } else if let Some(rest) = path.strip_prefix("/v1/topics/") {
             match rest.strip_suffix("/events") {
                 Some(topic) => named(topic, Self::Events),
                 None => named(rest, Self::Topic),
@@ -171,7 +191,7 @@ impl Route {
     const fn methods(&self) -> &'static str {
         match self {
             Self::Metrics | Self::Verify | Self::Events(_) | Self::Groups => "GET",
-            Self::Topics => "GET, POST",
+            Self::Topics | Self::Backfill(..) => "GET, POST",
             Self::Topic(_) | Self::Group(_) => "GET, DELETE",
             Self::Reset(_) | Self::Explain => "POST",
         }
@@ -222,6 +242,11 @@ impl Shared {
             (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
             (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,
             (&Method::POST, Route::Reset(name)) => self.reset_group(&name, request.body()).await,
+            (&Method::GET, Route::Backfill(source, hash)) => self.backfilled(&source, &hash),
+            (&Method::POST, Route::Backfill(source, hash)) => {
+                let query = request.uri().query().unwrap_or_default().to_owned();
+                self.backfill(&source, &hash, &query, request.into_body()).await
+            }
             _ => {
                 let why = format!("this path takes {methods}");
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "not_found", &why);

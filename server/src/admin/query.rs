@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use percent_encoding::percent_decode_str;
 use tracklog_protocol::TimeMicros;
 
+use crate::backfill::{Stretch, Zoneless};
 use crate::bound::{Bound, parse_time};
 use crate::replay::{Filter, Query};
 
@@ -81,6 +82,26 @@ fn decoded(name: &str, value: &str) -> Result<String, String> {
     }
 }
 
+/// Which rows of a file come with the request.
+pub(super) fn stretch(mut parameters: Parameters) -> Result<Stretch, String> {
+    let row = |number: Option<u64>, name: &str| {
+        number.filter(|row| *row > 0).ok_or_else(|| format!("{name} is the number of a row"))
+    };
+    let stretch = Stretch {
+        from: row(parameters.number("from")?, "from")?,
+        to: row(parameters.number("to")?, "to")?,
+        is_last: parameters.flag("last")?,
+        reading: parameters.take("reading").unwrap_or_default(),
+        zoneless: match parameters.take("zoneless").as_deref() {
+            None => Zoneless::Refused,
+            Some("utc") => Zoneless::Utc,
+            Some(other) => return Err(format!("zoneless: {other:?} is not utc")),
+        },
+        file: parameters.take("file").unwrap_or_default(),
+    };
+    parameters.end().map(|()| stretch)
+}
+
 /// What is asked for.
 pub(super) fn reading(mut parameters: Parameters, now: TimeMicros) -> Result<Query, String> {
     let query = Query {
@@ -122,6 +143,24 @@ mod tests {
         assert_eq!(query.to, Some(Bound::Time(TimeMicros(1_767_294_245_000_000))));
         assert_eq!(query.filter.event.as_deref(), Some("Order (new)"));
         assert!(!query.follow && read("follow").unwrap().follow);
+    }
+
+    #[test]
+    fn a_stretch_of_rows_has_two_ends() {
+        let read = |query: &str| stretch(Parameters::of(query)?);
+        let wanted = Stretch {
+            from: 1,
+            to: 300,
+            is_last: true,
+            reading: "csv a,b".to_owned(),
+            zoneless: Zoneless::Utc,
+            file: "old.csv".to_owned(),
+        };
+        let query = "from=1&to=300&last&reading=csv+a%2Cb&zoneless=utc&file=old.csv";
+        assert_eq!(read(query), Ok(wanted));
+        for query in ["from=1", "from=0&to=2", "from=1&to=2&zoneless=cet", "from=1&to=2&at=3"] {
+            assert!(read(query).is_err(), "{query}");
+        }
     }
 
     #[test]

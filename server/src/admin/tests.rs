@@ -55,6 +55,7 @@ fn only_metrics_are_open_and_other_paths_are_not_ours() {
         for path in ["/v1/groups", "/v1/groups/g", "/v1/groups/g/reset", "/v1/verify"] {
             assert_eq!(access(path), Some(Access::Admin), "{path}");
         }
+        assert_eq!(access("/v1/backfills/shop/ab"), Some(Access::Admin));
         assert_eq!(access("/v1/topic"), None);
     });
 }

@@ -34,6 +34,7 @@ use tracklog_log::{
 use tracklog_registry::{Limits, Registry};
 
 use crate::admin::Admin;
+use crate::backfill::Backfills;
 use crate::clock;
 use crate::config::{ConfigError, Settings};
 use crate::disk_log::{DiskLog, OpenError};
@@ -90,8 +91,8 @@ pub enum StartError {
     /// Nobody becomes the log's writer.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The registry's topic cannot be read.
-    #[error("the registry cannot be read: {0}")]
+    /// The registry's topic, or that of backfills, cannot be read.
+    #[error("a topic of the node's own cannot be read: {0}")]
     Meta(#[from] MetaError),
     /// The registry cannot be opened.
     #[error(transparent)]
@@ -161,9 +162,11 @@ impl Node {
         admin.set_verification(disk_log.verification());
         admin.set_groups(stages.groups());
         admin.set_explainer(explainer(settings, &config, &registry, &stages));
-        let backing = Backing { log, epoch, topics, registry: Arc::clone(&registry) };
+        let backing =
+            Backing { log: Arc::clone(&log), epoch, topics, registry: Arc::clone(&registry) };
         let door: Arc<dyn Door> = Arc::new(admin.clone());
         let running = Gateway::start(config, bound, backing, door).await?;
+        admin.set_backfills(Backfills::open(Arc::clone(&log), epoch, running.row_desk()).await?);
         let mut addresses = running.addresses().iter().copied();
         let http = settings.http.and_then(|_| addresses.next());
         let https = settings.https.and_then(|_| addresses.next());

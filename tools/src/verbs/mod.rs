@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each.
 
+pub(crate) mod backfill;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
