@@ -9,7 +9,8 @@ use tracklog_protocol::TimeMicros;
 use crate::client_ip::TrustedProxies;
 use crate::config::Source;
 use crate::delivery::{Head, judge};
-use crate::intake::{Door, Intake, Judged, Validate};
+pub use crate::intake::Judged;
+use crate::intake::{Door, Intake, Validate};
 use crate::scan::Unreadable;
 use crate::sources::{KeptHeaders, SourceError};
 

@@ -10,6 +10,7 @@
 
 mod enrich;
 mod file;
+mod route;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -24,6 +25,7 @@ pub use file::{
 };
 use file::{Document, Layer};
 use ipnet::IpNet;
+pub use route::{RouteFrom, RouteSettings};
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_pipeline::quantity;
 
@@ -59,6 +61,8 @@ pub struct Settings {
     pub sources: BTreeMap<String, SourceSettings>,
     /// What is found out about each event.
     pub enrich: EnrichSettings,
+    /// Which events go where.
+    pub route: RouteSettings,
 }
 
 /// How the log is kept. `None` leaves the choice to the engine.
@@ -147,6 +151,7 @@ impl Settings {
         let mut settings = Self::from_layer(layer, &origin, &place)?;
         settings.sources = sources;
         settings.enrich = document.enrich;
+        settings.route = document.route;
         check_sources(&settings.sources, &origin)?;
         settings.take_flags(flags)?;
         Ok(settings)
@@ -201,6 +206,7 @@ impl Settings {
             requests: layer.limits.requests(),
             sources: BTreeMap::new(),
             enrich: EnrichSettings::default(),
+            route: RouteSettings::default(),
         })
     }
 

@@ -15,15 +15,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracklog_ingest_gateway::Source;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
-use tracklog_ingest_gateway::trial::{Trial, TrialError};
+use tracklog_ingest_gateway::trial::{Judged, Trial, TrialError};
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::{AppendError, Domain, Log};
-use tracklog_pipeline::enrich::Looked;
-use tracklog_pipeline::enrich::explain::{Explained, explain};
+use tracklog_pipeline::enrich::explain::{Explained, enriched, explain};
+use tracklog_pipeline::enrich::{Enrichment, Looked};
+use tracklog_pipeline::route::RulesError;
 use tracklog_pipeline::state::{
     self, DiskStore, DiskStoreOptions, MemoryStore, State, StateError, StateOptions, StoreError,
 };
-use tracklog_protocol::event::EventView;
+use tracklog_protocol::event::{EventBuilder, EventView};
 use tracklog_protocol::rejected::RejectedView;
 use tracklog_registry::Registry;
 
@@ -33,6 +34,7 @@ use crate::folder::DataFolder;
 use crate::node::sources::build;
 use crate::node::stages::{Enrichers, enrichers, geo, look_at_files};
 use crate::node::{StagesError, StartError};
+use crate::routes::{self, RouteExplanation};
 use crate::schemas::{SchemaCopy, SchemasError};
 
 /// The source that is meant where none is named.
@@ -132,6 +134,9 @@ pub enum ExplainError {
     /// The event cannot be read.
     #[error(transparent)]
     Trial(#[from] TrialError),
+    /// The rules cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -170,20 +175,8 @@ impl Explainer {
     /// # Errors
     /// [`ExplainError`]; that an event is rejected is none.
     pub async fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
-        let name = question.source.as_deref().unwrap_or(DEFAULT_SOURCE);
-        let source = self.sources.iter().find(|source| source.rules.name == name);
-        let source = source.ok_or_else(|| ExplainError::NoSource { name: name.to_owned() })?;
-        let trial = Trial {
-            body: question.event.as_bytes(),
-            headers: &headers(&question.headers)?,
-            peer: question.ip,
-            received: clock::now(),
-        };
-        let judged = trial.judge(source, &self.proxies, &*self.registry)?;
-        let record = match judged.get(0) {
-            Some(judgement) if judged.len() == 1 => judgement.record,
-            _ => return Err(ExplainError::NotOne { count: judged.len() }),
-        };
+        let judged = self.judge(question)?;
+        let record = judged.get(0).expect("one event was judged").record;
         let mut state = self.state.begin(self.state.partition()).await?;
         let state_offset = state.offset().0;
         if let Some(rejected) = RejectedView::of(record) {
@@ -195,13 +188,53 @@ impl Explainer {
             });
         }
         let event = EventView::of(record).expect("what is not rejected is an event");
-        let looks = explain(&self.enrichers, &event, &mut state, clock::nanos);
+        let mut found = Enrichment::default();
+        let looks = explain(&self.enrichers, &event, &mut state, &mut found, clock::nanos);
         Ok(Explanation {
             message_id: Some(event.message_id().to_owned()),
             rejected: None,
             state_offset,
             enrichers: looks.into_iter().map(Look::of).collect(),
         })
+    }
+
+    /// Where the event of `question` goes by the rules in `text`, enriched first.
+    ///
+    /// # Errors
+    /// [`ExplainError`]; that an event is rejected is none.
+    pub async fn route(
+        &self,
+        question: &Question,
+        text: &str,
+    ) -> Result<RouteExplanation, ExplainError> {
+        let judged = self.judge(question)?;
+        let record = judged.get(0).expect("one event was judged").record;
+        if let Some(rejected) = RejectedView::of(record) {
+            return Ok(RouteExplanation::rejected(Rejected::of(&rejected)));
+        }
+        let event = EventView::of(record).expect("what is not rejected is an event");
+        let (mut found, mut builder) = (Enrichment::default(), EventBuilder::new());
+        let mut state = self.state.begin(self.state.partition()).await?;
+        explain(&self.enrichers, &event, &mut state, &mut found, clock::nanos);
+        Ok(routes::explain(text, enriched(&event, &found, &mut builder))?)
+    }
+
+    /// The one event of `question`, as the gateway judges it.
+    fn judge(&self, question: &Question) -> Result<Judged, ExplainError> {
+        let name = question.source.as_deref().unwrap_or(DEFAULT_SOURCE);
+        let source = self.sources.iter().find(|source| source.rules.name == name);
+        let source = source.ok_or_else(|| ExplainError::NoSource { name: name.to_owned() })?;
+        let trial = Trial {
+            body: question.event.as_bytes(),
+            headers: &headers(&question.headers)?,
+            peer: question.ip,
+            received: clock::now(),
+        };
+        let judged = trial.judge(source, &self.proxies, &*self.registry)?;
+        match judged.len() {
+            1 => Ok(judged),
+            count => Err(ExplainError::NotOne { count }),
+        }
     }
 }
 
@@ -250,8 +283,8 @@ fn headers(given: &[(String, String)]) -> Result<HeaderMap, ExplainError> {
     Ok(headers)
 }
 
-/// Answers `question` without a node: by `settings`, and the state of `log`, which is only read;
-/// without one nothing is known of anybody. The state is built in the folder `scratch`.
+/// What answers `question` without a node: by `settings`, and the state of `log`, which is only
+/// read; without one nothing is known of anybody. The state is built in the folder `scratch`.
 ///
 /// # Errors
 /// [`ExplainError`].
@@ -260,7 +293,7 @@ pub async fn offline(
     log: Option<Arc<dyn Log>>,
     scratch: &Path,
     question: &Question,
-) -> Result<Explanation, ExplainError> {
+) -> Result<Explainer, ExplainError> {
     if !settings.enrich.enabled {
         return Err(ExplainError::Off);
     }
@@ -272,14 +305,13 @@ pub async fn offline(
         Some(log) => SchemaCopy::of(&**log).await?,
         None => SchemaCopy::empty().await?,
     };
-    let explainer = Explainer {
+    Ok(Explainer {
         sources: source(settings, question)?.into_iter().collect(),
         proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         registry: Arc::new(registry.into_registry()),
         enrichers: enrichers(&settings.enrich, geo),
         state: Arc::new(state_of(settings, log, scratch).await?),
-    };
-    explainer.explain(question).await
+    })
 }
 
 /// The source of `question`, if there is one. It needs no key: nobody sends anything.

@@ -38,9 +38,9 @@ const OWN_NAMES: [&str; 12] = [
 /// The same by how they begin: the verbs' own marks, the probe of a disk, and what `doctor` leaves
 /// when it is killed.
 const OWN_PREFIXES: [&str; 3] = [VERB_MARK, ".probe-", ".tracklog-doctor-"];
-/// What may lie in a folder before its log is made: an operator's settings, and the `lost+found` of
-/// a fresh mount.
-const EARLIER_NAMES: [&str; 2] = ["tracklog.toml", "lost+found"];
+/// What may lie in a folder before its log is made: an operator's settings and rules, and the
+/// `lost+found` of a fresh mount.
+const EARLIER_NAMES: [&str; 3] = ["tracklog.toml", "routes.toml", "lost+found"];
 /// A folder with a file in it whose name is this and a verb's was made by that verb.
 pub const VERB_MARK: &str = "made-by-tracklog-";
 /// Bytes that nobody can guess, in the admin token and in the privacy key.

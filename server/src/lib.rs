@@ -37,6 +37,7 @@ pub mod node;
 pub mod offline;
 pub mod outbound;
 pub mod replay;
+pub mod routes;
 pub mod schemas;
 pub mod topics;
 pub mod trust;

@@ -1,6 +1,7 @@
 //! The counters of engine and stages in Prometheus' words, beside the gateway's.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_engine::{State, Status};
@@ -14,10 +15,6 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
     let counter = |text: &mut String, name: &str, help: &str, value: u64| {
         declare(text, name, "counter", help);
         line(text, &format!("{name}_total"), "", value);
-    };
-    let gauge = |text: &mut String, name: &str, help: &str, value: u64| {
-        declare(text, name, "gauge", help);
-        line(text, name, "", value);
     };
     counter(text, "tracklog_log_commits", "Commits made durable.", status.commits);
     counter(text, "tracklog_log_records", "Records made durable.", status.records);
@@ -98,12 +95,18 @@ fn encode_state(status: &Status, text: &mut String) {
     }
 }
 
-fn declare(text: &mut String, name: &str, kind: &str, help: &str) {
+pub(crate) fn declare(text: &mut String, name: &str, kind: &str, help: &str) {
     writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all text");
 }
 
 fn line(text: &mut String, name: &str, labels: &str, value: u64) {
     writeln!(text, "{name}{labels} {value}").expect("a string takes all text");
+}
+
+/// Appends a gauge without labels.
+pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
+    declare(text, name, "gauge", help);
+    line(text, name, "", value);
 }
 
 /// Appends how far groups are behind.
@@ -127,21 +130,27 @@ pub(crate) fn encode_lags(lags: &[GroupLag], text: &mut String) {
     }
 }
 
-/// Appends what a stage has done.
-pub(crate) fn encode_stage(stage: &str, counters: &StageCounters, text: &mut String) {
-    let labels = format!("{{stage=\"{stage}\"}}");
-    for (name, help, counter) in [
-        ("records", "Records that were worked on.", &counters.records),
-        ("outputs", "Records that came of them.", &counters.outputs),
-        ("commits", "Commits of outputs.", &counters.commits),
-        ("rejected", "Records that went to rejected.", &counters.rejected),
-        ("missed", "Records that were gone or damaged before they were read.", &counters.missed),
-        ("stale", "Commits refused since another member took over.", &counters.stale),
-        ("retried", "Times that log or stage were asked again.", &counters.retried),
-    ] {
+type OfStage = fn(&StageCounters) -> u64;
+
+const OF_STAGES: [(&str, &str, OfStage); 7] = [
+    ("records", "Records that were worked on.", |it| it.records.count()),
+    ("outputs", "Records that came of them.", |it| it.outputs.count()),
+    ("commits", "Commits of outputs.", |it| it.commits.count()),
+    ("rejected", "Records that went to rejected.", |it| it.rejected.count()),
+    ("missed", "Records that were gone or damaged before they were read.", |it| it.missed.count()),
+    ("stale", "Commits refused since another member took over.", |it| it.stale.count()),
+    ("retried", "Times that log or stage were asked again.", |it| it.retried.count()),
+];
+
+/// Appends what stages have done.
+pub(crate) fn encode_stages(stages: &[(String, Arc<StageCounters>)], text: &mut String) {
+    for (name, help, count) in OF_STAGES {
         let name = format!("tracklog_stage_{name}");
         declare(text, &name, "counter", help);
-        line(text, &format!("{name}_total"), &labels, counter.count());
+        for (stage, counters) in stages {
+            let labels = format!("{{stage=\"{stage}\"}}");
+            line(text, &format!("{name}_total"), &labels, count(counters));
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "this is the room whose business is standard output")]
 
+mod asked_event;
 mod failure;
 mod http_client;
 mod node_client;
@@ -67,6 +68,8 @@ enum Verb {
     Group(verbs::group::GroupCommand),
     Schema(verbs::schema::SchemaCommand),
     Enrich(verbs::enrich::EnrichCommand),
+    Route(verbs::route::RouteCommand),
+    Destination(verbs::destination::DestinationCommand),
     Doctor(verbs::doctor::Doctor),
     Torture(verbs::torture::Torture),
     Bench(verbs::bench::BenchCommand),
@@ -87,6 +90,8 @@ fn main() -> ExitCode {
         Verb::Group(group) => group.run(),
         Verb::Schema(schema) => schema.run(),
         Verb::Enrich(enrich) => enrich.run(),
+        Verb::Route(route) => route.run(),
+        Verb::Destination(destination) => destination.run(),
         Verb::Doctor(doctor) => doctor.run(),
         Verb::Torture(torture) => torture.run(),
         Verb::Bench(bench) => bench.run(),

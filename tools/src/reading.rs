@@ -92,6 +92,12 @@ impl Place {
         }
     }
 
+    /// The node that runs there: what is asked only it can do.
+    pub(crate) fn node(&self) -> Result<NodeClient, Failure> {
+        let nobody = || Failure::of(self.folder().path().display(), "no node runs there");
+        self.running()?.ok_or_else(nobody)
+    }
+
     fn open_folder(&self) -> Result<Arc<dyn Log>, Failure> {
         let folder = self.folder();
         match offline::open(folder.path(), &mut |line| notice(&line)) {

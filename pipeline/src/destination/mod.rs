@@ -11,11 +11,12 @@
 //! - A crash repeats at most what was on its way: [`file`] knows what it has, [`webhook`] sends it
 //!   again under the same ids.
 //!
-//! [`Patience`] decides when an endpoint is asked again, [`undelivered`] is the form of what was set
+//! [`retry`] hands over again what was set aside. [`Patience`] decides when an endpoint is asked again, [`undelivered`] is the form of what was set
 //! aside. Topics are no destinations of this room: the stage `route` writes them.
 
 pub mod file;
 mod patience;
+pub mod retry;
 mod stage;
 pub mod undelivered;
 pub mod webhook;

@@ -129,8 +129,7 @@ impl<L: Log + ?Sized> Delivering<L> {
     }
 
     /// Hands `lines` over, or sets them aside: in pieces, in order.
-    pub(super) async fn deliver(&self, lines: Lines<'_>) -> Vec<Aside> {
-        let limits = self.destination.limits();
+    pub(super) async fn deliver(&self, lines: Lines<'_>, limits: Limits) -> Vec<Aside> {
         let mut asides = Vec::new();
         let mut rest = lines;
         while !rest.is_empty() {
@@ -304,7 +303,7 @@ impl<L: Log + ?Sized> DeliverStage<L> {
     async fn begin_work<'a>(&'a self, batch: &'a SourceBatch) -> DeliverWork<'a, L> {
         let (text, at) = self.lines(batch).await;
         let lines = Lines { lane: self.lane, source: batch.source, text: &text, lines: &at };
-        let asides = self.shared.deliver(lines).await;
+        let asides = self.shared.deliver(lines, self.shared.destination.limits()).await;
         DeliverWork { stage: self, batch, text, at, asides: asides.into(), buffer: Vec::new() }
     }
 }

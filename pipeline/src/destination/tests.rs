@@ -19,6 +19,7 @@ use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{BatchView, Offset, TimeMicros};
 
 use super::file::Files;
+use super::retry::{Retried, Retry};
 use super::undelivered::Undelivered;
 use super::webhook::Webhook;
 use super::*;
@@ -242,6 +243,33 @@ fn what_is_not_taken_for_too_long_is_set_aside_with_the_reason() {
     assert!(offsets[&0].starts_with("it answered 401: no (tried "), "{}", offsets[&0]);
     assert!(bench.rig.now().0 - before.0 >= 600 * 1_000_000, "ten minutes");
     assert!(matches!(hook.endpoint.state(), EndpointState::Failing { is_open: true, .. }));
+}
+
+#[test]
+fn what_was_set_aside_is_tried_again_once_for_each_time_it_is_asked() {
+    let bench = Bench::new(FILE);
+    bench.write(6);
+    let bad = Arc::new(Mutex::new(vec![2, 4]));
+    let told = Arc::clone(&bad);
+    let somebody = Somebody::new(move |offsets| {
+        if told.lock().iter().any(|it| offsets.contains(it)) { no(400) } else { yes() }
+    });
+    let to = bench.webhook(somebody.clone());
+    assert_eq!(bench.run(&to, usize::MAX), Poll::Pending);
+    let retry = || {
+        let (log, epoch) = (Arc::clone(&bench.rig.log), bench.rig.epoch);
+        let retry = Retry { log, epoch, groups: bench.rig.groups(), to: Arc::clone(&to) };
+        block_on(retry.run()).unwrap()
+    };
+    assert_eq!(retry(), Retried { delivered: 0, undelivered: 2 });
+    bad.lock().retain(|it| *it != 2);
+    assert_eq!(retry(), Retried { delivered: 1, undelivered: 1 });
+    bad.lock().clear();
+    assert_eq!(retry(), Retried { delivered: 1, undelivered: 0 });
+    assert_eq!(retry(), Retried::default());
+    assert_eq!(somebody.offsets(), [0, 1, 3, 5, 2, 4]);
+    let offsets: Vec<_> = bench.asides().into_iter().map(|it| it.0).collect();
+    assert_eq!(offsets, [2, 4, 2, 4, 4]);
 }
 
 #[test]

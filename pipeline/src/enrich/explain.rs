@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use tracklog_protocol::event::EventView;
+use tracklog_protocol::Record;
+use tracklog_protocol::event::{EventBuilder, EventView};
 use tracklog_protocol::line::write_enrichment;
 
 use super::stage::parts_of;
@@ -30,27 +31,37 @@ pub struct Explained {
     pub added: String,
 }
 
-/// Passes `event` through `enrichers` in the state of `state`, which is a batch of its own.
-/// `nanos` is a clock that never goes back.
+/// Passes `event` through `enrichers` in the state of `state`, which is a batch of its own; `found`
+/// is all that they found in the end. `nanos` is a clock that never goes back.
 pub fn explain(
     enrichers: &[Arc<dyn Enricher>],
     event: &EventView<'_>,
     state: &mut StateBatch<'_>,
+    found: &mut Enrichment,
     nanos: fn() -> u64,
 ) -> Vec<Explained> {
-    let mut found = Enrichment::default();
+    *found = Enrichment::default();
     let one = |enricher: &Arc<dyn Enricher>| {
-        let (inputs, before) = (enricher.inputs(event, &found), found.clone());
+        let (inputs, before) = (enricher.inputs(event, found), found.clone());
         let began = nanos();
-        let outcome = enricher.enrich(event, state, &mut found);
+        let outcome = enricher.enrich(event, state, found);
         let nanos = nanos().saturating_sub(began);
         let mut added = Vec::new();
-        write_enrichment(&mut added, &parts_of(&difference(&before, &found)));
+        write_enrichment(&mut added, &parts_of(&difference(&before, found)));
         let added = String::from_utf8(added).expect("a line is text");
         let (enricher, version) = (enricher.name(), enricher.version());
         Explained { enricher, version, inputs, outcome, nanos, added }
     };
     enrichers.iter().map(one).collect()
+}
+
+/// `event` with what was found, built in `builder`.
+pub fn enriched<'b>(
+    event: &EventView<'_>,
+    found: &Enrichment,
+    builder: &'b mut EventBuilder,
+) -> Record<'b> {
+    builder.build_enriched(event, &parts_of(found))
 }
 
 /// What is in `after` and was not in `before`.
@@ -73,7 +84,7 @@ fn difference(before: &Enrichment, after: &Enrichment) -> Enrichment {
 mod tests {
     use tracklog_log::Log;
     use tracklog_protocol::Offset;
-    use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
+    use tracklog_protocol::event::{EventKind, EventParts};
 
     use super::*;
     use crate::enrich::device::{Device, DeviceOptions};
@@ -99,7 +110,7 @@ mod tests {
         let event = EventView::of(builder.build(parts)).unwrap();
         let mut state = rig.begin(0);
         state.begin_event(Offset(0));
-        explain(&enrichers(), &event, &mut state, || 7)
+        explain(&enrichers(), &event, &mut state, &mut Enrichment::default(), || 7)
     }
 
     #[test]

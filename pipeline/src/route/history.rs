@@ -150,12 +150,10 @@ impl Version {
         self.from.get(index).copied().unwrap_or(Offset::ZERO)
     }
 
-    fn new(number: u64, value: VersionValue, source: TopicId) -> Result<Self, RulesError> {
-        let VersionValue { topic, from, at, text } = value;
+    fn new(number: u64, value: VersionValue) -> Result<Self, RulesError> {
+        let VersionValue { topic: _, from, at, text } = value;
         let rules = Rules::parse(&text)?;
-        // Of a topic that was deleted and made anew the offsets begin again.
-        let is_of_source = topic == source.0;
-        let from = from.into_iter().filter(|_| is_of_source).map(Offset).collect();
+        let from = from.into_iter().map(Offset).collect();
         Ok(Self { number, at: TimeMicros(at), text, table: RouteTable::new(&rules), rules, from })
     }
 
@@ -214,12 +212,12 @@ impl<L: Log + ?Sized> Routes<L> {
         if held.newest().is_some_and(|newest| newest.text == text) {
             return Ok(Activated::Unchanged);
         }
-        let number = held.newest().map_or(0, |newest| newest.number) + 1;
+        let number = self.number_of_last() + 1;
         let ends = self.source.partitions().map(|at| self.log.extent(at));
         let ends = ends.map(|it| it.map_or(0, |extent| extent.end.0)).collect();
         let text = text.to_owned();
         let value = VersionValue { topic: self.source.id.0, from: ends, at: now.0, text };
-        let version = Version::new(number, value, self.source.id)?;
+        let version = Version::new(number, value)?;
         let mut history = History::clone(&held);
         history.versions.push(Arc::new(version));
         self.forget(&mut history, needed).await?;
@@ -231,6 +229,34 @@ impl<L: Log + ?Sized> Routes<L> {
         self.meta.put(&key(number), Some(&value), Expect::Absent).await?;
         *held = Arc::new(history);
         Ok(Activated::Version(number))
+    }
+
+    /// The number of the version that came last, whatever its source.
+    fn number_of_last(&self) -> u64 {
+        let versions = self.meta.list(VERSION_KEYS.as_bytes());
+        versions.last().and_then(|(key, _)| number(key)).unwrap_or_default()
+    }
+
+    /// Whether `destination` is paused.
+    #[must_use]
+    pub fn is_paused(&self, destination: &DestinationName) -> bool {
+        self.meta.get(&paused_key(destination)).is_some()
+    }
+
+    /// Has `destination` paused, or not, over restarts.
+    ///
+    /// # Errors
+    /// [`MetaError`]; then nothing has changed.
+    pub async fn set_paused(
+        &self,
+        destination: &DestinationName,
+        is_paused: bool,
+    ) -> Result<(), MetaError> {
+        let value = is_paused.then_some(&b"true"[..]);
+        if is_paused != self.is_paused(destination) {
+            self.meta.put(&paused_key(destination), value, Expect::Any).await?;
+        }
+        Ok(())
     }
 
     /// Takes the versions out of `history` that are about nothing any more: all partitions are past
@@ -256,16 +282,29 @@ fn key(number: u64) -> Vec<u8> {
     format!("{VERSION_KEYS}{number:020}").into_bytes()
 }
 
+/// The number in a version's key.
+fn number(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(VERSION_KEYS.as_bytes())?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+fn paused_key(destination: &DestinationName) -> Vec<u8> {
+    format!("paused/{destination}").into_bytes()
+}
+
+/// The versions for `source`. Those for another topic, or for one of its name that was deleted, are
+/// about nothing here.
 fn read<L: Log + ?Sized>(meta: &MetaTopic<L>, source: &Topic) -> Result<History, HistoryError> {
     let mut versions = Vec::new();
     for (key, found) in meta.list(VERSION_KEYS.as_bytes()) {
-        let number = key.strip_prefix(VERSION_KEYS.as_bytes());
-        let number = number.and_then(|it| std::str::from_utf8(it).ok()?.parse().ok());
-        let number = number.unwrap_or_default();
+        let number = number(&key).unwrap_or_default();
         let wrong = |why: String| HistoryError::Version { number, why };
-        let value =
-            serde_json::from_slice(&found.value).map_err(|error| wrong(error.to_string()))?;
-        let version = Version::new(number, value, source.id);
+        let value = serde_json::from_slice(&found.value);
+        let value: VersionValue = value.map_err(|error| wrong(error.to_string()))?;
+        if value.topic != source.id.0 {
+            continue;
+        }
+        let version = Version::new(number, value);
         versions.push(Arc::new(version.map_err(|error| wrong(error.to_string()))?));
     }
     Ok(History { versions })

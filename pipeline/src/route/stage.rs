@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use tracklog_log::{Log, Pending, Retention, Topic, TopicName, TopicSpec};
+use tracklog_log::{CatalogError, Log, Pending, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::event::{EventBuilder, EventView};
 use tracklog_protocol::{Offset, Record};
 
@@ -51,15 +51,22 @@ impl<L: Log + ?Sized> RouteStage<L> {
         work.find_topics().await?;
         Ok(work)
     }
+}
 
-    async fn topic(&self, name: &TopicName, partitions: u32) -> Result<Topic, StageError> {
-        if let Some(topic) = self.log.topic(name.as_str()) {
-            return Ok(topic);
-        }
-        let spec = TopicSpec { name: name.clone(), partitions, retention: Retention::Keep };
-        let made = self.log.create_topic(spec).await;
-        made.map_err(|error| StageError { reason: error.to_string() })
+/// The topic of a destination; made where it is not there.
+///
+/// # Errors
+/// [`CatalogError`] when it can't be made.
+pub async fn topic<L: Log + ?Sized>(
+    log: &L,
+    name: &TopicName,
+    partitions: u32,
+) -> Result<Topic, CatalogError> {
+    if let Some(topic) = log.topic(name.as_str()) {
+        return Ok(topic);
     }
+    let spec = TopicSpec { name: name.clone(), partitions, retention: Retention::Keep };
+    log.create_topic(spec).await
 }
 
 impl<L: Log + ?Sized> Stage for RouteStage<L> {
@@ -124,7 +131,8 @@ impl<L: Log + ?Sized> RouteWork<'_, L> {
             if let Some(version) = self.history.at(self.batch.source, offset) {
                 for (topic, partitions) in topics_of(version) {
                     if !self.topics.contains_key(topic) {
-                        let found = self.stage.topic(topic, partitions).await?;
+                        let found = self::topic(&*self.stage.log, topic, partitions).await;
+                        let found = found.map_err(|it| StageError { reason: it.to_string() })?;
                         self.topics.insert(topic.clone(), found);
                     }
                 }

@@ -35,7 +35,7 @@ pub enum Delivery {
 
 /// Why a batch was not delivered.
 #[derive(Debug)]
-pub(super) enum Undelivered {
+pub(crate) enum Undelivered {
     /// The claim holds no more. Nothing of it was stored, or it will be known again.
     Stale,
     /// It is larger than a commit can be: deliver less.
@@ -64,7 +64,7 @@ impl From<Busy> for Undelivered {
 }
 
 /// Brings a source partition's outputs into the log.
-pub(super) struct Courier<'l, L: ?Sized> {
+pub(crate) struct Courier<'l, L: ?Sized> {
     log: &'l L,
     epoch: Epoch,
     delivery: Delivery,
@@ -77,7 +77,7 @@ pub(super) struct Courier<'l, L: ?Sized> {
 
 impl<'l, L: Log + ?Sized> Courier<'l, L> {
     /// `producer_name` names the stage: a producer comes back under it after a crash.
-    pub(super) fn new(
+    pub(crate) fn new(
         log: &'l L,
         epoch: Epoch,
         delivery: Delivery,
@@ -92,7 +92,7 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
 
     /// Stores `outputs`, which come of what lies between the claim's offset and `next`, and moves
     /// the claim there.
-    pub(super) async fn deliver(
+    pub(crate) async fn deliver(
         &mut self,
         claim: &mut Claim,
         outputs: &Outputs,

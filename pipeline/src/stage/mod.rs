@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use delivery::Delivery;
+pub(crate) use delivery::{Courier, Undelivered as NotStored};
 pub use outputs::{Output, Outputs};
 pub use partition::{Claims, PartitionLoop, StageEnd};
 pub use runner::StageRunner;

@@ -30,7 +30,7 @@ impl Shared {
     }
 }
 
-fn explain_refusal(error: &ExplainError) -> Response<Content> {
+pub(super) fn explain_refusal(error: &ExplainError) -> Response<Content> {
     let (status, code) = match error {
         ExplainError::NoSource { .. } => (StatusCode::NOT_FOUND, "not_found"),
         ExplainError::Off => (StatusCode::CONFLICT, "off"),

@@ -76,7 +76,7 @@ fn starting() -> Response<Content> {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the node is starting")
 }
 
-fn group_refusal(error: &GroupError) -> Response<Content> {
+pub(super) fn group_refusal(error: &GroupError) -> Response<Content> {
     let (status, code) = match error {
         GroupError::NotFound { .. } | GroupError::NoTopic { .. } => {
             (StatusCode::NOT_FOUND, "not_found")

@@ -15,6 +15,10 @@
 //! | `/v1/enrich/explain` | POST | what each enricher makes of an event: `tracklog enrich explain --json` |
 //! | `/v1/backfills/{source}/{hash}` | GET | how far the file has come |
 //! | | POST | rows of it, see [`backfill`](crate::backfill) → how far it has come |
+//! | `/v1/routes` | GET | the rules that hold, and why the file does not, if so |
+//! | `/v1/routes/explain` | POST | where an event goes: `tracklog route explain --json` |
+//! | `/v1/destinations` | GET | `{"destinations":[…]}` |
+//! | `/v1/destinations/{name}/pause` | POST | → `{"success":true}`; likewise `resume`, `retry` |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -29,6 +33,7 @@ mod backfills;
 mod explain;
 mod groups;
 mod query;
+mod routes;
 mod stream;
 
 use std::sync::{Arc, OnceLock};
@@ -38,6 +43,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use query::{Parameters, reading};
+use routes::Act;
 use stream::{Lines, LinesSender, OpenStreams};
 use tokio::sync::watch;
 use tracklog_ingest_gateway::{Access, Content, Door};
@@ -47,6 +53,7 @@ use tracklog_protocol::TimeMicros;
 
 use crate::backfill::Backfills;
 use crate::explain::Explainer;
+use crate::node::routing::Routing;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::topics::{self, NewTopic, TopicError};
 use crate::verify::VerifyLine;
@@ -75,6 +82,7 @@ struct Shared {
     groups: OnceLock<Arc<Groups<dyn Log>>>,
     explainer: OnceLock<Option<Explainer>>,
     backfills: OnceLock<Backfills>,
+    routing: OnceLock<Arc<Routing>>,
 }
 
 impl Admin {
@@ -95,6 +103,7 @@ impl Admin {
             groups: OnceLock::new(),
             explainer: OnceLock::new(),
             backfills: OnceLock::new(),
+            routing: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -129,6 +138,12 @@ impl Admin {
         assert!(first, "backfills are set once");
     }
 
+    /// What routes events.
+    pub(crate) fn set_routing(&self, routing: Arc<Routing>) {
+        let first = self.shared.routing.set(routing).is_ok();
+        assert!(first, "routing is set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -156,6 +171,10 @@ enum Route {
     Reset(String),
     /// Of a source, and the hash of a file.
     Backfill(String, String),
+    Routes,
+    WhereTo,
+    Destinations,
+    Destination(String, Act),
 }
 
 impl Route {
@@ -167,6 +186,9 @@ impl Route {
             "/v1/topics" => return Some(Self::Topics),
             "/v1/enrich/explain" => return Some(Self::Explain),
             "/v1/groups" => return Some(Self::Groups),
+            "/v1/routes" => return Some(Self::Routes),
+            "/v1/routes/explain" => return Some(Self::WhereTo),
+            "/v1/destinations" => return Some(Self::Destinations),
             _ => {}
         }
         let decoded = |name: &str| Some(percent_decode_str(name).decode_utf8().ok()?.into_owned());
@@ -174,6 +196,9 @@ impl Route {
         if let Some(rest) = path.strip_prefix("/v1/backfills/") {
             let (source, hash) = rest.split_once('/')?;
             Some(Self::Backfill(decoded(source)?, hash.to_owned()))
+        } else if let Some(rest) = path.strip_prefix("/v1/destinations/") {
+            let (name, act) = rest.rsplit_once('/')?;
+            Some(Self::Destination(decoded(name)?, Act::of(act)?))
         } else if let Some(rest) = path.strip_prefix("/v1/topics/") {
             match rest.strip_suffix("/events") {
                 Some(topic) => named(topic, Self::Events),
@@ -192,8 +217,9 @@ impl Route {
         match self {
             Self::Metrics | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics | Self::Backfill(..) => "GET, POST",
+            Self::Routes | Self::Destinations => "GET",
             Self::Topic(_) | Self::Group(_) => "GET, DELETE",
-            Self::Reset(_) | Self::Explain => "POST",
+            Self::Reset(_) | Self::Explain | Self::WhereTo | Self::Destination(..) => "POST",
         }
     }
 }
@@ -246,6 +272,12 @@ impl Shared {
             (&Method::POST, Route::Backfill(source, hash)) => {
                 let query = request.uri().query().unwrap_or_default().to_owned();
                 self.backfill(&source, &hash, &query, request.into_body()).await
+            }
+            (&Method::GET, Route::Routes) => self.show_routes().await,
+            (&Method::POST, Route::WhereTo) => self.explain_route(request.body()).await,
+            (&Method::GET, Route::Destinations) => self.list_destinations().await,
+            (&Method::POST, Route::Destination(name, act)) => {
+                self.act_on_destination(&name, act).await
             }
             _ => {
                 let why = format!("this path takes {methods}");

@@ -11,6 +11,7 @@ use tracklog_ingest_gateway::source::{Required, UnknownField};
 
 use super::enrich::EnrichSettings;
 use super::quantity::{Bytes, Span};
+use super::route::RouteSettings;
 use super::{ConfigError, ENVIRONMENT_PREFIX};
 
 /// How commits reach the disk.
@@ -149,6 +150,7 @@ pub(super) struct Document {
     pub(super) layer: Layer,
     pub(super) sources: BTreeMap<String, SourceSettings>,
     pub(super) enrich: EnrichSettings,
+    pub(super) route: RouteSettings,
 }
 
 /// Declares a struct of optional keys that one layer lays over another.
@@ -275,13 +277,15 @@ impl Document {
         struct OfTheFile {
             sources: BTreeMap<String, SourceSettings>,
             enrich: EnrichSettings,
+            route: RouteSettings,
         }
-        let OfTheFile { sources, enrich } = toml::from_str(text)?;
+        let OfTheFile { sources, enrich, route } = toml::from_str(text)?;
         let mut table = toml::de::DeTable::parse(text)?;
         table.get_mut().remove("sources");
         table.get_mut().remove("enrich");
+        table.get_mut().remove("route");
         let layer = Layer::deserialize(toml::de::Deserializer::from(table))?;
-        Ok(Self { layer, sources, enrich })
+        Ok(Self { layer, sources, enrich, route })
     }
 }
 

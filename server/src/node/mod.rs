@@ -12,6 +12,7 @@
 //! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events; `disk_log` is the only file that knows the
 //! engine.
 
+pub(crate) mod routing;
 pub(crate) mod sources;
 pub(crate) mod stages;
 
@@ -161,6 +162,7 @@ impl Node {
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
         admin.set_verification(disk_log.verification());
         admin.set_groups(stages.groups());
+        admin.set_routing(stages.routing());
         admin.set_explainer(explainer(settings, &config, &registry, &stages));
         let backing =
             Backing { log: Arc::clone(&log), epoch, topics, registry: Arc::clone(&registry) };
@@ -366,7 +368,8 @@ async fn stages(
 ) -> Result<Stages, StartError> {
     let Topics { raw, rejected } = topics.clone();
     let enriched = log.topic("enriched").expect("it is there, or was just made");
-    let topics = StageTopics { raw, enriched, rejected };
+    let undelivered = log.topic("undelivered").expect("it is there, or was just made");
+    let topics = StageTopics { raw, enriched, rejected, undelivered };
     Ok(Stages::start(settings, folder, Arc::clone(log), epoch, topics).await?)
 }
 

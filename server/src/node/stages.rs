@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracklog_log::{Epoch, Log, Pending, Topic};
@@ -22,6 +22,7 @@ use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
 use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups, Start};
+use tracklog_pipeline::route::HistoryError;
 use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
 use tracklog_pipeline::state::{
     self, DiskStore, DiskStoreOptions, Flusher, State, StateError, StateOptions, StoreError,
@@ -29,8 +30,10 @@ use tracklog_pipeline::state::{
 use tracklog_protocol::TimeMicros;
 
 use crate::clock;
-use crate::config::{ConfigError, EnrichSettings, Settings};
+use crate::config::{ConfigError, EnrichSettings, RouteFrom, RouteSettings, Settings};
 use crate::folder::DataFolder;
+
+use super::routing::{Routing, RoutingParts};
 
 /// How often geo files are looked at, silent members given up, and lags told to metrics.
 const ROUND_EVERY: Duration = Duration::from_secs(2);
@@ -47,6 +50,9 @@ pub enum StagesError {
     /// The state can't be read.
     #[error("the state of enrichment: {0}")]
     State(#[from] StateError),
+    /// The rules of routing can't be read.
+    #[error(transparent)]
+    Routes(#[from] HistoryError),
     /// The state's store can't be opened.
     #[error("the state of enrichment: {0}")]
     Store(#[from] StoreError),
@@ -63,12 +69,14 @@ pub(super) struct StageTopics {
     pub(super) raw: Topic,
     pub(super) enriched: Topic,
     pub(super) rejected: Topic,
+    pub(super) undelivered: Topic,
 }
 
 /// The running stages.
 pub(super) struct Stages {
     groups: Arc<Groups<dyn Log>>,
     enrich: Option<(Arc<Enriching>, Flusher)>,
+    routing: Arc<Routing>,
     lags: Arc<Mutex<Vec<GroupLag>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -76,11 +84,19 @@ pub(super) struct Stages {
 }
 
 /// The stages' threads. Dropped anywhere, they end by themselves.
-struct Threads(Option<Runtime>);
+pub(super) struct Threads(Option<Runtime>);
 
 impl Threads {
+    pub(super) const fn new(runtime: Runtime) -> Self {
+        Self(Some(runtime))
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.0.as_ref().expect("they are there until they are dropped").handle().clone()
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        self.0.as_ref().expect("they are there until they are dropped").spawn(task)
+        self.handle().spawn(task)
     }
 }
 
@@ -131,10 +147,13 @@ impl Stages {
         topics: StageTopics,
     ) -> Result<Self, StagesError> {
         let groups = Groups::open(Arc::clone(&log), epoch, Arc::new(clock::now)).await?;
-        let threads = Threads(Some(runtime(&settings.enrich)?));
+        let threads = Threads::new(runtime(&settings.enrich)?);
         let (stop, stopped) = watch::channel(false);
         let lags = Arc::default();
-        let mut stages = Self { groups, enrich: None, lags, stop, tasks: Vec::new(), threads };
+        let parts =
+            routing_parts(settings, folder, &log, epoch, &groups, &topics, threads.handle());
+        let (enrich, routing, tasks) = (None, Routing::start(parts).await?, Vec::new());
+        let mut stages = Self { groups, enrich, routing, lags, stop, tasks, threads };
         let geo = geo(settings)?.map(Arc::new);
         if let Some(geo) = geo.clone() {
             look_at_files(geo).await;
@@ -182,6 +201,7 @@ impl Stages {
     /// What is to be done now and then.
     fn start_rounds(&mut self, geo: Option<Arc<Geo>>) {
         let (groups, lags) = (Arc::clone(&self.groups), Arc::clone(&self.lags));
+        let routing = Arc::clone(&self.routing);
         let mut stopped = self.stop.subscribe();
         self.tasks.push(self.threads.spawn(async move {
             let mut rounds = tokio::time::interval(ROUND_EVERY);
@@ -193,6 +213,7 @@ impl Stages {
                 if let Some(geo) = geo.clone() {
                     look_at_files(geo).await;
                 }
+                routing.look_at_file().await;
                 if let Err(error) = groups.expire().await {
                     tracing::debug!(%error, "silent members are given up later");
                 }
@@ -215,15 +236,21 @@ impl Stages {
         Some((enriching.enrichers.clone(), Arc::clone(&enriching.state)))
     }
 
+    /// Where events go from there.
+    pub(super) fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.routing)
+    }
+
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
         let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));
-        StageMetrics { lags: Arc::clone(&self.lags), enriching }
+        StageMetrics { lags: Arc::clone(&self.lags), enriching, routing: self.routing() }
     }
 
     /// Ends the stages between two commits, and writes what the state's store lacks.
     pub(super) async fn stop(self) {
         self.stop.send_replace(true);
+        self.routing.stop().await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::warn!(%error, "a stage did not end by itself");
@@ -247,6 +274,7 @@ impl Stages {
 pub(crate) struct StageMetrics {
     lags: Arc<Mutex<Vec<GroupLag>>>,
     enriching: Option<Arc<Enriching>>,
+    routing: Arc<Routing>,
 }
 
 impl StageMetrics {
@@ -255,11 +283,43 @@ impl StageMetrics {
         let lags = self.lags.lock().expect("no holder of this lock panics");
         crate::metrics::encode_lags(&lags, text);
         drop(lags);
-        if let Some(Enriching { stage, counters, state, .. }) = self.enriching.as_deref() {
-            crate::metrics::encode_stage(stage::NAME, counters, text);
+        let mut stages = self.routing.counters();
+        stages.extend(
+            self.enriching.as_ref().map(|it| (stage::NAME.to_owned(), Arc::clone(&it.counters))),
+        );
+        crate::metrics::encode_stages(&stages, text);
+        self.routing.encode(text);
+        if let Some(Enriching { stage, state, .. }) = self.enriching.as_deref() {
             crate::metrics::encode_enrichers(stage.enrichers(), text);
             crate::metrics::encode_enrich_state(&state.counts(), text);
         }
+    }
+}
+
+fn routing_parts(
+    settings: &Settings,
+    folder: &DataFolder,
+    log: &Arc<dyn Log>,
+    epoch: Epoch,
+    groups: &Arc<Groups<dyn Log>>,
+    topics: &StageTopics,
+    threads: Handle,
+) -> RoutingParts {
+    let RouteSettings { file, from } = settings.route.clone();
+    let source = match from {
+        RouteFrom::Enriched => &topics.enriched,
+        RouteFrom::Raw => &topics.raw,
+    };
+    let file = file.unwrap_or_else(|| folder.file("routes.toml"));
+    RoutingParts {
+        log: Arc::clone(log),
+        epoch,
+        groups: Arc::clone(groups),
+        source: source.clone(),
+        rejected: topics.rejected.clone(),
+        undelivered: topics.undelivered.clone(),
+        file,
+        threads,
     }
 }
 
@@ -350,7 +410,7 @@ pub(crate) async fn look_at_files(geo: Arc<Geo>) {
     }
 }
 
-struct NodeTime;
+pub(super) struct NodeTime;
 
 impl Time for NodeTime {
     fn now(&self) -> TimeMicros {

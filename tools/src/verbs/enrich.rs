@@ -1,19 +1,16 @@
 //! `tracklog enrich`: what enrichment makes of an event.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::net::IpAddr;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::value::RawValue;
-use tracklog_server::config::{Flags, Settings};
-use tracklog_server::explain::{Explanation, Look, Question, offline};
+use tracklog_server::explain::{Explanation, Look};
 
+use crate::asked_event::{Answerer, AskedEvent};
 use crate::failure::Failure;
 use crate::output::{Output, table};
-use crate::reading::{Place, Source};
+use crate::reading::Place;
 
 /// Show what enrichment makes of an event
 #[derive(Args)]
@@ -47,24 +44,8 @@ Examples:
   tracklog enrich explain event.json --config tracklog.toml --ip 10.0.0.9 \\
     --header 'X-Forwarded-For: 81.2.69.160' --header 'CF-IPCountry: GB'")]
 struct Explain {
-    /// One event, as an SDK sends it; `-` is standard input
-    #[arg(value_name = "EVENT.json")]
-    event: PathBuf,
-    /// The settings of a node that does not run [default: $TRACKLOG_CONFIG]
-    #[arg(long, value_name = "FILE", conflicts_with = "node")]
-    config: Option<PathBuf>,
-    /// The source whose key it comes with
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    source: String,
-    /// The address that the request comes from: a client's, or a proxy's
-    #[arg(long, value_name = "ADDRESS")]
-    ip: Option<IpAddr>,
-    /// The request's `User-Agent`
-    #[arg(long, value_name = "TEXT")]
-    user_agent: Option<String>,
-    /// Another header of the request; may be given again
-    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
-    header: Vec<(String, String)>,
+    #[command(flatten)]
+    asked: AskedEvent,
     /// One object
     #[arg(long)]
     json: bool,
@@ -77,17 +58,17 @@ impl EnrichCommand {
     }
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
 impl Explain {
     async fn run(self, place: Place) -> Result<(), Failure> {
-        let question = self.question()?;
-        let explanation = match place.is_node() {
-            true => ask(&place, &question).await?,
-            false => self.of_folder(place, &question).await?,
+        let question = self.asked.question()?;
+        let explanation: Explanation = match self.asked.answerer(place, &question).await? {
+            Answerer::Node(node) => {
+                let body = serde_json::to_vec(&question).map_err(Failure::could_not_run)?;
+                node.json(Method::POST, "/v1/enrich/explain", body.into()).await?
+            }
+            Answerer::Here { explainer, .. } => {
+                explainer.explain(&question).await.map_err(Failure::could_not_run)?
+            }
         };
         let mut output = Output::new();
         if self.json {
@@ -98,65 +79,6 @@ impl Explain {
         output.flush()?;
         if explanation.rejected.is_some() { Err(Failure::AnswerIsNo) } else { Ok(()) }
     }
-
-    fn question(&self) -> Result<Question, Failure> {
-        let agent = self.user_agent.iter().map(|agent| ("user-agent".to_owned(), agent.clone()));
-        Ok(Question {
-            event: self.read()?,
-            source: Some(self.source.clone()),
-            ip: self.ip,
-            headers: agent.chain(self.header.iter().cloned()).collect(),
-        })
-    }
-
-    fn read(&self) -> Result<String, Failure> {
-        let mut text = String::new();
-        let read = match self.event.to_str() {
-            Some("-") => std::io::stdin().read_to_string(&mut text).map(|_| text),
-            _ => std::fs::read_to_string(&self.event),
-        };
-        read.map_err(|error| Failure::of(self.event.display(), error))
-    }
-
-    /// Asks the node that holds the folder; else reads it, if it is there.
-    async fn of_folder(
-        &self,
-        mut place: Place,
-        question: &Question,
-    ) -> Result<Explanation, Failure> {
-        let flags =
-            Flags { config: self.config.clone(), data: place.data.clone(), ..Flags::default() };
-        let settings = Settings::load(&flags, std::env::vars()).map_err(Failure::could_not_run)?;
-        let is_named = place.data.is_some() || settings.data != Settings::default_data();
-        place.data = Some(settings.data.clone());
-        let log = match is_named || settings.data.is_dir() {
-            false => None,
-            true => match place.open()? {
-                Source::Folder(log) => Some(log),
-                Source::Node(_) if self.config.is_some() => {
-                    let what = "a node holds it, and explains by its own settings: no --config";
-                    return Err(Failure::of(settings.data.display(), what));
-                }
-                Source::Node(node) => return ask_node(&node, question).await,
-            },
-        };
-        let scratch = tempfile::tempdir().map_err(Failure::could_not_run)?;
-        let explained = offline(&settings, log, &scratch.path().join("state"), question).await;
-        explained.map_err(Failure::could_not_run)
-    }
-}
-
-async fn ask(place: &Place, question: &Question) -> Result<Explanation, Failure> {
-    let node = place.running()?.expect("an address is that of a node");
-    ask_node(&node, question).await
-}
-
-async fn ask_node(
-    node: &crate::node_client::NodeClient,
-    question: &Question,
-) -> Result<Explanation, Failure> {
-    let body = serde_json::to_vec(question).map_err(Failure::could_not_run)?;
-    node.json(Method::POST, "/v1/enrich/explain", body.into()).await
 }
 
 fn show(output: &mut Output, explanation: &Explanation) -> Result<(), Failure> {
