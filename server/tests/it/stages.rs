@@ -325,15 +325,18 @@ impl Run {
 
     /// One life, up to its end by a crash or a fault. Members die with it wherever they are.
     fn life(&mut self) {
+        // Not before it is open: a page that cannot be read then is damage, and stays it.
+        let opened = Life::begin(&self.disk);
         if self.chance.below(3) == 0 {
             let (nth, lasting) = (1 + self.chance.below(200), Lasting::Once);
             self.disk.fail_operation(nth, std::io::ErrorKind::Other, lasting);
         }
-        if let Some(mut life) = Life::begin(&self.disk)
+        if let Some(mut life) = opened
             && let Some(house) = life.house()
         {
             self.work(&mut life, &house);
         }
+        self.disk.heal();
         let crash = if self.chance.below(2) == 0 { Crash::Power } else { Crash::Kill };
         self.disk.crash(crash);
         self.disk = self.disk.reboot();
