@@ -15,5 +15,6 @@ mod route;
 mod schemas;
 mod sdk;
 mod serve;
+mod spikes;
 mod terminal;
 mod topics;
