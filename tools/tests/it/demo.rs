@@ -14,10 +14,12 @@ fn the_demo_ends_by_itself_with_accepted_and_rejected_events() {
     let last = lines.iter().rfind(|line| line.contains("accepted")).expect("it tells how it goes");
     let count = |word: &str| {
         let rest = last.split_once(word).expect("the word is there").1;
-        rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        let number = rest.split_whitespace().next().unwrap().trim_end_matches(',');
+        number.parse::<u64>().unwrap()
     };
     assert!(count("accepted ") > 100, "{last}");
     assert!(count("rejected ") > 0 && count("failed ") == 0, "{last}");
+    assert!(count("enriched ") > 100 && count("orders ") > 0, "{last}");
     let replayed = run(&["replay", "raw", "--json", "--data", text(&data)]).lines().len();
     assert_eq!(replayed as u64, count("accepted "), "what it counts is what is stored");
     let again = run(&["demo", "--for", "1s", "--data", text(&data)]);

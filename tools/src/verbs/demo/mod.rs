@@ -2,6 +2,7 @@
 //!
 //! The node, the TLS and the requests are the real ones; only the shop is made up.
 
+mod downstream;
 mod shop;
 mod traffic;
 mod view;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use downstream::Downstream;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracklog_server::config::{Flags, Settings, WhenFullSetting};
@@ -32,13 +34,18 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// A demo left running must not fill the disk.
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const SLOT_BYTES: u64 = 16 << 20;
+/// The rules that the demo begins with, and where they and what they export lie in its folder.
+const ROUTES: &str = include_str!("routes.toml");
+const ROUTES_FILE: &str = "routes.toml";
+const EXPORT_FOLDER: &str = "export";
 /// Of HTTP and HTTPS.
 const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
 /// Run a node of its own with realistic traffic, and watch it
 ///
 /// The traffic is a shop's, over HTTPS, some of it malformed. Shows what is accepted, what is
-/// rejected and why, how fast, and on which disk backend.
+/// rejected and why, how fast, on which disk backend, and how far behind it is what is enriched
+/// and routed.
 #[derive(Args)]
 #[command(after_help = "\
 The folder is made anew at each start; one that no demo made is never touched. While the demo runs
@@ -65,7 +72,9 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        own_folder::make_anew(&self.data, "demo", &[], &self.data)?;
+        own_folder::make_anew(&self.data, "demo", &[ROUTES_FILE, EXPORT_FOLDER], &self.data)?;
+        let routes = self.data.join(ROUTES_FILE);
+        std::fs::write(&routes, ROUTES).map_err(|error| Failure::of(routes.display(), error))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -128,7 +137,7 @@ impl Demo {
         let ended = self.until_the_end(node, view, &tally).await;
         stop.send_replace(true);
         traffic.ended().await;
-        view.end(&tally)?;
+        view.end(&tally, &Downstream::of(node))?;
         ended
     }
 
@@ -150,7 +159,7 @@ impl Demo {
         tokio::pin!(at_the_end);
         loop {
             tokio::select! {
-                _ = beat.tick() => view.draw(tally)?,
+                _ = beat.tick() => view.draw(tally, &Downstream::of(node))?,
                 () = &mut at_the_end => return Ok(()),
                 interrupted = tokio::signal::ctrl_c() => {
                     return interrupted.map_err(Failure::could_not_run);

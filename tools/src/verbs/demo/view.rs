@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracklog_server::node::Node;
 
+use super::downstream::Downstream;
 use super::traffic::{Counts, Tally};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -51,6 +52,10 @@ impl Facts {
         vec![
             verb("tail raw --limit 10"),
             verb("tail rejected --limit 3"),
+            verb("tail enriched --limit 3"),
+            verb("tail orders --limit 3"),
+            verb("destination list"),
+            verb("group list"),
             verb("replay raw --from -1m --event 'Order Completed' --limit 5 --json"),
             verb("topic describe raw"),
             verb("schema list"),
@@ -112,13 +117,13 @@ impl View {
         self.output.flush()
     }
 
-    pub(super) fn draw(&mut self, tally: &Tally) -> Result<(), Failure> {
+    pub(super) fn draw(&mut self, tally: &Tally, behind: &Downstream) -> Result<(), Failure> {
         let counts = tally.counts();
         let rates = self.rates(&counts);
         let lines = if self.live {
-            live_lines(&counts, rates, self.began.elapsed())
+            live_lines(&counts, rates, behind, self.began.elapsed())
         } else {
-            vec![plain_line(&counts, rates, self.began.elapsed())]
+            vec![plain_line(&counts, rates, behind, self.began.elapsed())]
         };
         if self.live && self.lines_drawn > 0 {
             // Up to the first line of before, and everything below it away. From the first column:
@@ -134,8 +139,8 @@ impl View {
     }
 
     /// The last numbers, and how to see more.
-    pub(super) fn end(&mut self, tally: &Tally) -> Result<(), Failure> {
-        self.draw(tally)?;
+    pub(super) fn end(&mut self, tally: &Tally, behind: &Downstream) -> Result<(), Failure> {
+        self.draw(tally, behind)?;
         let Facts { program, folder, .. } = &self.facts;
         let more = format!("\nThe folder stays: {program} replay raw --data {folder}");
         self.output.lines(&more)?;
@@ -169,7 +174,12 @@ fn quantile(counts: &Counts, quantile: f64) -> String {
     format!("{:.1} ms", micros as f64 / 1e3)
 }
 
-fn live_lines(counts: &Counts, (accepted, refused): (f64, f64), ran: Duration) -> Vec<String> {
+fn live_lines(
+    counts: &Counts,
+    (accepted, refused): (f64, f64),
+    behind: &Downstream,
+    ran: Duration,
+) -> Vec<String> {
     let seconds = ran.as_secs();
     let mut lines = vec![
         format!("running    {:02}:{:02}", seconds / 60, seconds % 60),
@@ -190,19 +200,34 @@ fn live_lines(counts: &Counts, (accepted, refused): (f64, f64), ran: Duration) -
             .take(CODES_SHOWN)
             .map(|(code, rejected)| format!("  {code:<13}{:>5}  {}", rejected.count, rejected.why)),
     );
+    lines.push(format!("enriched   {:>9}", behind.enriched));
+    lines.push(format!("routed     {}", routed(behind)));
     if counts.failed > 0 {
         lines.push(format!("failed     {:>9}  requests", counts.failed));
     }
     lines
 }
 
-fn plain_line(counts: &Counts, (accepted, refused): (f64, f64), ran: Duration) -> String {
+/// As in `orders 12, gold 7`.
+fn routed(behind: &Downstream) -> String {
+    let topics = behind.routed.iter().map(|(topic, count)| format!("{topic} {count}"));
+    topics.collect::<Vec<_>>().join(", ")
+}
+
+fn plain_line(
+    counts: &Counts,
+    (accepted, refused): (f64, f64),
+    behind: &Downstream,
+    ran: Duration,
+) -> String {
     format!(
-        "{:>4} s  accepted {} ({accepted:.0}/s)  rejected {} ({refused:.0}/s)  failed {}  p50 {}  \
-         p99 {}",
+        "{:>4} s  accepted {} ({accepted:.0}/s)  rejected {} ({refused:.0}/s)  enriched {}  \
+         routed: {}  failed {}  p50 {}  p99 {}",
         ran.as_secs(),
         counts.accepted,
         rejected(counts),
+        behind.enriched,
+        routed(behind),
         counts.failed,
         quantile(counts, 0.5),
         quantile(counts, 0.99),
@@ -219,10 +244,12 @@ mod tests {
         let mut counts = Counts { accepted: 7, ..Counts::default() };
         let why = "/properties/price is not of type number".to_owned();
         counts.rejected.insert("schema".to_owned(), Rejected { count: 2, why });
-        let lines = live_lines(&counts, (1.0, 0.5), Duration::from_secs(61));
+        let behind = Downstream { enriched: 6, routed: vec![("orders", 2), ("gold", 1)] };
+        let lines = live_lines(&counts, (1.0, 0.5), &behind, Duration::from_secs(61));
         assert_eq!(lines[0], "running    01:01");
         assert_eq!(lines[3], "rejected           2        0/s");
         assert_eq!(lines[4], "  schema           2  /properties/price is not of type number");
+        assert_eq!(lines[5..], ["enriched           6", "routed     orders 2, gold 1"]);
     }
 
     #[test]
