@@ -805,14 +805,7 @@ impl<'r> Mapping<'r> {
         payload: &Payload<'_>,
         context: &ContextFacts<'_>,
     ) -> Result<Option<u32>, Rejection> {
-        let schema = name.unwrap_or(match kind {
-            EventKind::Track => "",
-            EventKind::Identify => "$identify",
-            EventKind::Page => "$page",
-            EventKind::Screen => "$screen",
-            EventKind::Group => "$group",
-            EventKind::Alias => "$alias",
-        });
+        let schema = name.unwrap_or_else(|| kind.nameless());
         let (pointer, text) = payload.under_schema(kind);
         match self.schemas.validate(schema, schema_version(context), text) {
             Verdict::Valid { version } => Ok(Some(version)),

@@ -7,6 +7,7 @@
 //! - [`route`]: which events go where from there, and [`destination`]: how others get them.
 //! - [`outbound`]: calls out over HTTP, and how they are signed.
 //! - [`archive`]: every event as Parquet in an object store, exactly once.
+//! - [`realtime`]: counts, rates and sums of events as they come.
 //!
 //! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
 //! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
@@ -18,6 +19,7 @@ pub mod enrich;
 pub mod groups;
 pub mod outbound;
 pub mod quantity;
+pub mod realtime;
 #[cfg(test)]
 mod rig;
 pub mod route;

@@ -10,6 +10,7 @@
 
 mod enrich;
 mod file;
+mod live;
 mod route;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use file::{
 };
 use file::{Document, Layer};
 use ipnet::IpNet;
+pub use live::LiveSettings;
 pub use route::{RouteFrom, RouteSettings};
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_pipeline::quantity;
@@ -63,6 +65,8 @@ pub struct Settings {
     pub enrich: EnrichSettings,
     /// Which events go where.
     pub route: RouteSettings,
+    /// Figures of what comes in.
+    pub live: LiveSettings,
 }
 
 /// How the log is kept. `None` leaves the choice to the engine.
@@ -152,6 +156,9 @@ impl Settings {
         settings.sources = sources;
         settings.enrich = document.enrich;
         settings.route = document.route;
+        let live = document.live.check();
+        live.map_err(|what| ConfigError::new(format!("{origin}: [live]"), what))?;
+        settings.live = document.live;
         check_sources(&settings.sources, &origin)?;
         settings.take_flags(flags)?;
         Ok(settings)
@@ -207,6 +214,7 @@ impl Settings {
             sources: BTreeMap::new(),
             enrich: EnrichSettings::default(),
             route: RouteSettings::default(),
+            live: LiveSettings::default(),
         })
     }
 

@@ -12,7 +12,7 @@
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`backfill`] | files of past events, each row once |
-//! | [`topics`], [`groups`] | what operators ask of these |
+//! | [`topics`], [`groups`], [`live`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
@@ -32,6 +32,7 @@ pub mod doctor;
 pub mod explain;
 pub mod folder;
 pub mod groups;
+pub mod live;
 mod metrics;
 pub mod node;
 pub mod offline;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_engine::{State, Status};
+use tracklog_log::Log;
 use tracklog_pipeline::enrich::stage::Enlisted;
 use tracklog_pipeline::groups::GroupLag;
+use tracklog_pipeline::realtime::Live;
 use tracklog_pipeline::stage::StageCounters;
 use tracklog_pipeline::state::StateCounts;
 
@@ -195,4 +197,30 @@ pub(crate) fn encode_enrich_state(counts: &StateCounts, text: &mut String) {
     const TABLE: &str = "tracklog_state_table_bytes";
     declare(text, TABLE, "gauge", "About what changes take that are not in the store yet.");
     line(text, TABLE, "", counts.table_bytes as u64);
+}
+
+/// Appends who watches live figures, and how far those are behind.
+pub(crate) fn encode_live(live: &Live<dyn Log>, text: &mut String) {
+    let counters = live.counters();
+    for (name, help, counter) in [
+        ("events", "Events that were counted.", &counters.events),
+        ("skipped", "Records passed over: too far behind, damaged, or gone.", &counters.skipped),
+    ] {
+        let name = format!("tracklog_live_{name}");
+        declare(text, &name, "counter", help);
+        line(text, &format!("{name}_total"), "", counter.count());
+    }
+    let lag = live.lag();
+    for (name, help, value) in [
+        ("viewers", "Who watches; nothing is read while nobody does.", live.viewers() as u64),
+        ("names", "Event names that are told apart.", live.names() as u64),
+        ("lag_records", "Records that live figures have still to count.", lag.records),
+    ] {
+        let name = format!("tracklog_live_{name}");
+        declare(text, &name, "gauge", help);
+        line(text, &name, "", value);
+    }
+    const SECONDS: &str = "tracklog_live_lag_seconds";
+    declare(text, SECONDS, "gauge", "How long the oldest of them may have waited.");
+    writeln!(text, "{SECONDS} {}", lag.seconds).expect("a string takes all text");
 }

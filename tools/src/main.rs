@@ -45,6 +45,7 @@ First steps:
   tracklog demo                       see it run, with traffic, for as long as you like
   tracklog serve                      a node on 127.0.0.1:8080 and :8443, in ./tracklog-data
   tracklog tail raw                   watch accepted events come in
+  tracklog watch                      counts, rates and sums of them, live
   tracklog replay raw --from -15m     the last 15 minutes again
   tracklog verify                     check every byte of ./tracklog-data
 
@@ -60,6 +61,7 @@ enum Verb {
     Serve(verbs::serve::Serve),
     Demo(verbs::demo::Demo),
     Tail(verbs::tail::Tail),
+    Watch(verbs::watch::Watch),
     Replay(verbs::replay::Replay),
     Backfill(verbs::backfill::Backfill),
     Verify(verbs::verify::Verify),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Serve(serve) => serve.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Tail(tail) => tail.run(),
+        Verb::Watch(watch) => watch.run(),
         Verb::Replay(replay) => replay.run(),
         Verb::Backfill(backfill) => backfill.run(),
         Verb::Verify(verify) => verify.run(),

@@ -40,6 +40,20 @@ impl EventKind {
         }
     }
 
+    /// What an event of this kind goes by where it has no name of its own: for schemas, rules and
+    /// figures. Empty for [`Track`](Self::Track), which has none without a name.
+    #[must_use]
+    pub const fn nameless(self) -> &'static str {
+        match self {
+            Self::Track => "",
+            Self::Identify => "$identify",
+            Self::Page => "$page",
+            Self::Screen => "$screen",
+            Self::Group => "$group",
+            Self::Alias => "$alias",
+        }
+    }
+
     /// The kind that clients write so.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

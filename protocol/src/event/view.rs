@@ -53,6 +53,15 @@ impl<'a> EventView<'a> {
         EventKind::from_raw(self.table.kind()).expect("a record's event has a known kind")
     }
 
+    /// What it goes by: its name, else `$page` and the like.
+    ///
+    /// # Panics
+    /// As [`kind`](Self::kind).
+    #[must_use]
+    pub fn event_name(&self) -> &'a str {
+        self.name().unwrap_or_else(|| self.kind().nameless())
+    }
+
     /// When it happened, by our reading of the client's clock.
     #[must_use]
     #[inline]

@@ -19,6 +19,7 @@
 //! | `/v1/routes/explain` | POST | where an event goes: `tracklog route explain --json` |
 //! | `/v1/destinations` | GET | `{"destinations":[…]}` |
 //! | `/v1/destinations/{name}/pause` | POST | → `{"success":true}`; likewise `resume`, `retry` |
+//! | `/v1/live` | GET | live figures as server-sent events: see `live` |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -32,6 +33,7 @@ mod answer;
 mod backfills;
 mod explain;
 mod groups;
+mod live;
 mod query;
 mod routes;
 mod stream;
@@ -41,6 +43,7 @@ use std::sync::{Arc, OnceLock};
 use answer::{json, refusal, whole};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use live::LiveDoor;
 use percent_encoding::percent_decode_str;
 use query::{Parameters, reading};
 use routes::Act;
@@ -49,6 +52,7 @@ use tokio::sync::watch;
 use tracklog_ingest_gateway::{Access, Content, Door};
 use tracklog_log::{Busy, CatalogError, Log, Pending, Topic};
 use tracklog_pipeline::groups::Groups;
+use tracklog_pipeline::realtime::Live;
 use tracklog_protocol::TimeMicros;
 
 use crate::backfill::Backfills;
@@ -83,6 +87,7 @@ struct Shared {
     explainer: OnceLock<Option<Explainer>>,
     backfills: OnceLock<Backfills>,
     routing: OnceLock<Arc<Routing>>,
+    live: OnceLock<LiveDoor>,
 }
 
 impl Admin {
@@ -104,6 +109,7 @@ impl Admin {
             explainer: OnceLock::new(),
             backfills: OnceLock::new(),
             routing: OnceLock::new(),
+            live: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -144,6 +150,13 @@ impl Admin {
         assert!(first, "routing is set once");
     }
 
+    /// The node's live figures, if it has any, and how many clients may watch them at once.
+    pub fn set_live(&self, live: Option<Arc<Live<dyn Log>>>, clients_max: usize) {
+        let Some(live) = live else { return };
+        let first = self.shared.live.set(LiveDoor::new(live, clients_max)).is_ok();
+        assert!(first, "live figures are set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -161,6 +174,7 @@ impl std::fmt::Debug for Admin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Metrics,
+    Live,
     Verify,
     Topics,
     Topic(String),
@@ -182,6 +196,7 @@ impl Route {
         let path = path.trim_end_matches('/');
         match path {
             "/metrics" => return Some(Self::Metrics),
+            "/v1/live" => return Some(Self::Live),
             "/v1/verify" => return Some(Self::Verify),
             "/v1/topics" => return Some(Self::Topics),
             "/v1/enrich/explain" => return Some(Self::Explain),
@@ -215,7 +230,7 @@ impl Route {
 
     const fn methods(&self) -> &'static str {
         match self {
-            Self::Metrics | Self::Verify | Self::Events(_) | Self::Groups => "GET",
+            Self::Metrics | Self::Live | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics | Self::Backfill(..) => "GET, POST",
             Self::Routes | Self::Destinations => "GET",
             Self::Topic(_) | Self::Group(_) => "GET, DELETE",
@@ -244,6 +259,7 @@ impl Shared {
         let methods = route.methods();
         match (request.method(), route) {
             (&Method::GET, Route::Metrics) => self.metrics(),
+            (&Method::GET, Route::Live) => self.watch(&request),
             (&Method::GET, Route::Verify) => self.verify(request.uri().query()),
             (&Method::GET, Route::Topics) => {
                 json(StatusCode::OK, &serde_json::json!({ "topics": topics::list(&*self.log) }))

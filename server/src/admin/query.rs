@@ -1,8 +1,9 @@
-//! The parameters of `…/events`.
+//! The parameters of `…/events`, and of `/v1/live`.
 
 use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
+use tracklog_pipeline::realtime::View;
 use tracklog_protocol::TimeMicros;
 
 use crate::backfill::{Stretch, Zoneless};
@@ -122,6 +123,22 @@ pub(super) fn reading(mut parameters: Parameters, now: TimeMicros) -> Result<Que
     parameters.end().map(|()| query)
 }
 
+/// What is to be watched, and whether only once. `after` is what the client saw last.
+pub(super) fn viewing(
+    mut parameters: Parameters,
+    after: Option<i64>,
+) -> Result<(View, bool), String> {
+    let span = parameters.take("window").map(|text| text.parse());
+    let view = View {
+        span: span.transpose().map_err(|error: String| format!("window: {error}"))?,
+        name: parameters.take("name"),
+        last: parameters.number("last")?.unwrap_or(0),
+        after,
+    };
+    let once = parameters.flag("once")?;
+    parameters.end().map(|()| (view, once))
+}
+
 #[cfg(test)]
 mod tests {
     use tracklog_protocol::Offset;
@@ -160,6 +177,19 @@ mod tests {
         assert_eq!(read(query), Ok(wanted));
         for query in ["from=1", "from=0&to=2", "from=1&to=2&zoneless=cet", "from=1&to=2&at=3"] {
             assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_watched_is_read() {
+        let viewing = |query: &str| viewing(Parameters::of(query)?, Some(7));
+        let (view, once) = viewing("name=Order+Completed&window=1m&last=5&once").unwrap();
+        assert_eq!((view.name.as_deref(), view.last, once), (Some("Order Completed"), 5, true));
+        assert_eq!((view.span.unwrap().as_str(), view.after), ("1m", Some(7)));
+        let (all, follows) = viewing("").unwrap();
+        assert_eq!((all, follows), (View { after: Some(7), ..View::default() }, false));
+        for query in ["window=5m", "last=-1", "once=maybe", "names=a", "last=1&last=2"] {
+            assert!(viewing(query).is_err(), "{query}");
         }
     }
 

@@ -10,6 +10,7 @@ use tracklog_ingest_gateway::scan::ScanLimits;
 use tracklog_ingest_gateway::source::{Required, UnknownField};
 
 use super::enrich::EnrichSettings;
+use super::live::LiveSettings;
 use super::quantity::{Bytes, Span};
 use super::route::RouteSettings;
 use super::{ConfigError, ENVIRONMENT_PREFIX};
@@ -151,6 +152,7 @@ pub(super) struct Document {
     pub(super) sources: BTreeMap<String, SourceSettings>,
     pub(super) enrich: EnrichSettings,
     pub(super) route: RouteSettings,
+    pub(super) live: LiveSettings,
 }
 
 /// Declares a struct of optional keys that one layer lays over another.
@@ -278,14 +280,15 @@ impl Document {
             sources: BTreeMap<String, SourceSettings>,
             enrich: EnrichSettings,
             route: RouteSettings,
+            live: LiveSettings,
         }
-        let OfTheFile { sources, enrich, route } = toml::from_str(text)?;
+        let OfTheFile { sources, enrich, route, live } = toml::from_str(text)?;
         let mut table = toml::de::DeTable::parse(text)?;
-        table.get_mut().remove("sources");
-        table.get_mut().remove("enrich");
-        table.get_mut().remove("route");
+        for key in ["sources", "enrich", "route", "live"] {
+            table.get_mut().remove(key);
+        }
         let layer = Layer::deserialize(toml::de::Deserializer::from(table))?;
-        Ok(Self { layer, sources, enrich, route })
+        Ok(Self { layer, sources, enrich, route, live })
     }
 }
 

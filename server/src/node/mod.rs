@@ -164,6 +164,7 @@ impl Node {
         admin.set_groups(stages.groups());
         admin.set_routing(stages.routing());
         admin.set_explainer(explainer(settings, &config, &registry, &stages));
+        admin.set_live(stages.live(), settings.live.clients_max);
         let backing =
             Backing { log: Arc::clone(&log), epoch, topics, registry: Arc::clone(&registry) };
         let door: Arc<dyn Door> = Arc::new(admin.clone());

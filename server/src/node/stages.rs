@@ -22,6 +22,7 @@ use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
 use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups, Start};
+use tracklog_pipeline::realtime::Live;
 use tracklog_pipeline::route::HistoryError;
 use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
 use tracklog_pipeline::state::{
@@ -77,6 +78,7 @@ pub(super) struct Stages {
     groups: Arc<Groups<dyn Log>>,
     enrich: Option<(Arc<Enriching>, Flusher)>,
     routing: Arc<Routing>,
+    live: Option<Arc<Live<dyn Log>>>,
     lags: Arc<Mutex<Vec<GroupLag>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -153,7 +155,9 @@ impl Stages {
         let parts =
             routing_parts(settings, folder, &log, epoch, &groups, &topics, threads.handle());
         let (enrich, routing, tasks) = (None, Routing::start(parts).await?, Vec::new());
-        let mut stages = Self { groups, enrich, routing, lags, stop, tasks, threads };
+        let live = None;
+        let mut stages = Self { groups, enrich, routing, live, lags, stop, tasks, threads };
+        stages.start_live(settings, &log, &topics);
         let geo = geo(settings)?.map(Arc::new);
         if let Some(geo) = geo.clone() {
             look_at_files(geo).await;
@@ -196,6 +200,18 @@ impl Stages {
         self.tasks.push(self.threads.spawn(runner.run(stopped)));
         self.enrich = Some((enriching, flusher));
         Ok(())
+    }
+
+    /// Live figures, of what comes last.
+    fn start_live(&mut self, settings: &Settings, log: &Arc<dyn Log>, topics: &StageTopics) {
+        if !settings.live.enabled {
+            return;
+        }
+        let last = if settings.enrich.enabled { &topics.enriched } else { &topics.raw };
+        let (log, time) = (Arc::clone(log), Arc::new(NodeTime));
+        let live = Arc::new(Live::new(log, last.clone(), time, settings.live.options()));
+        self.tasks.push(self.threads.spawn(Arc::clone(&live).run(self.stop.subscribe())));
+        self.live = Some(live);
     }
 
     /// What is to be done now and then.
@@ -241,10 +257,16 @@ impl Stages {
         Arc::clone(&self.routing)
     }
 
+    /// The node's live figures.
+    pub(super) fn live(&self) -> Option<Arc<Live<dyn Log>>> {
+        self.live.clone()
+    }
+
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
         let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));
-        StageMetrics { lags: Arc::clone(&self.lags), enriching, routing: self.routing() }
+        let (lags, live) = (Arc::clone(&self.lags), self.live.clone());
+        StageMetrics { lags, enriching, routing: self.routing(), live }
     }
 
     /// Ends the stages between two commits, and writes what the state's store lacks.
@@ -275,6 +297,7 @@ pub(crate) struct StageMetrics {
     lags: Arc<Mutex<Vec<GroupLag>>>,
     enriching: Option<Arc<Enriching>>,
     routing: Arc<Routing>,
+    live: Option<Arc<Live<dyn Log>>>,
 }
 
 impl StageMetrics {
@@ -292,6 +315,9 @@ impl StageMetrics {
         if let Some(Enriching { stage, state, .. }) = self.enriching.as_deref() {
             crate::metrics::encode_enrichers(stage.enrichers(), text);
             crate::metrics::encode_enrich_state(&state.counts(), text);
+        }
+        if let Some(live) = &self.live {
+            crate::metrics::encode_live(live, text);
         }
     }
 }

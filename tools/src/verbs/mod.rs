@@ -17,3 +17,4 @@ pub(crate) mod tail;
 pub(crate) mod topic;
 pub(crate) mod torture;
 pub(crate) mod verify;
+pub(crate) mod watch;

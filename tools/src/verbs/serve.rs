@@ -53,6 +53,7 @@ Of [enrich]: enabled, threads, failed_lookup (keep, reject). Of [enrich.device],
 [enrich.identity]: enabled. Of [enrich.geo]: enabled, databases, stated_addresses, edge (cloudflare,
 cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes. Of
 [enrich.session]: enabled, inactivity.
+Of [live]: enabled, names_max, clients_max, sums.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as
 many again, which are answered /livez, /health and /readyz alone. trusted_proxies are exempt.
 Sizes may be \"256 MiB\", times are \"10s\" or \"500ms\".

@@ -9,6 +9,7 @@ mod enrich;
 mod hook;
 mod http;
 mod kill;
+mod live;
 mod reading;
 mod rig;
 mod route;

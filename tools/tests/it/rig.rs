@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -135,9 +135,21 @@ impl Node {
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
 
+    /// Asks for metrics until these lines are in them.
+    #[track_caller]
+    pub(crate) fn await_metrics(&self, lines: &[&str]) {
+        let (began, mut client) = (Instant::now(), self.client());
+        loop {
+            let metrics = client.ask("GET", "/metrics", "").expect("the node answers").body;
+            let missing = lines.iter().find(|line| !metrics.contains(**line));
+            let Some(missing) = missing else { return };
+            assert!(began.elapsed() < PATIENCE, "{missing}: {metrics}");
+        }
+    }
+
     /// Tells it to stop, and waits until it did.
     pub(crate) fn terminate(mut self) -> (ExitStatus, Vec<String>) {
-        self.signal(Signal::TERM);
+        signal(&self.process, Signal::TERM);
         let status = self.process.wait().expect("it ends");
         (status, self.errors.iter().collect())
     }
@@ -146,11 +158,6 @@ impl Node {
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("it was started here");
         self.process.wait().expect("and ends");
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process has a number"), signal).expect("it runs");
     }
 }
 
@@ -200,6 +207,21 @@ pub(crate) fn ended(mut process: Child) -> Ran {
 /// The path as an argument.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
+}
+
+/// Waits until `enriched` has so many events, and gives them.
+pub(crate) fn enriched(data: &Path, count: usize) -> Vec<serde_json::Value> {
+    let count = count.to_string();
+    let arguments = ["tail", "enriched", "--from", "0", "--limit", &count, "--json", "--data"];
+    let ran = run(&[&arguments[..], &[text(data)]].concat());
+    let parse = |line: &&str| serde_json::from_str(line).expect("a line is JSON");
+    ran.lines().iter().map(parse).collect()
+}
+
+/// Sends a signal to a process that was started here.
+pub(crate) fn signal(process: &Child, signal: Signal) {
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process has a number"), signal).expect("it runs");
 }
 
 /// All lines of a topic, parsed, read through `--data`.

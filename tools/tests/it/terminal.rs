@@ -1,6 +1,6 @@
 //! What others wrote is shown, and does nothing to the terminal that shows it.
 
-use crate::rig::{Node, Ran, run, text, tracklog};
+use crate::rig::{Node, Ran, enriched, run, text, tracklog};
 
 /// Clears the screen, begins a line, clears again in one byte's form, and turns letters around.
 const HOSTILE: &str = "a\x1b[2J\nb\u{9b}2J\u{202e}c";
@@ -37,6 +37,12 @@ fn names_of_events_and_schemas_cannot_move_the_cursor() {
     for verb in [&["replay", "raw"][..], &["tail", "raw", "--from", "0", "--limit", "1"]] {
         let ran = run(&[verb, &["--data", dir]].concat());
         assert!(ran.lines().len() == 1 && ran.stdout.contains(SHOWN), "{ran:?}");
+        harmless(&ran);
+    }
+    enriched(data.path(), 1);
+    for more in [&["--last", "60"][..], &["--window", "1m"]] {
+        let ran = run(&[&["watch", "--once", "--data", dir], more].concat());
+        assert!(ran.lines().iter().any(|line| line.starts_with(SHOWN)), "{ran:?}");
         harmless(&ran);
     }
     let ran = run(&["replay", "raw", "--json", "--data", dir]);

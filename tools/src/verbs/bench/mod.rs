@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tracklog_server::config::{BackendName, JournalSettings, WhenFullSetting};
 
 use crate::failure::Failure;
-use crate::output::{Output, notice, table};
+use crate::output::{Output, notice, table, thousands};
 
 /// Measure this machine, beside raw figures of the same run
 #[derive(Args)]
@@ -235,15 +235,7 @@ fn rounded(number: f64) -> String {
     if number < 100.0 {
         return format!("{number:.2}");
     }
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    thousands(&format!("{number:.0}"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,202 @@
+//! Live figures of a real node: over HTTP, and by `tracklog watch`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::rig::{Node, ended, enriched, run, signal, text, tracklog};
+
+/// No figure comes later, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Five orders and a page.
+fn send(node: &Node) {
+    let order = |n: u32| {
+        json!({"type": "track", "event": "Order Completed", "userId": n.to_string(),
+               "properties": {"total": 2.5, "note": "7"}})
+    };
+    let page = json!({"type": "page", "userId": "1", "timestamp": "2026-01-02T03:04:05Z"});
+    let events: Vec<_> = (0..5).map(order).chain([page]).collect();
+    assert_eq!(node.post("/v1/batch", &json!({ "batch": events }).to_string()).status, 200);
+}
+
+/// What all windows of this span tell together of a name, or of all.
+fn told(windows: &[Value], span: &str, name: Option<&str>) -> (u64, u64, f64) {
+    let of_span = windows.iter().filter(|window| window["window"] == span);
+    let figures = of_span.filter_map(|window| match name {
+        None => Some(&window["total"]),
+        Some(name) => window["names"].as_array().unwrap().iter().find(|it| it["name"] == name),
+    });
+    figures.fold((0, 0, 0.0), |(count, late, sum), it| {
+        let more = it["sums"]["properties.total"]["sum"].as_f64().unwrap_or(0.0);
+        (count + it["count"].as_u64().unwrap(), late + it["late"].as_u64().unwrap(), sum + more)
+    })
+}
+
+fn watch_once(data: &Path) -> Vec<Value> {
+    let ran = run(&["watch", "--once", "--json", "--last", "60", "--data", text(data)]);
+    ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn counts_and_sums_are_told_and_are_the_same_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    send(&node);
+    enriched(data.path(), 6);
+    let metrics = node.client().ask("GET", "/metrics", "").unwrap().body;
+    assert!(metrics.contains("tracklog_live_events_total 0"), "nobody watched: {metrics}");
+    let minutes = |windows: &[Value]| {
+        assert_eq!(told(windows, "1m", None), (6, 1, 12.5), "{windows:?}");
+        assert_eq!(told(windows, "1m", Some("Order Completed")), (5, 0, 12.5), "{windows:?}");
+        assert_eq!(told(windows, "1m", Some("$page")), (1, 1, 0.0), "{windows:?}");
+    };
+    minutes(&watch_once(data.path()));
+    assert!(node.terminate().0.success());
+    let node = Node::start(data.path());
+    minutes(&watch_once(data.path()));
+    let metrics = node.client().ask("GET", "/metrics", "").unwrap().body;
+    for line in
+        ["tracklog_live_events_total 6", "tracklog_live_names 2", "tracklog_live_lag_records 0"]
+    {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(node.terminate().0.success());
+}
+
+/// A stream of server-sent events.
+struct Events {
+    lines: BufReader<TcpStream>,
+}
+
+impl Events {
+    fn open(node: &Node, data: &Path, query: &str, after: Option<&str>) -> Self {
+        let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
+        let after = after.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let mut stream = TcpStream::connect(node.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!(
+            "GET /v1/live{query} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {}\r\n{after}\r\n",
+            token.trim()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut events = Self { lines: BufReader::new(stream) };
+        assert!(events.line().starts_with("HTTP/1.1 200"));
+        let head: Vec<_> =
+            std::iter::from_fn(|| Some(events.line())).take_while(|it| !it.is_empty()).collect();
+        assert!(head.iter().any(|line| line == "content-type: text/event-stream"), "{head:?}");
+        events
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "it goes on");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event: its id, its window. What frames it, chunks' lengths included, is no field.
+    fn next(&mut self) -> (Option<i64>, Value) {
+        let mut id = None;
+        loop {
+            let line = self.line();
+            match line.split_once(": ") {
+                Some(("event", name)) => assert_eq!(name, "window"),
+                Some(("id", text)) => id = Some(text.parse().unwrap()),
+                Some(("data", data)) => return (id, serde_json::from_str(data).unwrap()),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn events_have_ids_from_which_a_client_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    let mut events = Events::open(&node, data.path(), "?window=1s", None);
+    let (first, window) = events.next();
+    let first = first.unwrap();
+    assert_eq!((&window["complete"], &window["window"]), (&json!(true), &json!("1s")));
+    send(&node);
+    let (mut count, mut last) = (0, first);
+    while count < 6 {
+        let (id, window) = events.next();
+        assert_eq!(id, Some(last + 1), "no second is missing");
+        last += 1;
+        count += window["total"]["count"].as_u64().unwrap();
+    }
+    drop(events);
+    let mut again = Events::open(&node, data.path(), "?window=1s", Some(&first.to_string()));
+    let windows = (first + 1..=last).map(|wanted| {
+        let (id, window) = again.next();
+        assert_eq!(id, Some(wanted));
+        window
+    });
+    assert_eq!(told(&windows.collect::<Vec<_>>(), "1s", None).0, 6);
+    // A node that stops ends the stream, and does not wait for its client.
+    assert!(node.terminate().0.success());
+}
+
+#[test]
+fn only_operators_watch_and_no_more_than_the_node_takes() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let config = parent.path().join("tracklog.toml");
+    std::fs::write(&config, "[live]\nclients_max = 1\n").unwrap();
+    let node = Node::start_with(&data, |command| command.args(["--config", text(&config)]));
+    assert_eq!(node.client().ask("GET", "/v1/live", "").unwrap().status, 401);
+    let mut operator = node.operator();
+    for (target, status) in [("/v1/live?window=5m", 400), ("/v1/live?nmae=x", 400)] {
+        assert_eq!(operator.ask("GET", target, "").unwrap().status, status, "{target}");
+    }
+    let mut events = Events::open(&node, &data, "", None);
+    events.next();
+    let refused = operator.ask("GET", "/v1/live", "").unwrap();
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &json!("overloaded")));
+    assert!(node.terminate().0.success());
+
+    std::fs::write(&config, "[live]\nenabled = false\n").unwrap();
+    let node = Node::start_with(&data, |command| command.args(["--config", text(&config)]));
+    let ran = run(&["watch", "--data", text(&data)]);
+    assert!(ran.refusal().contains("[live] enabled = false"), "{ran:?}");
+    assert!(node.terminate().0.success());
+    let ran = run(&["watch", "--data", text(&data)]);
+    assert!(ran.refusal().contains("no node runs there"), "{ran:?}");
+}
+
+#[test]
+fn settings_that_name_no_number_are_refused_with_their_line() {
+    let parent = tempfile::tempdir().unwrap();
+    let config = parent.path().join("tracklog.toml");
+    std::fs::write(&config, "[live]\nsums = [\"total\"]\n").unwrap();
+    let data = parent.path().join("data");
+    let ran = run(&["serve", "--config", text(&config), "--data", text(&data)]);
+    assert!(
+        ran.refusal().contains("tracklog.toml:2: \"total\" is no place of a number"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn watch_prints_a_line_a_window_and_ends_at_once_when_told() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    send(&node);
+    enriched(data.path(), 6);
+    let arguments = ["watch", "--window", "1s", "--last", "60", "--name", "$page", "--data"];
+    let mut watching = tracklog(&arguments);
+    watching.arg(data.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = watching.spawn().unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("$page")).unwrap();
+    assert!(line.ends_with("1s  6 events, 1 late: $page 1"), "{line}");
+    signal(&watching, Signal::INT);
+    let ran = ended(watching);
+    assert_eq!((ran.status, &*ran.stderr), (0, ""));
+    assert!(node.terminate().0.success());
+}
