@@ -22,6 +22,9 @@ fn the_demo_ends_by_itself_with_accepted_and_rejected_events() {
     assert!(count("enriched ") > 100 && count("orders ") > 0, "{last}");
     let replayed = run(&["replay", "raw", "--json", "--data", text(&data)]).lines().len();
     assert_eq!(replayed as u64, count("accepted "), "what it counts is what is stored");
+    let enriched = run(&["replay", "enriched", "--last", "1", "--json", "--data", text(&data)]);
+    let enriched: serde_json::Value = serde_json::from_str(enriched.lines()[0]).unwrap();
+    assert!(enriched["geo"]["city"].is_string(), "{enriched}");
     let again = run(&["demo", "--for", "1s", "--data", text(&data)]);
     assert_eq!(again.status, 0, "made anew: {}", again.stderr);
 }

@@ -3,12 +3,13 @@
 //! The node, the TLS and the requests are the real ones; only the shop is made up.
 
 mod downstream;
+mod places;
 mod shop;
 mod traffic;
 mod view;
 
 use std::io::IsTerminal as _;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use downstream::Downstream;
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracklog_server::config::{Flags, Settings, WhenFullSetting};
@@ -37,7 +39,9 @@ const SLOT_BYTES: u64 = 16 << 20;
 /// The rules that the demo begins with, and where they and what they export lie in its folder.
 const ROUTES: &str = include_str!("routes.toml");
 const ROUTES_FILE: &str = "routes.toml";
-const EXPORT_FOLDER: &str = "export";
+const PLACES_FILE: &str = "made-by-tracklog-demo-places.mmdb";
+/// What the demo leaves in its folder beside a node's own.
+const OWN_FILES: [&str; 2] = [ROUTES_FILE, "export"];
 /// Of HTTP and HTTPS.
 const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
@@ -72,9 +76,10 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        own_folder::make_anew(&self.data, "demo", &[ROUTES_FILE, EXPORT_FOLDER], &self.data)?;
+        own_folder::make_anew(&self.data, "demo", &OWN_FILES, &self.data)?;
         let routes = self.data.join(ROUTES_FILE);
         std::fs::write(&routes, ROUTES).map_err(|error| Failure::of(routes.display(), error))?;
+        places::write_database(&self.data.join(PLACES_FILE))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -108,6 +113,9 @@ impl Demo {
         settings.journal.slot_bytes = Some(SLOT_BYTES);
         settings.journal.bytes_max = Some(JOURNAL_BYTES_MAX);
         settings.journal.when_full = WhenFullSetting::DropOldest;
+        // The demo's clients say for whom they ask, as a proxy does.
+        settings.trusted_proxies = vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))];
+        settings.enrich.geo.databases = vec![self.data.join(PLACES_FILE)];
         Ok(settings)
     }
 

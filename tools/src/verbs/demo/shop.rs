@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tracklog_protocol::TimeMicros;
 use tracklog_protocol::line::format_time;
 
+use super::places;
 use crate::random::Random;
 
 /// The example schemas, by event.
@@ -46,6 +47,8 @@ pub(super) struct Submission {
     pub(super) path: &'static str,
     pub(super) body: String,
     pub(super) user_agent: &'static str,
+    /// Of the visitor.
+    pub(super) address: String,
     pub(super) events: u64,
 }
 
@@ -87,10 +90,10 @@ impl Shop {
     /// What the next client sends: an event alone, a browser's batch, or a server's array.
     pub(super) fn next(&mut self, now: TimeMicros) -> Submission {
         let at = self.random.below(VISITORS as u64) as usize;
-        let user_agent = self.visitors[at].agent;
+        let (user_agent, address) = (self.visitors[at].agent, places::address(at as u64));
         if self.random.below(UNREADABLE_ONE_OF) == 0 {
             let body = "{\"event\": \"product.viewed\", \"properties\": {".to_owned();
-            return Submission { path: "/v1/track", body, user_agent, events: 1 };
+            return Submission { path: "/v1/track", body, user_agent, address, events: 1 };
         }
         let (path, count) = match self.random.below(4) {
             0 => ("/v1/track", 1),
@@ -108,7 +111,7 @@ impl Shop {
             "/v1/events" => Value::Array(events),
             _ => json!({ "batch": events, "sentAt": sent_at }),
         };
-        Submission { path, body: body.to_string(), user_agent, events: count }
+        Submission { path, body: body.to_string(), user_agent, address, events: count }
     }
 
     /// The next event of visitor `at`; `n`th of its batch, so that they are some moments apart.

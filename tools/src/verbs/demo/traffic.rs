@@ -204,6 +204,7 @@ impl Client {
             .header(AUTHORIZATION, &self.authorization)
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, submission.user_agent)
+            .header("x-forwarded-for", &submission.address)
             .body(Full::new(Bytes::from(submission.body.clone())))
             .expect("paths and headers are good ones");
         let began = Instant::now();
@@ -220,8 +221,13 @@ mod tests {
     #[test]
     fn answers_of_all_routes_are_counted() {
         let tally = Tally::default();
-        let submission =
-            |events| Submission { path: "/v1/batch", body: String::new(), user_agent: "", events };
+        let submission = |events| Submission {
+            path: "/v1/batch",
+            body: String::new(),
+            user_agent: "",
+            address: String::new(),
+            events,
+        };
         let answered = |events, status, body: &str| {
             tally.answered(&submission(events), status, body.as_bytes(), Duration::from_millis(1));
         };
