@@ -41,6 +41,7 @@ use crate::config::{ConfigError, Settings};
 use crate::disk_log::{DiskLog, OpenError};
 use crate::explain::Explainer;
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
+use crate::live::Watch;
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
 pub use stages::StagesError;
@@ -225,6 +226,12 @@ impl Node {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Its live figures, watched from now on; nothing where they are off.
+    #[must_use]
+    pub fn watch(&self) -> Option<Watch> {
+        self.stages.live().map(Watch::seconds)
     }
 
     /// Which disk backend runs and why.

@@ -48,6 +48,7 @@ fn load(node: &Node, phase: &str, batches: usize) -> Vec<String> {
     };
     std::thread::scope(|scope| {
         let client = &client;
+        #[expect(clippy::needless_collect, reason = "all begin before one is waited for")]
         let clients: Vec<_> = (0..CLIENTS).map(|nth| scope.spawn(move || client(nth))).collect();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     })

@@ -1,6 +1,7 @@
 //! How far the demo's events have come behind the gateway.
 
 use tracklog_log::Log;
+use tracklog_server::live::Watch;
 use tracklog_server::node::Node;
 
 /// The topics that the demo's rules write to.
@@ -12,14 +13,19 @@ pub(super) struct Downstream {
     pub(super) enriched: u64,
     /// Events of the topics that rules write to, by topic.
     pub(super) routed: Vec<(&'static str, u64)>,
+    /// Events in the last second that is over, by name, the most frequent first.
+    pub(super) live: Vec<(String, u64)>,
 }
 
 impl Downstream {
     /// As it is now.
-    pub(super) fn of(node: &Node) -> Self {
+    pub(super) fn of(node: &Node, watch: Option<&mut Watch>) -> Self {
         let log = node.log();
         let routed = ROUTED.into_iter().map(|topic| (topic, records(&*log, topic))).collect();
-        Self { enriched: records(&*log, "enriched"), routed }
+        let window = watch.and_then(Watch::last_second);
+        let names = window.into_iter().flat_map(|window| &window.names);
+        let live = names.filter_map(|it| Some((it.name.clone()?, it.count))).collect();
+        Self { enriched: records(&*log, "enriched"), routed, live }
     }
 }
 

@@ -145,7 +145,7 @@ impl Demo {
         let ended = self.until_the_end(node, view, &tally).await;
         stop.send_replace(true);
         traffic.ended().await;
-        view.end(&tally, &Downstream::of(node))?;
+        view.end(&tally, &Downstream::of(node, None))?;
         ended
     }
 
@@ -155,6 +155,7 @@ impl Demo {
         view: &mut View,
         tally: &Tally,
     ) -> Result<(), Failure> {
+        let mut watch = node.watch();
         let mut beat = interval(if view.is_live() { DRAWN_EVERY } else { TOLD_EVERY });
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.time.map(|time| Instant::now() + time);
@@ -167,7 +168,7 @@ impl Demo {
         tokio::pin!(at_the_end);
         loop {
             tokio::select! {
-                _ = beat.tick() => view.draw(tally, &Downstream::of(node))?,
+                _ = beat.tick() => view.draw(tally, &Downstream::of(node, watch.as_mut()))?,
                 () = &mut at_the_end => return Ok(()),
                 interrupted = tokio::signal::ctrl_c() => {
                     return interrupted.map_err(Failure::could_not_run);

@@ -56,6 +56,7 @@ impl Facts {
             verb("tail orders --limit 3"),
             verb("destination list"),
             verb("group list"),
+            verb("watch --once"),
             verb("replay raw --from -1m --event 'Order Completed' --limit 5 --json"),
             verb("topic describe raw"),
             verb("schema list"),
@@ -201,7 +202,10 @@ fn live_lines(
             .map(|(code, rejected)| format!("  {code:<13}{:>5}  {}", rejected.count, rejected.why)),
     );
     lines.push(format!("enriched   {:>9}", behind.enriched));
-    lines.push(format!("routed     {}", routed(behind)));
+    lines.push(format!("routed     {}", counted(&behind.routed)));
+    if !behind.live.is_empty() {
+        lines.push(format!("last second  {}", counted(&behind.live)));
+    }
     if counts.failed > 0 {
         lines.push(format!("failed     {:>9}  requests", counts.failed));
     }
@@ -209,9 +213,9 @@ fn live_lines(
 }
 
 /// As in `orders 12, gold 7`.
-fn routed(behind: &Downstream) -> String {
-    let topics = behind.routed.iter().map(|(topic, count)| format!("{topic} {count}"));
-    topics.collect::<Vec<_>>().join(", ")
+fn counted<T: std::fmt::Display>(counts: &[(T, u64)]) -> String {
+    let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 fn plain_line(
@@ -222,12 +226,13 @@ fn plain_line(
 ) -> String {
     format!(
         "{:>4} s  accepted {} ({accepted:.0}/s)  rejected {} ({refused:.0}/s)  enriched {}  \
-         routed: {}  failed {}  p50 {}  p99 {}",
+         routed: {}  live {}/s  failed {}  p50 {}  p99 {}",
         ran.as_secs(),
         counts.accepted,
         rejected(counts),
         behind.enriched,
-        routed(behind),
+        counted(&behind.routed),
+        behind.live.iter().map(|(_, count)| count).sum::<u64>(),
         counts.failed,
         quantile(counts, 0.5),
         quantile(counts, 0.99),
@@ -244,12 +249,18 @@ mod tests {
         let mut counts = Counts { accepted: 7, ..Counts::default() };
         let why = "/properties/price is not of type number".to_owned();
         counts.rejected.insert("schema".to_owned(), Rejected { count: 2, why });
-        let behind = Downstream { enriched: 6, routed: vec![("orders", 2), ("gold", 1)] };
+        let live = vec![("Order Completed".to_owned(), 2), ("$page".to_owned(), 1)];
+        let behind = Downstream { enriched: 6, routed: vec![("orders", 2), ("gold", 1)], live };
         let lines = live_lines(&counts, (1.0, 0.5), &behind, Duration::from_secs(61));
         assert_eq!(lines[0], "running    01:01");
         assert_eq!(lines[3], "rejected           2        0/s");
         assert_eq!(lines[4], "  schema           2  /properties/price is not of type number");
-        assert_eq!(lines[5..], ["enriched           6", "routed     orders 2, gold 1"]);
+        let behind = [
+            "enriched           6",
+            "routed     orders 2, gold 1",
+            "last second  Order Completed 2, $page 1",
+        ];
+        assert_eq!(lines[5..], behind);
     }
 
     #[test]
