@@ -18,6 +18,7 @@ use tracklog_server::admin::RECORDS_HEADER;
 use tracklog_server::folder::{DataFolder, NodeFile};
 use tracklog_server::offline::{self, OfflineError};
 use tracklog_server::replay::{Note, Query, Replay, Step};
+use tracklog_server::topics::{self, TopicDetails};
 
 use crate::failure::Failure;
 use crate::http_client::Endpoint;
@@ -188,6 +189,17 @@ pub(crate) enum Piece<'a> {
 pub(crate) type Sink<'a> = dyn FnMut(Piece<'_>) -> Result<(), Failure> + 'a;
 
 impl Source {
+    /// A topic with its partitions.
+    pub(crate) async fn topic(&self, name: &str) -> Result<TopicDetails, Failure> {
+        match self {
+            Self::Node(node) => node.get(&format!("/v1/topics/{}", segment(name))).await,
+            Self::Folder(log) => {
+                let topic = log.topic(name).ok_or_else(|| no_topic(name))?;
+                Ok(topics::describe(&**log, &topic))
+            }
+        }
+    }
+
     /// Reads a topic to the end of what is asked for.
     pub(crate) async fn read(
         &self,
@@ -202,14 +214,17 @@ impl Source {
     }
 }
 
+fn no_topic(name: &str) -> Failure {
+    Failure::could_not_run(format!("there is no topic {name}"))
+}
+
 async fn read_folder(
     log: &Arc<dyn Log>,
     topic: &str,
     query: Query,
     sink: &mut Sink<'_>,
 ) -> Result<(), Failure> {
-    let no_topic = || Failure::could_not_run(format!("there is no topic {topic}"));
-    let topic = log.topic(topic).ok_or_else(no_topic)?;
+    let topic = log.topic(topic).ok_or_else(|| no_topic(topic))?;
     let name = topic.name().to_owned();
     let replay = Replay::open(Arc::clone(log), topic, query).await;
     let mut replay = replay.map_err(Failure::could_not_run)?;

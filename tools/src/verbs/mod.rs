@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod destination;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod enrich;
 pub(crate) mod group;

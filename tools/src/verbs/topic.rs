@@ -88,7 +88,7 @@ impl TopicCommand {
             }
             Action::List { json } => show_list(&crate::block_on(list(place))?, json),
             Action::Describe { name, json } => {
-                show_details(&crate::block_on(details(place, &name))?, json)
+                show_details(&crate::block_on(async { place.open()?.topic(&name).await })?, json)
             }
             Action::Delete { name } => crate::block_on(delete(place, &name)),
         }
@@ -145,16 +145,6 @@ async fn list(place: &Place) -> Result<Vec<TopicSummary>, Failure> {
             Ok(topics)
         }
         Source::Folder(log) => Ok(topics::list(&*log)),
-    }
-}
-
-async fn details(place: &Place, name: &str) -> Result<TopicDetails, Failure> {
-    match place.open()? {
-        Source::Node(node) => node.get(&format!("/v1/topics/{}", segment(name))).await,
-        Source::Folder(log) => {
-            let no_topic = || Failure::could_not_run(format!("there is no topic {name}"));
-            Ok(topics::describe(&*log, &log.topic(name).ok_or_else(no_topic)?))
-        }
     }
 }
 

@@ -5,6 +5,7 @@ mod backfill;
 mod bad_input;
 mod damage;
 mod demo;
+mod diff;
 mod enrich;
 mod hook;
 mod http;
