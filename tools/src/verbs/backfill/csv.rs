@@ -4,38 +4,16 @@
 //! and doubled quotes. Anything behind a closing quote, and a quote that is never closed, is a
 //! flaw that costs the record. A quote inside of a field that does not begin with one is text.
 //!
-//! The first record names the columns. A name is a field of events (`userId`, `timestamp`,
-//! `properties.price`, `context.page.url`); any other is a property. Values are text, unless a type
-//! was declared for the column: no zero, sign or letter is guessed away. An empty value of a
-//! declared type is left out.
+//! The first record names the columns. Values are text, unless a type was declared for the column:
+//! no zero, sign or letter is guessed away. An empty value of a declared type is left out.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
 use serde_json::value::RawValue;
 
+use super::columns::{Members, event_of, fields_of, is_object, no_column, push_text};
 use super::rows::{ROW_BYTES_MAX, RowBuffer, Rows};
-
-/// The fields of events that are objects: columns below them are told by a point.
-const OBJECTS: [&str; 4] = ["properties", "traits", "context", "integrations"];
-
-/// The other fields that a column may be.
-const FIELDS: [&str; 14] = [
-    "type",
-    "messageId",
-    "event",
-    "name",
-    "anonymousId",
-    "userId",
-    "previousId",
-    "groupId",
-    "sessionId",
-    "category",
-    "channel",
-    "timestamp",
-    "originalTimestamp",
-    "sentAt",
-];
 
 /// What the values of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,19 +176,13 @@ impl Record {
     }
 }
 
-/// A column's place in an event.
-#[derive(Clone, Debug)]
-enum Node {
-    Value { column: usize, kind: ColumnType },
-    Object(Vec<(String, Self)>),
-}
-
 /// Reads a file's records as events.
 pub(super) struct CsvRows<R> {
     input: R,
     delimiter: u8,
     names: Vec<String>,
-    event: Vec<(String, Node)>,
+    kinds: Vec<ColumnType>,
+    event: Members,
     record: Record,
     next_line: u64,
 }
@@ -225,8 +197,17 @@ impl<R: BufRead> CsvRows<R> {
             Some(names) => names.clone(),
             None => read_head(&mut input, delimiter, &mut record, &mut next_line)?,
         };
-        let event = event_of(&names, options)?;
-        Ok(Self { input, delimiter, names, event, record, next_line })
+        if let Some(unknown) = options.types.keys().find(|name| !names.contains(name)) {
+            return Err(no_column(unknown, &names));
+        }
+        let fields = fields_of(&names, &options.fields)?;
+        let kind = |(name, field): (&String, &Option<String>)| {
+            let declared = options.types.get(name).copied();
+            declared.unwrap_or_else(|| usual_type(field.as_deref().unwrap_or_default()))
+        };
+        let kinds = names.iter().zip(&fields).map(kind).collect();
+        let event = event_of(&names, &fields)?;
+        Ok(Self { input, delimiter, names, kinds, event, record, next_line })
     }
 
     /// Writes the event that the record makes.
@@ -238,43 +219,17 @@ impl<R: BufRead> CsvRows<R> {
         if found != wanted {
             return Err(format!("it has {found} columns, and there are {wanted} names"));
         }
-        self.write_object(&self.event, out)
+        let says = |column| self.says(column);
+        self.event.write(out, &says, &mut |column, out| self.write_value(column, out))
     }
 
-    fn write_object(&self, members: &[(String, Node)], out: &mut Vec<u8>) -> Result<(), String> {
-        out.push(b'{');
-        let mut is_first = true;
-        for (name, node) in members.iter().filter(|(_, node)| self.says(node)) {
-            if !std::mem::take(&mut is_first) {
-                out.push(b',');
-            }
-            push_text(out, name);
-            out.push(b':');
-            match node {
-                Node::Object(members) => self.write_object(members, out)?,
-                Node::Value { column, kind } => self.write_value(*column, *kind, out)?,
-            }
-        }
-        out.push(b'}');
-        Ok(())
+    /// Whether the record has something in that column.
+    fn says(&self, column: usize) -> bool {
+        self.kinds[column] == ColumnType::Text || !self.record.field(column).is_empty()
     }
 
-    /// Whether the record has something there.
-    fn says(&self, node: &Node) -> bool {
-        match node {
-            Node::Value { kind: ColumnType::Text, .. } => true,
-            Node::Value { column, .. } => !self.record.field(*column).is_empty(),
-            Node::Object(members) => members.iter().any(|(_, node)| self.says(node)),
-        }
-    }
-
-    fn write_value(
-        &self,
-        column: usize,
-        kind: ColumnType,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        let name = &self.names[column];
+    fn write_value(&self, column: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        let (name, kind) = (&self.names[column], self.kinds[column]);
         let text = str::from_utf8(self.record.field(column))
             .map_err(|_| format!("column {name} is no UTF-8"))?;
         let shown = || text.chars().take(40).collect::<String>();
@@ -356,68 +311,6 @@ fn read_head(
     (0..record.ends.len()).map(name).collect()
 }
 
-/// Where each column goes.
-fn event_of(names: &[String], options: &CsvOptions) -> Result<Vec<(String, Node)>, String> {
-    let unknown = options.types.keys().chain(options.fields.keys());
-    if let Some(unknown) = unknown.into_iter().find(|name| !names.contains(name)) {
-        return Err(format!(
-            "there is no column {unknown:?}: its columns are {}",
-            names.join(", ")
-        ));
-    }
-    let mut event = Vec::new();
-    for (column, name) in names.iter().enumerate() {
-        if name.is_empty() {
-            return Err(format!("column {} has no name", column + 1));
-        }
-        if names[..column].contains(name) {
-            return Err(format!("two columns are called {name:?}"));
-        }
-        let field = match options.fields.get(name) {
-            Some(None) => continue,
-            Some(Some(field)) => field,
-            None => name,
-        };
-        let kind = options.types.get(name).copied().unwrap_or_else(|| usual_type(field));
-        insert(&mut event, &path_of(field), Node::Value { column, kind })
-            .ok_or_else(|| format!("column {name:?} is at {field}, where another is already"))?;
-    }
-    Ok(event)
-}
-
-/// An object is written as one.
-fn usual_type(field: &str) -> ColumnType {
-    if OBJECTS.contains(&field) { ColumnType::Json } else { ColumnType::Text }
-}
-
-fn path_of(field: &str) -> Vec<&str> {
-    let first = field.split('.').next().unwrap_or(field);
-    if OBJECTS.contains(&first) {
-        field.split('.').collect()
-    } else if FIELDS.contains(&field) {
-        vec![field]
-    } else {
-        vec!["properties", field]
-    }
-}
-
-/// `None` where something else is at that place.
-fn insert(members: &mut Vec<(String, Node)>, path: &[&str], value: Node) -> Option<()> {
-    let (first, rest) = path.split_first()?;
-    let at = members.iter().position(|(name, _)| name == first);
-    match (at.map(|at| &mut members[at].1), rest) {
-        (None, []) => members.push(((*first).to_owned(), value)),
-        (None, rest) => {
-            let mut inner = Vec::new();
-            insert(&mut inner, rest, value)?;
-            members.push(((*first).to_owned(), Node::Object(inner)));
-        }
-        (Some(Node::Object(inner)), rest) => insert(inner, rest, value)?,
-        (Some(Node::Value { .. }), _) => return None,
-    }
-    Some(())
-}
-
 /// A decimal number as JSON spells it: zeros before its digits and a plus go, all else stays.
 fn number(text: &str) -> Option<(&'static str, &str)> {
     let (sign, digits) = match text.strip_prefix('-') {
@@ -435,8 +328,9 @@ fn number(text: &str) -> Option<(&'static str, &str)> {
     is_number.then_some((sign, digits))
 }
 
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a text becomes JSON in memory");
+/// An object is written as one.
+fn usual_type(field: &str) -> ColumnType {
+    if is_object(field) { ColumnType::Json } else { ColumnType::Text }
 }
 
 fn trim_end(raw: &[u8]) -> &[u8] {

@@ -3,13 +3,14 @@
 //! | file | what it does |
 //! |---|---|
 //! | `input` | a file, its hash, its content unpacked |
-//! | `rows`, `csv` | rows out of it, as events in JSON |
+//! | `rows`, `csv`, `columns` | rows out of it, as events in JSON |
 //! | `chunks` | rows put together to what is sent at once |
 //! | `sending` | chunks to the node, with patience |
 //!
 //! What makes it exact is the node's: see [`tracklog_server::backfill`].
 
 mod chunks;
+mod columns;
 mod csv;
 mod input;
 mod rows;
