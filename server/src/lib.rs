@@ -12,6 +12,7 @@
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`backfill`] | files of past events, each row once |
+//! | [`reprocess`] | stages again over old events |
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
 //! | [`offline`] | the read-only opening of a data folder |
@@ -38,6 +39,7 @@ pub mod node;
 pub mod offline;
 pub mod outbound;
 pub mod replay;
+pub mod reprocess;
 pub mod routes;
 pub mod schemas;
 pub mod topics;

@@ -16,6 +16,7 @@ mod sender;
 pub mod session;
 pub mod stage;
 mod text;
+mod then;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub use enrichment::{
     Campaign, Device, Enrichment, Geo, GeoOrigin, PageParts, ProfileSeen, ReferrerKind, Visit,
 };
+pub use then::Then;
 use tracklog_protocol::event::EventView;
 
 use crate::state::StateBatch;

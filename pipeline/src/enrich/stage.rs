@@ -3,7 +3,10 @@
 //! Each event passes all enrichers that are on, in their order; what they found out, what they are,
 //! what failed and which state was seen is written beside what the client sent. What it changes in
 //! the state goes into the same commit. The partition is that of the event's key, as in `raw`.
+//!
+//! The same over a range of old events, into another topic, is [`EnrichStage::again`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,9 +18,11 @@ use tracklog_protocol::event::{
 };
 use tracklog_protocol::{Offset, PartitionId, Record};
 
-use super::{Campaign, Device, Enricher, Enrichment, Geo, Looked, ProfileSeen, Visit, enrichment};
+use super::{
+    Campaign, Device, Enricher, Enrichment, Geo, Looked, ProfileSeen, Then, Visit, enrichment,
+};
 use crate::stage::{Counter, Outputs, Poison, SourceBatch, Stage, StageError, Work};
-use crate::state::{State, StateBatch};
+use crate::state::{State, StateBatch, StateError};
 
 /// The stage's name, its group's, and what `rejected` calls it.
 pub const NAME: &str = "enrich";
@@ -78,10 +83,37 @@ impl Enlisted {
     }
 }
 
+/// What a run again over old events knows of users, devices and visits. Nothing that its events
+/// change is kept.
+#[derive(Debug)]
+pub enum Known<L: ?Sized> {
+    /// What is known now.
+    Now(Arc<State<L>>),
+    /// What was known when each was enriched.
+    Then(Then<L>),
+}
+
+/// A run over old events.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// Its name, and its group's.
+    pub name: String,
+    /// Where it ends, by partition of `raw`. Partitions that are not named are left out.
+    pub ends: BTreeMap<PartitionId, Offset>,
+}
+
+/// Which state is seen, and whether changes are written.
+enum Seen<L: ?Sized> {
+    /// The live one, which the stage changes.
+    Live(Arc<State<L>>),
+    /// For a run over old events.
+    Known(Known<L>, Again),
+}
+
 /// The stage.
 pub struct EnrichStage<L: ?Sized> {
     enrichers: Vec<Enlisted>,
-    state: Arc<State<L>>,
+    seen: Seen<L>,
     enriched: Topic,
     failed_lookup: FailedLookup,
     nanos: fn() -> u64,
@@ -98,9 +130,22 @@ impl<L: Log + ?Sized> EnrichStage<L> {
         failed_lookup: FailedLookup,
         nanos: fn() -> u64,
     ) -> Self {
-        let enlist = |enricher| Enlisted { enricher, counters: EnricherCounters::default() };
-        let enrichers = enrichers.into_iter().map(enlist).collect();
-        Self { enrichers, state, enriched, failed_lookup, nanos }
+        let enrichers = enlist(enrichers);
+        Self { enrichers, seen: Seen::Live(state), enriched, failed_lookup, nanos }
+    }
+
+    /// The same over the events of a range, written to the topic `into`.
+    #[must_use]
+    pub fn again(
+        run: Again,
+        enrichers: Vec<Arc<dyn Enricher>>,
+        known: Known<L>,
+        into: Topic,
+        failed_lookup: FailedLookup,
+        nanos: fn() -> u64,
+    ) -> Self {
+        let (enrichers, seen) = (enlist(enrichers), Seen::Known(known, run));
+        Self { enrichers, seen, enriched: into, failed_lookup, nanos }
     }
 
     /// Its enrichers, in order.
@@ -126,23 +171,64 @@ impl<L: Log + ?Sized> EnrichStage<L> {
         &'a self,
         batch: &'a SourceBatch,
     ) -> Result<EnrichWork<'a, L>, StageError> {
-        let state = self.state.begin(batch.source).await;
-        let state = state.map_err(|error| StageError { reason: error.to_string() })?;
-        Ok(EnrichWork {
+        let failed = |error: StateError| StageError { reason: error.to_string() };
+        let begin = |state: &'a State<L>| state.begin(batch.source);
+        let (state, changelog, then) = match &self.seen {
+            Seen::Live(state) => {
+                (begin(state).await.map_err(failed)?, Some(state.partition()), None)
+            }
+            Seen::Known(Known::Now(state), _) => (begin(state).await.map_err(failed)?, None, None),
+            Seen::Known(Known::Then(then), _) => {
+                let (state, stretch) = then.begin(batch).await?;
+                (state, None, Some((then, stretch)))
+            }
+        };
+        let mut work = EnrichWork {
             stage: self,
             state,
+            changelog,
+            until: then.map_or(Offset(u64::MAX), |(_, stretch)| stretch.ends),
             source: batch.source,
             enriched_by: self.enriched_by(),
             found: Enrichment::default(),
             failures: String::new(),
             builder: EventBuilder::new(),
-        })
+        };
+        if let Some((then, stretch)) = then {
+            let before = then.records(batch.source, stretch.begins, batch.from).await;
+            let before = before.map_err(|error| StageError { reason: error.to_string() })?;
+            before.iter().flat_map(SourceBatch::records).for_each(|(offset, record)| {
+                work.repeat(offset, record);
+            });
+        }
+        Ok(work)
     }
+}
+
+fn enlist(enrichers: Vec<Arc<dyn Enricher>>) -> Vec<Enlisted> {
+    let enlist = |enricher| Enlisted { enricher, counters: EnricherCounters::default() };
+    enrichers.into_iter().map(enlist).collect()
 }
 
 impl<L: Log + ?Sized> Stage for EnrichStage<L> {
     fn name(&self) -> &str {
-        NAME
+        match &self.seen {
+            Seen::Live(_) => NAME,
+            Seen::Known(_, run) => &run.name,
+        }
+    }
+
+    fn end(&self, source: PartitionId) -> Option<Offset> {
+        match &self.seen {
+            Seen::Live(_) => None,
+            Seen::Known(_, run) => Some(run.ends.get(&source).copied().unwrap_or_default()),
+        }
+    }
+
+    fn ended(&self, source: PartitionId) {
+        if let Seen::Known(Known::Then(then), _) = &self.seen {
+            then.leave(source);
+        }
     }
 
     fn begin<'a>(
@@ -159,6 +245,10 @@ impl<L: Log + ?Sized> Stage for EnrichStage<L> {
 struct EnrichWork<'s, L: ?Sized> {
     stage: &'s EnrichStage<L>,
     state: StateBatch<'s>,
+    /// Where changes go that are kept.
+    changelog: Option<PartitionId>,
+    /// The state is that of events below this offset.
+    until: Offset,
     source: PartitionId,
     enriched_by: String,
     found: Enrichment,
@@ -189,13 +279,28 @@ impl<L: Log + ?Sized> Work for EnrichWork<'_, L> {
         };
         let to = self.stage.enriched.partition_for(event.partition_key().as_bytes());
         outputs.push(to, self.builder.build_enriched(&event, &parts));
-        let changelog = self.stage.state.partition();
-        self.state.finish_event().iter().for_each(|change| outputs.push(changelog, change));
+        let changes = self.state.finish_event();
+        if let Some(changelog) = self.changelog {
+            changes.iter().for_each(|change| outputs.push(changelog, change));
+        }
         Ok(())
+    }
+
+    fn until(&self) -> Offset {
+        self.until
     }
 }
 
 impl<L: Log + ?Sized> EnrichWork<'_, L> {
+    /// Works on an event for what it changes alone.
+    fn repeat(&mut self, offset: Offset, record: Record<'_>) {
+        let Some(event) = EventView::of(record) else { return };
+        self.state.begin_event(offset);
+        if self.look_up(&event).is_ok() {
+            self.state.finish_event();
+        }
+    }
+
     /// Asks each enricher what it knows of `event`.
     fn look_up(&mut self, event: &EventView<'_>) -> Result<(), Poison> {
         self.found = Enrichment::default();

@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use delivery::Delivery;
 pub(crate) use delivery::{Courier, Undelivered as NotStored};
 pub use outputs::{Output, Outputs};
-pub use partition::{Claims, PartitionLoop, StageEnd};
+pub use partition::{Claims, LoopEnd, PartitionLoop, StageEnd};
 pub use runner::StageRunner;
 use tracklog_log::Pending;
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
@@ -44,6 +44,18 @@ pub trait Stage: Send + Sync + 'static {
     /// How much of a partition it takes at once when it lags, at most.
     fn batch_bytes_max(&self) -> usize {
         1 << 20
+    }
+
+    /// Records of `source` at or behind this offset are not its to work on: its loop ends there.
+    /// `None`: it goes on for ever.
+    fn end(&self, source: PartitionId) -> Option<Offset> {
+        let _ = source;
+        None
+    }
+
+    /// All of `source` up to its end is committed.
+    fn ended(&self, source: PartitionId) {
+        let _ = source;
     }
 
     /// Begins a batch: fetches what its records will ask for. Asked again, after a pause, when it
@@ -67,6 +79,12 @@ pub trait Work: Send {
         record: Record<'_>,
         outputs: &mut Outputs,
     ) -> Result<(), Poison>;
+
+    /// It takes records below this offset, which lies behind the first of its batch. For those
+    /// behind it another is begun.
+    fn until(&self) -> Offset {
+        Offset(u64::MAX)
+    }
 }
 
 /// Records of one partition, in order, that are worked on together.

@@ -46,6 +46,15 @@ impl<L: Log + ?Sized> Claims for Member<L> {
     }
 }
 
+/// How a partition's loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// The partition is another member's.
+    Lost,
+    /// All up to the stage's end is committed.
+    Reached,
+}
+
 /// Why a partition's loop ended before it was told to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -88,19 +97,34 @@ impl<L: Log + ?Sized> PartitionLoop<L> {
     /// # Errors
     /// [`StageEnd`]: the log or the group can't be used any more.
     pub async fn run(&self, member: &dyn Claims, source: PartitionId) -> Result<(), StageEnd> {
+        self.run_to_end(member, source).await.map(drop)
+    }
+
+    /// The same, or until the stage's end is reached.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_to_end(
+        &self,
+        member: &dyn Claims,
+        source: PartitionId,
+    ) -> Result<LoopEnd, StageEnd> {
         let name = self.stage.name();
         let quarantine = Quarantine::new(name, self.source.clone(), self.rejected.clone());
         let courier = Courier::new(&*self.log, self.epoch, self.delivery, name, source);
         let outputs = Outputs::default();
         let mut running =
             Running { shared: self, member, quarantine, courier, outputs, appetite: FETCH_BYTES };
-        let Some(mut claim) = member.claim(source).await? else { return Ok(()) };
-        loop {
-            let batch = running.read(&mut claim).await?;
+        let end = self.stage.end(source).unwrap_or(Offset(u64::MAX));
+        let Some(mut claim) = member.claim(source).await? else { return Ok(LoopEnd::Lost) };
+        while claim.next() < end {
+            let batch = running.read(&mut claim, end).await?;
             if !running.pass(batch, &mut claim).await? {
-                return Ok(());
+                return Ok(LoopEnd::Lost);
             }
         }
+        self.stage.ended(source);
+        Ok(LoopEnd::Reached)
     }
 }
 
@@ -117,11 +141,11 @@ struct Running<'s, L: ?Sized> {
 }
 
 impl<L: Log + ?Sized> Running<'_, L> {
-    /// What comes next at `claim`.
-    async fn read(&mut self, claim: &mut Claim) -> Result<SourceBatch, StageEnd> {
+    /// What comes next at `claim`, below `end`.
+    async fn read(&mut self, claim: &mut Claim, end: Offset) -> Result<SourceBatch, StageEnd> {
         let source = claim.source();
         let mut from = claim.next();
-        loop {
+        while from < end {
             let mode =
                 if self.appetite > FETCH_BYTES { FetchMode::Replay } else { FetchMode::Live };
             let fetch =
@@ -129,7 +153,8 @@ impl<L: Log + ?Sized> Running<'_, L> {
             match self.shared.log.fetch(fetch).await {
                 Ok(Fetched { mut partitions, .. }) => {
                     let found = partitions.pop().expect("one partition was asked for");
-                    return Ok(self.found(source, claim.next(), found));
+                    let batch = self.found(source, claim.next(), found);
+                    return Ok(SourceBatch { next: batch.next.min(end), ..batch });
                 }
                 Err(FetchError::OutOfRange { extent, asked, .. }) if asked < extent.start => {
                     self.missed(source, asked, extent.start, "no longer in the log");
@@ -143,6 +168,8 @@ impl<L: Log + ?Sized> Running<'_, L> {
                 Err(error) => return Err(error.into()),
             }
         }
+        // All up to the end is gone.
+        Ok(SourceBatch { source, from: claim.next(), next: end, batches: Vec::new() })
     }
 
     fn found(&mut self, source: PartitionId, from: Offset, found: FetchedPartition) -> SourceBatch {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tracklog_log::Log;
 use tracklog_protocol::PartitionId;
 
-use super::partition::PartitionLoop;
+use super::partition::{LoopEnd, PartitionLoop};
 use crate::groups::{Assignment, GroupError, GroupName, Groups, Member, Start};
 
 /// How often a member says that he lives.
@@ -39,13 +39,20 @@ pub struct StageRunner<L: ?Sized> {
 
 impl<L: Log + ?Sized> StageRunner<L> {
     /// Runs until `stop` says so, or nobody can say it any more.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, stop: watch::Receiver<bool>) {
+        self.run_to_end(stop).await;
+    }
+
+    /// The same, or until the stage's end is reached in all partitions: whether it is.
+    pub async fn run_to_end(self, mut stop: watch::Receiver<bool>) -> bool {
         while !*stop.borrow() {
             let topics = vec![self.shared.source.clone()];
             match self.groups.join(&self.group, &self.member, topics, self.start.clone()).await {
                 Ok(member) => {
                     let running = Running::new(&self.shared, Arc::new(member));
-                    running.run(&mut stop).await;
+                    if running.run(&mut stop).await {
+                        return true;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(stage = %self.group, %error, "cannot join its group; tries again");
@@ -54,9 +61,10 @@ impl<L: Log + ?Sized> StageRunner<L> {
             }
             if stop.has_changed().is_err() {
                 // Whoever could have said it is gone.
-                return;
+                return false;
             }
         }
+        false
     }
 }
 
@@ -65,8 +73,10 @@ struct Running<'s, L: ?Sized> {
     shared: &'s Arc<PartitionLoop<L>>,
     member: Arc<Member<L>>,
     told: watch::Receiver<Assignment>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<bool>,
     loops: BTreeMap<PartitionId, AbortHandle>,
+    /// Those whose end is reached.
+    done: BTreeSet<PartitionId>,
     /// Loops that ended by themselves, and are begun again after a pause.
     again: BTreeSet<PartitionId>,
 }
@@ -74,34 +84,45 @@ struct Running<'s, L: ?Sized> {
 impl<'s, L: Log + ?Sized> Running<'s, L> {
     fn new(shared: &'s Arc<PartitionLoop<L>>, member: Arc<Member<L>>) -> Self {
         let told = member.assignment();
-        let (tasks, loops, again) = (JoinSet::new(), BTreeMap::new(), BTreeSet::new());
-        Self { shared, member, told, tasks, loops, again }
+        let (done, again) = (BTreeSet::new(), BTreeSet::new());
+        let (tasks, loops) = (JoinSet::new(), BTreeMap::new());
+        Self { shared, member, told, tasks, loops, done, again }
     }
 
-    /// Until `stop` says so, or the member is given up.
-    async fn run(mut self, stop: &mut watch::Receiver<bool>) {
+    /// Until `stop` says so, or the member is given up, or all is done: whether it is.
+    async fn run(mut self, stop: &mut watch::Receiver<bool>) -> bool {
         let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
         let stopped = loop {
             if let Err(error) = self.follow().await {
                 tracing::warn!(stage = self.shared.stage.name(), %error, "its group is not heard");
             }
+            if self.is_done() {
+                break true;
+            }
             tokio::select! {
                 changed = stop.changed() => if changed.is_err() || *stop.borrow() { break true },
                 told = self.told.changed() => if told.is_err() { break false },
                 Some(ended) = self.tasks.join_next_with_id() => {
-                    self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                    self.ended(ended);
                 }
                 _ = beat.tick() => if let Err(GroupError::NoMember(_)) = self.member.heartbeat().await {
                     break false;
                 },
             }
         };
+        let is_done = self.is_done();
         self.tasks.shutdown().await;
         if let (true, Ok(member)) = (stopped, Arc::try_unwrap(self.member).map_err(drop))
             && let Err(error) = member.leave().await
         {
             tracing::debug!(%error, "the group notices later that its member left");
         }
+        is_done
+    }
+
+    /// Whether the end is reached in all partitions of the topic.
+    fn is_done(&self) -> bool {
+        self.shared.source.partitions().all(|partition| self.done.contains(&partition))
     }
 
     /// Ends loops whose partition is to be given up or is gone, confirms, and begins those that are
@@ -114,7 +135,7 @@ impl<'s, L: Log + ?Sized> Running<'s, L> {
             self.member.confirm(&give_up).await?;
         }
         for partition in keep {
-            if !self.loops.contains_key(&partition) {
+            if !self.loops.contains_key(&partition) && !self.done.contains(&partition) {
                 self.begin(partition);
             }
         }
@@ -128,16 +149,20 @@ impl<'s, L: Log + ?Sized> Running<'s, L> {
         }
         while self.loops.keys().any(|at| ends.contains(at)) {
             let ended = self.tasks.join_next_with_id().await;
-            let ended = ended.expect("a loop that is known has a task");
-            self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
+            self.ended(ended.expect("a loop that is known has a task"));
         }
     }
 
-    fn ended(&mut self, id: Id) {
+    fn ended(&mut self, ended: Result<(Id, bool), JoinError>) {
+        let (id, is_done) = ended.unwrap_or_else(|error| (error.id(), false));
         let of_task = self.loops.iter().find(|(_, handle)| handle.id() == id);
         if let Some(partition) = of_task.map(|(partition, _)| *partition) {
             self.loops.remove(&partition);
-            self.again.insert(partition);
+            if is_done {
+                self.done.insert(partition);
+            } else {
+                self.again.insert(partition);
+            }
         }
     }
 
@@ -148,10 +173,12 @@ impl<'s, L: Log + ?Sized> Running<'s, L> {
             if is_again {
                 shared.time.pause(RESTART_PAUSE).await;
             }
-            if let Err(error) = shared.run(&*member, partition).await {
+            let ended = shared.run_to_end(&*member, partition).await;
+            if let Err(error) = &ended {
                 let stage = shared.stage.name();
                 tracing::warn!(stage, %partition, %error, "stands still and is begun again");
             }
+            ended == Ok(LoopEnd::Reached)
         });
         self.loops.insert(partition, handle);
     }

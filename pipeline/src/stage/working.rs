@@ -81,6 +81,7 @@ async fn attempt(
     outputs: &mut Outputs,
 ) -> Result<Attempt, StageError> {
     let mut work = stage.begin(batch).await?;
+    let until = until.min(work.until());
     let mut worked = Worked { next: until, records: 0, rejected: 0 };
     for (offset, appended_at, record) in batch.timed_records().take_while(|it| it.0 < until) {
         if outputs.byte_count() >= bytes_max {

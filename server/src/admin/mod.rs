@@ -20,6 +20,10 @@
 //! | `/v1/destinations` | GET | `{"destinations":[…]}` |
 //! | `/v1/destinations/{name}/pause` | POST | → `{"success":true}`; likewise `resume`, `retry` |
 //! | `/v1/live` | GET | live figures as server-sent events: see `live` |
+//! | `/v1/reprocesses` | GET | `{"reprocesses":[…]}` |
+//! | | POST | `{"into":…,"stage":"enrich","from":…,"to":…,"state":"then"}` → the job |
+//! | `/v1/reprocesses/{topic}` | GET | the job and how far it is |
+//! | | DELETE | cancels it → `{"success":true}` |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -35,6 +39,7 @@ mod explain;
 mod groups;
 mod live;
 mod query;
+mod reprocesses;
 mod routes;
 mod stream;
 
@@ -59,6 +64,7 @@ use crate::backfill::Backfills;
 use crate::explain::Explainer;
 use crate::node::routing::Routing;
 use crate::replay::{Replay, ReplayError, Step};
+use crate::reprocess::Reprocesses;
 use crate::topics::{self, NewTopic, TopicError};
 use crate::verify::VerifyLine;
 
@@ -88,6 +94,7 @@ struct Shared {
     backfills: OnceLock<Backfills>,
     routing: OnceLock<Arc<Routing>>,
     live: OnceLock<LiveDoor>,
+    reprocesses: OnceLock<Arc<Reprocesses>>,
 }
 
 impl Admin {
@@ -110,6 +117,7 @@ impl Admin {
             backfills: OnceLock::new(),
             routing: OnceLock::new(),
             live: OnceLock::new(),
+            reprocesses: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -157,6 +165,12 @@ impl Admin {
         assert!(first, "live figures are set once");
     }
 
+    /// Runs of stages over old events.
+    pub fn set_reprocesses(&self, reprocesses: Arc<Reprocesses>) {
+        let first = self.shared.reprocesses.set(reprocesses).is_ok();
+        assert!(first, "reprocesses are set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -189,6 +203,8 @@ enum Route {
     WhereTo,
     Destinations,
     Destination(String, Act),
+    Reprocesses,
+    Reprocess(String),
 }
 
 impl Route {
@@ -204,11 +220,14 @@ impl Route {
             "/v1/routes" => return Some(Self::Routes),
             "/v1/routes/explain" => return Some(Self::WhereTo),
             "/v1/destinations" => return Some(Self::Destinations),
+            "/v1/reprocesses" => return Some(Self::Reprocesses),
             _ => {}
         }
         let decoded = |name: &str| Some(percent_decode_str(name).decode_utf8().ok()?.into_owned());
         let named = |name: &str, of_name: fn(String) -> Self| decoded(name).map(of_name);
-        if let Some(rest) = path.strip_prefix("/v1/backfills/") {
+        if let Some(job) = path.strip_prefix("/v1/reprocesses/") {
+            named(job, Self::Reprocess)
+        } else if let Some(rest) = path.strip_prefix("/v1/backfills/") {
             let (source, hash) = rest.split_once('/')?;
             Some(Self::Backfill(decoded(source)?, hash.to_owned()))
         } else if let Some(rest) = path.strip_prefix("/v1/destinations/") {
@@ -231,9 +250,9 @@ impl Route {
     const fn methods(&self) -> &'static str {
         match self {
             Self::Metrics | Self::Live | Self::Verify | Self::Events(_) | Self::Groups => "GET",
-            Self::Topics | Self::Backfill(..) => "GET, POST",
+            Self::Topics | Self::Backfill(..) | Self::Reprocesses => "GET, POST",
             Self::Routes | Self::Destinations => "GET",
-            Self::Topic(_) | Self::Group(_) => "GET, DELETE",
+            Self::Topic(_) | Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
             Self::Reset(_) | Self::Explain | Self::WhereTo | Self::Destination(..) => "POST",
         }
     }
@@ -284,6 +303,10 @@ impl Shared {
             (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
             (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,
             (&Method::POST, Route::Reset(name)) => self.reset_group(&name, request.body()).await,
+            (&Method::GET, Route::Reprocesses) => self.list_reprocesses().await,
+            (&Method::POST, Route::Reprocesses) => self.create_reprocess(request.body()).await,
+            (&Method::GET, Route::Reprocess(name)) => self.describe_reprocess(&name).await,
+            (&Method::DELETE, Route::Reprocess(name)) => self.cancel_reprocess(&name).await,
             (&Method::GET, Route::Backfill(source, hash)) => self.backfilled(&source, &hash),
             (&Method::POST, Route::Backfill(source, hash)) => {
                 let query = request.uri().query().unwrap_or_default().to_owned();

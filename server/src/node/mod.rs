@@ -42,10 +42,11 @@ use crate::disk_log::{DiskLog, OpenError};
 use crate::explain::Explainer;
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
 use crate::live::Watch;
+use crate::reprocess::{ReprocessError, Reprocesses, Workshop};
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
 pub use stages::StagesError;
-use stages::{StageTopics, Stages};
+use stages::{NodeTime, StageTopics, Stages};
 
 /// How long requests in hand may take after a node was told to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -102,6 +103,9 @@ pub enum StartError {
     /// The stages cannot begin.
     #[error(transparent)]
     Stages(#[from] StagesError),
+    /// Runs of stages over old events cannot be read.
+    #[error(transparent)]
+    Reprocess(#[from] ReprocessError),
     /// A schema of the folder that was named is refused.
     #[error("schemas: {0}")]
     Schemas(String),
@@ -126,6 +130,7 @@ pub struct Node {
     gateway: Arc<Mutex<Option<Running>>>,
     registry: Arc<Registry>,
     stages: Stages,
+    reprocesses: Arc<Reprocesses>,
     stopping: watch::Sender<bool>,
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
@@ -164,6 +169,9 @@ impl Node {
         admin.set_verification(disk_log.verification());
         admin.set_groups(stages.groups());
         admin.set_routing(stages.routing());
+        let shop = workshop(settings, &folder, &log, epoch, &topics, &stages);
+        let reprocesses = Arc::new(Reprocesses::open(shop).await?);
+        admin.set_reprocesses(Arc::clone(&reprocesses));
         admin.set_explainer(explainer(settings, &config, &registry, &stages));
         admin.set_live(stages.live(), settings.live.clients_max);
         let backing =
@@ -181,6 +189,7 @@ impl Node {
             gateway: Arc::new(Mutex::new(Some(running))),
             registry,
             stages,
+            reprocesses,
             stopping,
             http,
             https,
@@ -279,6 +288,7 @@ impl Node {
         if let Some(running) = running {
             running.drain(DRAIN_PATIENCE).await;
         }
+        self.reprocesses.stop().await;
         self.stages.stop().await;
         if let Err(error) = self.folder.remove_node() {
             tracing::warn!(%error, "node.json stays behind");
@@ -396,6 +406,31 @@ fn explainer(
         enrichers,
         state,
     })
+}
+
+/// What runs of stages over old events work with.
+fn workshop(
+    settings: &Settings,
+    folder: &DataFolder,
+    log: &Arc<dyn Log>,
+    epoch: Epoch,
+    topics: &Topics,
+    stages: &Stages,
+) -> Workshop {
+    let Topics { raw, rejected } = topics.clone();
+    Workshop {
+        log: Arc::clone(log),
+        epoch,
+        groups: stages.groups(),
+        enrichment: stages.enrichment(),
+        failed_lookup: settings.enrich.failed_lookup,
+        raw,
+        enriched: log.topic("enriched").expect("it is there, or was just made"),
+        rejected,
+        folder: folder.file("state"),
+        time: Arc::new(NodeTime),
+        threads: stages.threads(),
+    }
 }
 
 async fn open_registry(

@@ -262,6 +262,11 @@ impl Stages {
         self.live.clone()
     }
 
+    /// The threads that stages run on.
+    pub(super) fn threads(&self) -> Handle {
+        self.threads.0.as_ref().expect("they are there until they are dropped").handle().clone()
+    }
+
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
         let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));

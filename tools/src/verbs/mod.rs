@@ -11,6 +11,7 @@ pub(crate) mod enrich;
 pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod replay;
+pub(crate) mod reprocess;
 pub(crate) mod route;
 pub(crate) mod schema;
 pub(crate) mod serve;

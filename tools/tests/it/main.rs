@@ -12,6 +12,7 @@ mod http;
 mod kill;
 mod live;
 mod reading;
+mod reprocess;
 mod rig;
 mod route;
 mod schemas;
