@@ -519,6 +519,105 @@ proptest! {
     }
 }
 
+/// Words of which files are made, and some of which they are not.
+fn any_file() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "[destinations.t]",
+        "[[rules]]",
+        "type",
+        "name",
+        "to",
+        "where",
+        "keep",
+        "drop",
+        "sample",
+        "=",
+        "\n",
+        "\"",
+        "'",
+        "[",
+        "]",
+        "(",
+        ")",
+        ",",
+        ".",
+        "topic",
+        "t",
+        "r",
+        "1",
+        "-1e999",
+        "0.5",
+        "not",
+        "and",
+        "or",
+        "exists",
+        "in",
+        "like",
+        "properties.x",
+        "geo.city",
+        "==",
+        "<=",
+        "\\",
+        "\u{0}",
+        "ü",
+        " ",
+    ]);
+    prop::collection::vec(word, 0..60).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_a_file_or_refused_with_a_line_of_it(text in any_file(), junk in ".{0,80}") {
+        for text in [text, junk] {
+            if let Err(RulesError { line, .. }) = Rules::parse(&text) {
+                prop_assert!((1..=text.matches('\n').count() + 1).contains(&line), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_expression_is_judged_or_refused(text in any_file(), junk in ".{0,80}") {
+        let mut builder = EventBuilder::new();
+        let event = EventView::of(builder.build(&FULL)).unwrap();
+        for text in [text, junk] {
+            if let Ok(expression) = Expression::parse(&text) {
+                expression.holds(&event);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_kept_and_dropped_what_is_left_is_an_event(
+        keep in prop::option::of(prop::collection::vec(0_usize..200, 0..4)),
+        drop in prop::collection::vec(0_usize..200, 0..4),
+    ) {
+        let mut builder = EventBuilder::new();
+        let record = builder.build(&FULL);
+        let event = EventView::of(record).unwrap();
+        let mut paths = Vec::new();
+        leaves(&line(record), "", &mut paths);
+        let whole = ["properties", "properties.cart", "geo", "profile", "page", "context.app"];
+        let paths: Vec<_> = paths.into_iter().map(|it| it.0).chain(whole.map(str::to_owned)).collect();
+        let fields = |of: &[usize]| -> Vec<Field> {
+            let path = |at: &usize| &paths[at % paths.len()];
+            of.iter().filter_map(|at| Field::parse(path(at)).ok()).collect()
+        };
+        let (keep, drop) = (keep.map(|it| fields(&it)), fields(&drop));
+        let gone: Vec<_> = drop.iter().filter(|it| it.can_be_dropped()).cloned().collect();
+        let projection = super::projection::Projection::new(keep, drop);
+        let mut second = EventBuilder::new();
+        let left = projection.apply(&event, &mut second);
+        tracklog_protocol::event::verify(left.bytes()).unwrap();
+        let left = EventView::of(left).unwrap();
+        prop_assert_eq!(left.message_id(), event.message_id());
+        for field in gone {
+            prop_assert!(field.value(&left).is_none(), "{} is still there", field);
+        }
+    }
+}
+
 #[test]
 fn a_sample_takes_its_share_and_takes_the_same_again() {
     let text = "[destinations.one]\ntype = \"topic\"\n[[rules]]\nname = \"r\"\nto = [\"one\"]\nsample = 0.25\n";
