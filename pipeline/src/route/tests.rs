@@ -606,7 +606,7 @@ proptest! {
         };
         let (keep, drop) = (keep.map(|it| fields(&it)), fields(&drop));
         let gone: Vec<_> = drop.iter().filter(|it| it.can_be_dropped()).cloned().collect();
-        let projection = super::projection::Projection::new(keep, drop);
+        let projection = projection::Projection::new(keep, drop);
         let mut second = EventBuilder::new();
         let left = projection.apply(&event, &mut second);
         tracklog_protocol::event::verify(left.bytes()).unwrap();
