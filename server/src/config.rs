@@ -8,6 +8,7 @@
 //! `TRACKLOG_SLOT_BYTES` is `slot_bytes`, `TRACKLOG_LIMITS_EVENTS_MAX` is `events_max` below
 //! `[limits]`; sources are in the file alone. [`Settings`] is what `node` starts from.
 
+mod archive;
 mod enrich;
 mod file;
 mod live;
@@ -18,6 +19,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use archive::ArchiveSettings;
 pub use enrich::{
     EnrichSettings, FailedLookup, GeoSettings, ProfileSettings, SessionSettings, Switch,
 };
@@ -67,6 +69,8 @@ pub struct Settings {
     pub route: RouteSettings,
     /// Figures of what comes in.
     pub live: LiveSettings,
+    /// Where every event is kept as Parquet.
+    pub archive: ArchiveSettings,
 }
 
 /// How the log is kept. `None` leaves the choice to the engine.
@@ -159,6 +163,7 @@ impl Settings {
         let live = document.live.check();
         live.map_err(|what| ConfigError::new(format!("{origin}: [live]"), what))?;
         settings.live = document.live;
+        settings.archive = document.archive;
         check_sources(&settings.sources, &origin)?;
         settings.take_flags(flags)?;
         Ok(settings)
@@ -215,6 +220,7 @@ impl Settings {
             enrich: EnrichSettings::default(),
             route: RouteSettings::default(),
             live: LiveSettings::default(),
+            archive: ArchiveSettings::default(),
         })
     }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 const NODE_FILE: &str = "node.json";
 /// What a node and its log leave behind, by name; a file that is written beside another ends in
 /// `.new`.
-const OWN_NAMES: [&str; 12] = [
+const OWN_NAMES: [&str; 13] = [
     "lock",
     NODE_FILE,
     "default.key",
@@ -34,6 +34,7 @@ const OWN_NAMES: [&str; 12] = [
     "checkpoint-b",
     "cut",
     "state",
+    "archive",
 ];
 /// The same by how they begin: the verbs' own marks, the probe of a disk, and what `doctor` leaves
 /// when it is killed.

@@ -15,6 +15,7 @@
 //! | [`reprocess`] | stages again over old events |
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
+//! | [`archive`] | archives, read, checked and brought back |
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
 //! | [`folder`] | secrets and `node.json` |
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod archive;
 pub mod backfill;
 pub mod bound;
 pub mod clock;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tracklog_engine::{State, Status};
 use tracklog_log::Log;
+use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
 use tracklog_pipeline::enrich::stage::Enlisted;
 use tracklog_pipeline::groups::GroupLag;
 use tracklog_pipeline::realtime::Live;
 use tracklog_pipeline::stage::StageCounters;
 use tracklog_pipeline::state::StateCounts;
+use tracklog_protocol::TimeMicros;
 
 /// Appends the engine's metrics to `text`.
 pub(crate) fn encode(status: &Status, text: &mut String) {
@@ -223,4 +225,41 @@ pub(crate) fn encode_live(live: &Live<dyn Log>, text: &mut String) {
     const SECONDS: &str = "tracklog_live_lag_seconds";
     declare(text, SECONDS, "gauge", "How long the oldest of them may have waited.");
     writeln!(text, "{SECONDS} {}", lag.seconds).expect("a string takes all text");
+}
+
+/// Appends what the archive has done, and has to do.
+pub(crate) fn encode_archive(counters: &ArchiveCounters, now: TimeMicros, text: &mut String) {
+    type Read = fn(&TopicCounters) -> u64;
+    let labels = |topic: &TopicCounters| format!("{{topic=\"{}\"}}", topic.topic);
+    let counted: [(&str, &str, Read); 5] = [
+        ("rows", "Events archived.", |topic| topic.rows.count()),
+        ("files", "Files made visible.", |topic| topic.files.count()),
+        ("bytes", "Their bytes.", |topic| topic.bytes.count()),
+        ("manifests", "Steps of the archive.", |topic| topic.manifests.count()),
+        ("missed", "Records gone or damaged before they were read.", |topic| topic.missed.count()),
+    ];
+    for (name, help, read) in counted {
+        let name = format!("tracklog_archive_{name}");
+        declare(text, &name, "counter", help);
+        for topic in &counters.topics {
+            line(text, &format!("{name}_total"), &labels(topic), read(topic));
+        }
+    }
+    const RECORDS: &str = "tracklog_archive_lag_records";
+    declare(text, RECORDS, "gauge", "Records that are not archived yet.");
+    for topic in &counters.topics {
+        line(text, RECORDS, &labels(topic), topic.lag_records());
+    }
+    const SECONDS: &str = "tracklog_archive_lag_seconds";
+    declare(text, SECONDS, "gauge", "How long the first of them waits.");
+    for topic in &counters.topics {
+        let seconds = topic.waits(now).as_secs_f64();
+        writeln!(text, "{SECONDS}{} {seconds}", labels(topic)).expect("a string takes all text");
+    }
+    const ERRORS: &str = "tracklog_archive_errors";
+    declare(text, ERRORS, "counter", "Times that the store or the log failed the archive.");
+    line(text, "tracklog_archive_errors_total", "", counters.errors.count());
+    const RUNS: &str = "tracklog_archive_up";
+    declare(text, RUNS, "gauge", "Whether it goes on.");
+    line(text, RUNS, "", u64::from(counters.is_up()));
 }

@@ -9,7 +9,7 @@
 //! Whatever the store does is tried again, with pauses that grow; the log alone ends the loop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,8 +28,9 @@ use crate::stage::{Counter, Time};
 
 /// What is read of the log at once.
 const FETCH_BYTES: usize = 1 << 20;
-/// How often it is looked whether something waits.
+/// How often it is looked whether something waits: as the interval says, within these.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// How long to wait before what failed is tried again, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -91,10 +92,27 @@ pub struct TopicCounters {
     pub manifests: Counter,
     /// Offsets that the log had lost before they were read.
     pub missed: Counter,
-    /// Records that are not archived yet.
-    pub lag_records: AtomicU64,
+    lag_records: AtomicU64,
     /// Since when the first of them waits, in microseconds; 0 when none does.
-    pub waits_since: AtomicU64,
+    waits_since: AtomicI64,
+}
+
+impl TopicCounters {
+    /// Records that are not archived yet.
+    #[must_use]
+    pub fn lag_records(&self) -> u64 {
+        self.lag_records.load(Ordering::Relaxed)
+    }
+
+    /// How long the first of them waits.
+    #[must_use]
+    pub fn waits(&self, now: TimeMicros) -> Duration {
+        let micros = match self.waits_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => now.0.saturating_sub(since),
+        };
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
 }
 
 /// What the archive has done.
@@ -104,6 +122,7 @@ pub struct ArchiveCounters {
     pub topics: Vec<TopicCounters>,
     /// Times that the store or the log failed, and was asked again.
     pub errors: Counter,
+    is_up: AtomicBool,
 }
 
 impl ArchiveCounters {
@@ -118,9 +137,19 @@ impl ArchiveCounters {
             manifests: Counter::default(),
             missed: Counter::default(),
             lag_records: AtomicU64::new(0),
-            waits_since: AtomicU64::new(0),
+            waits_since: AtomicI64::new(0),
         };
-        Self { topics: topics.iter().map(of_topic).collect(), errors: Counter::default() }
+        Self {
+            topics: topics.iter().map(of_topic).collect(),
+            errors: Counter::default(),
+            is_up: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether the loop goes on.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
     }
 }
 
@@ -149,7 +178,10 @@ impl<L: Log + ?Sized> Archiver<L> {
     /// [`ArchiverEnd`]: going on would be wrong.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<(), ArchiverEnd> {
         tokio::select! {
-            ended = self.go_on(None) => ended,
+            ended = self.go_on(None) => {
+                self.counters.is_up.store(false, Ordering::Relaxed);
+                ended
+            }
             // Stopped, or whoever could stop it has gone.
             _ = stop.wait_for(|stop| *stop) => Ok(()),
         }
@@ -174,7 +206,7 @@ impl<L: Log + ?Sized> Archiver<L> {
             let mut is_idle = true;
             for index in 0..self.topics.len() {
                 let until = until.as_ref().map(|ends| &*ends[index]);
-                if work.is_due(index, until)? {
+                if work.is_due(index, until) {
                     is_idle = false;
                     work.step(index).await?;
                 }
@@ -182,7 +214,10 @@ impl<L: Log + ?Sized> Archiver<L> {
             match (is_idle, &until) {
                 (false, _) => {}
                 (true, Some(_)) => return Ok(()),
-                (true, None) => self.time.pause(LOOK_EVERY.min(self.flush.interval)).await,
+                (true, None) => {
+                    let pause = self.flush.interval.clamp(LOOK_EVERY_MIN, LOOK_EVERY);
+                    self.time.pause(pause).await;
+                }
             }
         }
     }
@@ -278,37 +313,39 @@ impl<L: Log + ?Sized> Work<'_, L> {
     }
 
     /// Offsets that wait, by partition.
-    fn waiting(&self, index: usize) -> Vec<u64> {
+    fn waiting(&self, index: usize, spans: &[Span]) -> Vec<u64> {
         let ids = &self.topics[index].ids;
-        let waiting = |(id, span): (&PartitionId, Span)| {
+        let waiting = |(id, span): (&PartitionId, &Span)| {
             self.shared.extent(*id).end.0.saturating_sub(span.end)
         };
-        ids.iter().zip(self.spans(index)).map(waiting).collect()
+        ids.iter().zip(spans).map(waiting).collect()
     }
 
-    fn is_due(&mut self, index: usize, until: Option<&[Offset]>) -> Result<bool, ArchiverEnd> {
-        let records: u64 = self.waiting(index).iter().sum();
+    fn is_due(&mut self, index: usize, until: Option<&[Offset]>) -> bool {
+        let spans = self.spans(index);
+        let records: u64 = self.waiting(index, &spans).iter().sum();
         let counters = &self.shared.counters.topics[index];
         let now = self.shared.time.now();
         let progress = &mut self.topics[index];
         progress.waits_since = (records > 0).then(|| progress.waits_since.unwrap_or(now));
-        let since = progress.waits_since.map_or(0, |time| time.0.max(1).cast_unsigned());
+        let since = progress.waits_since.map_or(0, |time| time.0);
         counters.lag_records.store(records, Ordering::Relaxed);
         counters.waits_since.store(since, Ordering::Relaxed);
         if let Some(until) = until {
-            let spans = self.spans(index);
-            return Ok(spans.iter().zip(until).any(|(span, until)| span.end < until.0));
+            return spans.iter().zip(until).any(|(span, until)| span.end < until.0);
         }
         let flush = self.shared.flush;
         let waits = progress.waits_since.map_or(0, |since| now.0 - since.0);
         let interval = i64::try_from(flush.interval.as_micros()).unwrap_or(i64::MAX);
         let bytes = records.saturating_mul(progress.event_bytes);
-        Ok(records > 0 && (bytes >= flush.bytes || waits >= interval))
+        records > 0 && (bytes >= flush.bytes || waits >= interval)
     }
 
     /// Brings one stretch of a topic into the archive.
     async fn step(&mut self, index: usize) -> Result<(), ArchiverEnd> {
-        let stretch = self.read(index).await?;
+        // Asked once: what the log no longer has moves the beginning of a topic that is new here.
+        let spans = self.spans(index);
+        let stretch = self.read(index, &spans).await?;
         if stretch.is_empty() {
             return Ok(());
         }
@@ -321,7 +358,7 @@ impl<L: Log + ?Sized> Work<'_, L> {
         let step = Step {
             topic: topic.name(),
             created: topic.created.0,
-            spans: self.spans(index),
+            spans,
             ranges: stretch.ranges.clone(),
             missing: stretch.missing.clone(),
             files,
@@ -382,14 +419,13 @@ impl<L: Log + ?Sized> Work<'_, L> {
     }
 
     /// Reads what waits, all partitions alike far, up to about the bytes of a flush.
-    async fn read(&self, index: usize) -> Result<Stretch, ArchiverEnd> {
+    async fn read(&self, index: usize, spans: &[Span]) -> Result<Stretch, ArchiverEnd> {
         let bytes_max = usize::try_from(self.shared.flush.bytes).unwrap_or(usize::MAX);
-        let waiting = self.waiting(index);
+        let waiting = self.waiting(index, spans);
         let records_max = (self.shared.flush.bytes / self.topics[index].event_bytes).max(1);
         let all: u64 = waiting.iter().sum();
         let mut stretch = Stretch::default();
-        for ((id, span), waits) in self.topics[index].ids.iter().zip(self.spans(index)).zip(waiting)
-        {
+        for ((id, span), waits) in self.topics[index].ids.iter().zip(spans).zip(waiting) {
             let share = if all <= records_max { waits } else { share(waits, records_max, all) };
             // The guess of an event's bytes was too low: what is left has its turn next time.
             if stretch.bytes < bytes_max.saturating_mul(2) {

@@ -13,8 +13,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow_array::BooleanArray;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Int32Type, Int64Type};
+use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
@@ -116,9 +118,7 @@ impl FileWriter {
     #[must_use]
     pub fn new(properties: &PropertyColumns) -> Self {
         let rows = Rows::new(properties);
-        let options = ArrowWriterOptions::new()
-            .with_properties(writer_properties())
-            .with_skip_arrow_metadata(true);
+        let options = writer_options();
         let parquet = ArrowWriter::try_new_with_options(Vec::new(), rows.schema(), options);
         let parquet = parquet.expect("Parquet has a type for each of our columns");
         Self { rows, parquet, facts: None }
@@ -201,6 +201,11 @@ impl WrittenFile {
         self.event_times = wider(self.event_times, event_time);
         self.append_times = wider(self.append_times, place.appended_at);
     }
+}
+
+/// Arrow's own description of the columns is left out: Parquet's says all, and readers need no other.
+fn writer_options() -> ArrowWriterOptions {
+    ArrowWriterOptions::new().with_properties(writer_properties()).with_skip_arrow_metadata(true)
 }
 
 fn writer_properties() -> WriterProperties {
@@ -365,6 +370,53 @@ impl OpenFile {
             }
         }
         Ok(())
+    }
+}
+
+impl OpenFile {
+    /// The file of those rows that `keep` says, with all their columns; `None` when it keeps none.
+    ///
+    /// # Errors
+    /// [`FileError`] when they can't be read.
+    pub fn filtered(
+        &self,
+        mut keep: impl FnMut(&EventView<'_>) -> bool,
+    ) -> Result<Option<(Bytes, u64)>, FileError> {
+        let mut kept = 0;
+        let mut parquet: Option<ArrowWriter<Vec<u8>>> = None;
+        let mut builder = EventBuilder::new();
+        for batch in self.reader(0..usize::MAX, None)? {
+            let batch = batch.map_err(ParquetError::from)?;
+            let rows = RowReader::new(&batch)?;
+            let mut is_kept = Vec::with_capacity(rows.count());
+            for row in 0..rows.count() {
+                let record = rows.event(row, &mut builder)?;
+                is_kept.push(keep(&EventView::of(record).expect("rows are events")));
+            }
+            let batch = filter_record_batch(&batch, &BooleanArray::from(is_kept));
+            let batch = batch.map_err(ParquetError::from)?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            kept += batch.num_rows() as u64;
+            if parquet.is_none() {
+                let options = writer_options();
+                let writer =
+                    ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options)?;
+                parquet = Some(writer);
+            }
+            parquet.as_mut().expect("it was just made").write(&batch)?;
+        }
+        Ok(match parquet {
+            Some(parquet) => Some((parquet.into_inner()?.into(), kept)),
+            None => None,
+        })
+    }
+
+    /// Its bytes, as they are in the archive.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 }
 

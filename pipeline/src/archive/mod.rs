@@ -11,12 +11,13 @@
 //! Bytes are decided without I/O: [`columns`] (events as rows), [`properties`] (typed columns from
 //! schemas), [`file`](mod@file) (Parquet), [`layout`] (paths), [`manifest`] (steps). FORMAT.md has
 //! them. With I/O: [`store`] (the object store), [`chain`] (its manifests), [`archiver`] (from the
-//! log into it), [`log`] (it, read as a log).
+//! log into it), [`log`] (it, read as a log), [`export`] (parts of it, taken out).
 
 pub mod archiver;
 mod cells;
 pub mod chain;
 pub mod columns;
+pub mod export;
 pub mod file;
 pub mod layout;
 pub mod log;

@@ -195,6 +195,8 @@ fn folder(path: &std::path::Path, opening: Opening) -> Result<Arc<dyn ObjectStor
 
 #[cfg(feature = "full")]
 fn cloud(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    // The one TLS provider of this program; whoever set it before set the same.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let place = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
     // Names of settings are those of the vendors' environment: AWS_REGION, GOOGLE_…, AZURE_….
     let environment = std::env::vars_os().filter_map(|(name, value)| {

@@ -9,6 +9,7 @@ use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_ingest_gateway::scan::ScanLimits;
 use tracklog_ingest_gateway::source::{Required, UnknownField};
 
+use super::archive::ArchiveSettings;
 use super::enrich::EnrichSettings;
 use super::live::LiveSettings;
 use super::quantity::{Bytes, Span};
@@ -153,6 +154,7 @@ pub(super) struct Document {
     pub(super) enrich: EnrichSettings,
     pub(super) route: RouteSettings,
     pub(super) live: LiveSettings,
+    pub(super) archive: ArchiveSettings,
 }
 
 /// Declares a struct of optional keys that one layer lays over another.
@@ -281,14 +283,15 @@ impl Document {
             enrich: EnrichSettings,
             route: RouteSettings,
             live: LiveSettings,
+            archive: ArchiveSettings,
         }
-        let OfTheFile { sources, enrich, route, live } = toml::from_str(text)?;
+        let OfTheFile { sources, enrich, route, live, archive } = toml::from_str(text)?;
         let mut table = toml::de::DeTable::parse(text)?;
-        for key in ["sources", "enrich", "route", "live"] {
+        for key in ["sources", "enrich", "route", "live", "archive"] {
             table.get_mut().remove(key);
         }
         let layer = Layer::deserialize(toml::de::Deserializer::from(table))?;
-        Ok(Self { layer, sources, enrich, route, live })
+        Ok(Self { layer, sources, enrich, route, live, archive })
     }
 }
 

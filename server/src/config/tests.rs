@@ -168,3 +168,18 @@ fn enrichers_are_on_unless_the_file_says_otherwise() {
     let told = refused("[enrich.geo]\nfile = \"city.mmdb\"");
     assert!(told.starts_with(":2: ") && told.contains("file"), "{told}");
 }
+
+#[test]
+fn the_archive_is_on_unless_the_file_says_otherwise() {
+    let settings = Settings::load(&Flags::default(), []).unwrap();
+    assert_eq!(settings.archive, ArchiveSettings::default());
+    assert!(settings.archive.enabled && settings.archive.url.is_none());
+    let text = "[archive]\nurl = \"s3://bucket/events\"\nflush_bytes = \"1 MiB\"\n\
+                flush_interval = \"10s\"";
+    let (_folder, flags) = configured(text);
+    let archive = Settings::load(&flags, []).unwrap().archive;
+    assert_eq!(archive.url.as_deref(), Some("s3://bucket/events"));
+    assert_eq!(archive.flush_bytes(), 1 << 20);
+    assert_eq!(archive.flush_interval(), Duration::from_secs(10));
+    assert!(refused("[archive]\nflush = \"10s\"").contains(":2: unknown field `flush`"));
+}

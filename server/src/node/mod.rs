@@ -9,9 +9,11 @@
 //!   a killed node loses nothing that was acked.
 //!
 //! The first start makes the topics, the secrets and, without certificate files, a self-signed
-//! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events; `disk_log` is the only file that knows the
+//! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events, `archive`
+//! keeps them; `disk_log` is the only file that knows the
 //! engine.
 
+mod archive;
 pub(crate) mod routing;
 pub(crate) mod sources;
 pub(crate) mod stages;
@@ -32,6 +34,7 @@ use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
     AppendError, CatalogError, Domain, Epoch, Log, Meta, Retention, Topic, TopicName, TopicSpec,
 };
+use tracklog_pipeline::archive::store::Store;
 use tracklog_registry::{Limits, Registry};
 
 use crate::admin::Admin;
@@ -45,6 +48,8 @@ use crate::live::Watch;
 use crate::reprocess::{ReprocessError, Reprocesses, Workshop};
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
+use archive::Archive;
+pub use archive::ArchiveError;
 pub use stages::StagesError;
 use stages::{NodeTime, StageTopics, Stages};
 
@@ -100,6 +105,9 @@ pub enum StartError {
     /// The registry cannot be opened.
     #[error(transparent)]
     Registry(#[from] tracklog_registry::OpenError),
+    /// The archive cannot be opened.
+    #[error("[archive] {0}")]
+    Archive(#[from] ArchiveError),
     /// The stages cannot begin.
     #[error(transparent)]
     Stages(#[from] StagesError),
@@ -131,6 +139,7 @@ pub struct Node {
     registry: Arc<Registry>,
     stages: Stages,
     reprocesses: Arc<Reprocesses>,
+    archive: Option<Archive>,
     stopping: watch::Sender<bool>,
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
@@ -147,15 +156,17 @@ impl Node {
         let folder = DataFolder::at(&settings.data);
         folder.create()?;
         folder.refuse_foreign()?;
+        let archive = archive::place(&settings.archive, &folder)?;
         let log = Arc::new(DiskLog::open(folder.path(), &settings.journal).await?);
         folder.remove_node()?;
-        Self::serve(settings, bound, folder, log).await
+        Self::serve(settings, bound, folder, archive, log).await
     }
 
     async fn serve(
         settings: &Settings,
         bound: Bound,
         folder: DataFolder,
+        archive: Option<Store>,
         disk_log: Arc<DiskLog>,
     ) -> Result<Self, StartError> {
         let log = disk_log.log();
@@ -163,6 +174,9 @@ impl Node {
         let epoch = log.open(Domain::WHOLE).await?;
         let topics = own_topics(&*log).await?;
         let registry = Arc::new(open_registry(settings, &log, epoch).await?);
+        let archive = archive
+            .map(|store| Archive::start(&settings.archive, store, &log, &registry))
+            .transpose()?;
         let stages = stages(settings, &folder, &log, epoch, &topics).await?;
         let (stopping, stopped) = watch::channel(false);
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
@@ -190,6 +204,7 @@ impl Node {
             registry,
             stages,
             reprocesses,
+            archive,
             stopping,
             http,
             https,
@@ -290,6 +305,9 @@ impl Node {
         }
         self.reprocesses.stop().await;
         self.stages.stop().await;
+        if let Some(archive) = self.archive {
+            archive.stop().await;
+        }
         if let Err(error) = self.folder.remove_node() {
             tracing::warn!(%error, "node.json stays behind");
         }
@@ -303,6 +321,7 @@ impl Node {
     fn metrics_text(&self) -> crate::admin::MetricsText {
         let (gateway, log) = (Arc::clone(&self.gateway), Arc::clone(&self.log));
         let stages = self.stages.metrics();
+        let archive = self.archive.as_ref().map(Archive::counters);
         Box::new(move || {
             let mut text = String::new();
             let gateway = gateway.lock().expect("no holder of this lock panics");
@@ -312,6 +331,9 @@ impl Node {
             drop(gateway);
             log.encode_metrics(&mut text);
             stages.encode(&mut text);
+            if let Some(archive) = &archive {
+                crate::metrics::encode_archive(archive, clock::now(), &mut text);
+            }
             text.push_str("# EOF\n");
             text
         })

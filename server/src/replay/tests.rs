@@ -27,6 +27,12 @@ pub(crate) struct Sent<'a> {
     event_time: i64,
 }
 
+impl<'a> Sent<'a> {
+    pub(crate) fn new(partition: u32, name: &'a str, event_time: i64) -> Self {
+        Self { partition, name, event_time, ..Self::default() }
+    }
+}
+
 impl Rig {
     pub(crate) async fn new(partitions: u32) -> Self {
         let clock = Arc::new(AtomicI64::new(1_000));

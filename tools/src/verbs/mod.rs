@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each.
 
+pub(crate) mod archive;
 pub(crate) mod backfill;
 pub(crate) mod bench;
 pub(crate) mod completions;
@@ -8,6 +9,7 @@ pub(crate) mod destination;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod enrich;
+pub(crate) mod export;
 pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod replay;

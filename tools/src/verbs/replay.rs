@@ -10,10 +10,11 @@ use tracklog_protocol::TimeMicros;
 use tracklog_server::bound::{Bound, BoundError, parse_time};
 use tracklog_server::replay::Query;
 
+use super::archive;
 use super::tail::{FilterArgs, Shown};
 use crate::failure::Failure;
 use crate::output::notice;
-use crate::reading::{Piece, Place};
+use crate::reading::{Piece, Place, Source};
 
 /// Print a topic, or a range of it, again
 ///
@@ -33,7 +34,8 @@ Examples:
   tracklog replay raw --from -15m --json | jq -c '[.event, .userId]'
   tracklog replay raw --partition 3 --from 1200 --to 1300
   tracklog replay raw --from-event-time 2026-01-01 --to-event-time 2026-01-02
-  tracklog replay raw --data /mnt/copy-of-the-folder --output events.ndjson")]
+  tracklog replay raw --data /mnt/copy-of-the-folder --output events.ndjson
+  tracklog replay raw --archive ./tracklog-data/archive --event 'Order Completed' --json")]
 pub(crate) struct Replay {
     /// The topic
     topic: String,
@@ -64,6 +66,9 @@ pub(crate) struct Replay {
     /// Write lines of JSON to this file, which appears when it is complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Read an archive instead of a log: a folder, or the URL of an object store
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data", "node"])]
+    archive: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -73,8 +78,11 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let query = self.query(crate::now())?;
-        let source = self.place.open()?;
         crate::block_on(async {
+            let source = match &self.archive {
+                Some(url) => Source::Folder(archive::opened(url).await?),
+                None => self.place.open()?,
+            };
             match &self.output {
                 None => {
                     let mut shown = Shown::new(self.json);

@@ -54,6 +54,8 @@ Of [enrich]: enabled, threads, failed_lookup (keep, reject). Of [enrich.device],
 cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes. Of
 [enrich.session]: enabled, inactivity.
 Of [live]: enabled, names_max, clients_max, sums.
+Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
+flush_interval.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as
 many again, which are answered /livez, /health and /readyz alone. trusted_proxies are exempt.
 Sizes may be \"256 MiB\", times are \"10s\" or \"500ms\".

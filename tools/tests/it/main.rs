@@ -1,6 +1,7 @@
 //! The command `tracklog` from outside: real processes, real sockets, folders of their own.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archive;
 mod backfill;
 mod bad_input;
 mod damage;

@@ -42,6 +42,8 @@ const ROUTES_FILE: &str = "routes.toml";
 const PLACES_FILE: &str = "made-by-tracklog-demo-places.mmdb";
 /// What the demo leaves in its folder beside a node's own.
 const OWN_FILES: [&str; 2] = [ROUTES_FILE, "export"];
+/// Whoever watches wants to see the archive grow.
+const ARCHIVED_EVERY: Duration = Duration::from_secs(5);
 /// Of HTTP and HTTPS.
 const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
@@ -116,6 +118,7 @@ impl Demo {
         // The demo's clients say for whom they ask, as a proxy does.
         settings.trusted_proxies = vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))];
         settings.enrich.geo.databases = vec![self.data.join(PLACES_FILE)];
+        settings.archive = settings.archive.flushed_every(ARCHIVED_EVERY);
         Ok(settings)
     }
 

@@ -60,6 +60,7 @@ impl Facts {
             verb("replay raw --from -1m --event 'Order Completed' --limit 5 --json"),
             verb("topic describe raw"),
             verb("schema list"),
+            verb("archive status"),
             verb("verify"),
             format!(
                 "curl -k -u {}: {}/v1/track -d '{{\"event\":\"Hello\",\"userId\":\"1\"}}'",

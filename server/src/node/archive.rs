@@ -1,0 +1,115 @@
+//! The node's archive: the loop that fills it, on a thread of its own.
+//!
+//! Promises
+//! - A store that is slow or fails holds up the archive and nothing else.
+//! - A place that cannot be one is known before the log is opened; one that fails later is tried
+//!   again.
+//! - [`Archive::stop`] waits for no flush: what is not archived yet is in the log.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tracklog_log::{Log, Topic};
+use tracklog_pipeline::archive::archiver::{ArchiveCounters, Archiver, Flush, Schemas};
+use tracklog_pipeline::archive::store::{Opening, Store, StoreError};
+use tracklog_registry::Registry;
+
+use super::stages::NodeTime;
+use crate::config::ArchiveSettings;
+use crate::folder::DataFolder;
+
+/// What is archived.
+const TOPICS: [&str; 2] = ["raw", "enriched"];
+
+/// Why there is no archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The place cannot be one.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are no more threads.
+    #[error("its thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The running archive.
+pub(super) struct Archive {
+    counters: Arc<ArchiveCounters>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// The place of the archive; `None` where there is to be none.
+pub(super) fn place(
+    settings: &ArchiveSettings,
+    folder: &DataFolder,
+) -> Result<Option<Store>, ArchiveError> {
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let own = || folder.file("archive").to_string_lossy().into_owned();
+    let url = settings.url.clone().unwrap_or_else(own);
+    Ok(Some(Store::open(&url, Opening::Write)?))
+}
+
+impl Archive {
+    /// Begins where the last manifest in `store` ends.
+    pub(super) fn start(
+        settings: &ArchiveSettings,
+        store: Store,
+        log: &Arc<dyn Log>,
+        registry: &Arc<Registry>,
+    ) -> Result<Self, ArchiveError> {
+        let topics: Vec<Topic> = TOPICS.iter().filter_map(|name| log.topic(name)).collect();
+        let counters = Arc::new(ArchiveCounters::new(&topics));
+        let archiver = Archiver {
+            log: Arc::clone(log),
+            store,
+            topics,
+            schemas: Arc::new(Registered(Arc::clone(registry))),
+            flush: Flush { bytes: settings.flush_bytes(), interval: settings.flush_interval() },
+            time: Arc::new(NodeTime),
+            counters: Arc::clone(&counters),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("tracklog-archive".to_owned());
+        let thread = thread.spawn(move || {
+            if let Err(error) = runtime.block_on(archiver.run(stopped)) {
+                tracing::error!(%error, "nothing is archived any more");
+            }
+            // A call that hangs in a store must not hold up the end.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { counters, stop, thread })
+    }
+
+    /// Where metrics come from.
+    pub(super) fn counters(&self) -> Arc<ArchiveCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Ends it between two steps.
+    pub(super) async fn stop(self) {
+        self.stop.send_replace(true);
+        let ending = tokio::task::spawn_blocking(move || self.thread.join());
+        if !matches!(ending.await, Ok(Ok(()))) {
+            tracing::warn!("the archive's thread did not end by itself");
+        }
+    }
+}
+
+/// The registry, as the archive asks it.
+struct Registered(Arc<Registry>);
+
+impl Schemas for Registered {
+    fn versions(&self, name: &str) -> Vec<Bytes> {
+        let versions = self.0.versions(name).unwrap_or_default();
+        let text = |version| self.0.get(name, Some(version)).ok().map(|(_, text)| text);
+        versions.into_iter().filter_map(text).collect()
+    }
+}
