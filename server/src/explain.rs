@@ -29,7 +29,7 @@ use tracklog_protocol::rejected::RejectedView;
 use tracklog_registry::Registry;
 
 use crate::clock;
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, RouteFrom, Settings};
 use crate::folder::DataFolder;
 use crate::node::sources::build;
 use crate::node::stages::{Enrichers, enrichers, geo, look_at_files};
@@ -198,7 +198,8 @@ impl Explainer {
         })
     }
 
-    /// Where the event of `question` goes by the rules in `text`, enriched first.
+    /// Where the event of `question` goes by the rules in `text`: enriched first, where enriched
+    /// events are routed.
     ///
     /// # Errors
     /// [`ExplainError`]; that an event is rejected is none.
@@ -206,6 +207,7 @@ impl Explainer {
         &self,
         question: &Question,
         text: &str,
+        from: RouteFrom,
     ) -> Result<RouteExplanation, ExplainError> {
         let judged = self.judge(question)?;
         let record = judged.get(0).expect("one event was judged").record;
@@ -213,6 +215,9 @@ impl Explainer {
             return Ok(RouteExplanation::rejected(Rejected::of(&rejected)));
         }
         let event = EventView::of(record).expect("what is not rejected is an event");
+        if from == RouteFrom::Raw {
+            return Ok(routes::explain(text, record)?);
+        }
         let (mut found, mut builder) = (Enrichment::default(), EventBuilder::new());
         let mut state = self.state.begin(self.state.partition()).await?;
         explain(&self.enrichers, &event, &mut state, &mut found, clock::nanos);

@@ -43,7 +43,7 @@ pub struct DestinationStatus {
     pub since: Option<String>,
     /// Events of the source that it has still to pass.
     pub lag: u64,
-    /// Events that it took since the node began; not counted for topics.
+    /// Events that it took since it began, as the file says now; not counted for topics.
     pub delivered: Option<u64>,
     /// Events that were set aside since then.
     pub undelivered: Option<u64>,

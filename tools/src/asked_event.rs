@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tempfile::TempDir;
-use tracklog_server::config::{Flags, Settings};
+use tracklog_server::config::{Flags, RouteFrom, Settings};
 use tracklog_server::explain::{Explainer, Question, offline};
 
 use crate::failure::Failure;
@@ -46,6 +46,8 @@ pub(crate) enum Answerer {
         explainer: Box<Explainer>,
         /// Where the file of rules would lie that such a node looks at.
         routes: PathBuf,
+        /// Which events it routes.
+        from: RouteFrom,
         /// Holds the state that was built for this.
         _scratch: TempDir,
     },
@@ -108,6 +110,7 @@ impl AskedEvent {
         let explainer = offline(&settings, log, &state, question).await;
         let explainer = Box::new(explainer.map_err(Failure::could_not_run)?);
         let routes = settings.route.file.unwrap_or_else(|| settings.data.join("routes.toml"));
-        Ok(Answerer::Here { explainer, routes, _scratch: scratch })
+        let from = settings.route.from;
+        Ok(Answerer::Here { explainer, routes, from, _scratch: scratch })
     }
 }

@@ -3,8 +3,10 @@
 //! Each partition and lane has files of its own, named by the offset of their first line:
 //! `enriched-003-00000000000000001207.ndjson`. Lines are appended and synced before their offset
 //! is committed; whoever goes on after a crash reads the last whole line's offset from the file,
-//! cuts a torn one, and leaves out what is there. A file that is large enough is finished, and
-//! never touched again.
+//! cuts a torn one, syncs, and leaves out what is there. After a failed write or sync the file is cut
+//! back to what was synced before: what the page cache says then counts for nothing. A file that is
+//! large enough is finished, and never touched again. Files of another log are told apart by the
+//! times in them, and are in the way.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +16,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tracklog_log::Pending;
+use tracklog_log::{Pending, Topic};
+use tracklog_protocol::line::format_time;
 use tracklog_protocol::{Offset, PartitionId};
 
 use super::{DeliveryError, Destination, Limits, Lines};
@@ -35,15 +38,29 @@ pub struct Files {
 struct Shared {
     spec: FileSpec,
     topic: String,
+    /// Lines that were appended before are another log's.
+    since: String,
     writers: Mutex<BTreeMap<(PartitionId, Lane), Seat>>,
 }
 
-/// Of one partition and lane; empty before the first line, and after an error.
-type Seat = Arc<Mutex<Option<Writer>>>;
+/// Of one partition and lane.
+type Seat = Arc<Mutex<Seated>>;
+
+#[derive(Debug, Default)]
+enum Seated {
+    /// Nothing was looked at yet.
+    #[default]
+    Nobody,
+    /// A file at hand.
+    Writing(Writer),
+    /// A write or sync failed: first of all the file is cut back to this length.
+    Failed { path: PathBuf, synced_bytes: u64 },
+}
 
 /// The file that a partition and lane is appended to.
 #[derive(Debug)]
 struct Writer {
+    path: PathBuf,
     file: File,
     bytes: u64,
     /// The last line's offset; `None` before the first.
@@ -53,9 +70,10 @@ struct Writer {
 impl Files {
     /// Files of events of `topic`.
     #[must_use]
-    pub fn new(spec: FileSpec, topic: &str) -> Self {
-        let (topic, writers) = (topic.to_owned(), Mutex::default());
-        Self { shared: Arc::new(Shared { spec, topic, writers }) }
+    pub fn new(spec: FileSpec, topic: &Topic) -> Self {
+        let (name, writers) = (topic.name().to_owned(), Mutex::default());
+        let since = format_time(topic.created);
+        Self { shared: Arc::new(Shared { spec, topic: name, since, writers }) }
     }
 }
 
@@ -85,34 +103,65 @@ impl Shared {
         lane: Lane,
         lines: &[(Offset, Vec<u8>)],
     ) -> io::Result<()> {
-        let writer = Arc::clone(self.writers.lock().entry((source, lane)).or_default());
+        let seat = Arc::clone(self.writers.lock().entry((source, lane)).or_default());
         // One member has the partition; a call of his that was dropped may still be at work.
-        let mut writer = writer.lock();
+        let mut seat = seat.lock();
         let prefix = self.prefix(source, lane);
-        // What is known of a file holds no more after an error: it is looked at again.
-        let mut at_hand = match writer.take() {
-            Some(writer) => Some(writer),
-            None => Writer::found(&self.spec.folder, &prefix)?,
+        let at_hand = match std::mem::take(&mut *seat) {
+            Seated::Writing(writer) => Some(writer),
+            Seated::Nobody => self.found(&prefix)?,
+            Seated::Failed { path, synced_bytes } => {
+                *seat = Seated::Failed { path: path.clone(), synced_bytes };
+                OpenOptions::new().write(true).open(&path)?.set_len(synced_bytes)?;
+                self.found(&prefix)?
+            }
         };
         let last = at_hand.as_ref().and_then(|it| it.last);
-        let mut new =
-            lines.iter().filter(|(offset, _)| last.is_none_or(|last| *offset > last)).peekable();
+        let is_new = |line: &&(Offset, Vec<u8>)| last.is_none_or(|last| line.0 > last);
+        let mut new = lines.iter().filter(is_new).peekable();
         let Some((first, _)) = new.peek() else {
-            *writer = at_hand;
+            *seat = at_hand.map_or(Seated::Nobody, Seated::Writing);
             return Ok(());
         };
         let full = |it: &Writer| it.bytes >= self.spec.roll_bytes;
-        let mut open = match at_hand.take().filter(|it| !full(it)) {
+        let mut open = match at_hand.filter(|it| !full(it)) {
             Some(open) => open,
             None => Writer::create(&self.spec.folder, &prefix, *first)?,
         };
         let text: Vec<u8> = new.clone().flat_map(|(_, line)| line).copied().collect();
-        open.file.write_all(&text)?;
-        open.file.sync_data()?;
+        if let Err(error) = open.file.write_all(&text).and_then(|()| open.file.sync_data()) {
+            *seat = Seated::Failed { path: open.path, synced_bytes: open.bytes };
+            return Err(error);
+        }
         open.bytes += text.len() as u64;
         open.last = new.last().map(|(offset, _)| *offset);
-        *writer = Some(open);
+        *seat = Seated::Writing(open);
         Ok(())
+    }
+
+    /// The newest file, behind its last whole line. Files that hold none go.
+    fn found(&self, prefix: &str) -> io::Result<Option<Writer>> {
+        let folder = &self.spec.folder;
+        make_folder(folder)?;
+        for path in names(folder, prefix)?.into_iter().rev() {
+            let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
+            let bytes = end_of_lines(&mut file)?;
+            if bytes == 0 {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            let Line { offset, appended_at } = last_line(&mut file, bytes)?;
+            if appended_at < self.since {
+                let why = format!("{} is of another log: move it away", path.display());
+                return Err(io::Error::other(why));
+            }
+            file.set_len(bytes)?;
+            file.sync_all()?;
+            File::open(folder)?.sync_all()?;
+            file.seek(SeekFrom::Start(bytes))?;
+            return Ok(Some(Writer { path, file, bytes, last: Some(Offset(offset)) }));
+        }
+        Ok(None)
     }
 
     fn prefix(&self, source: PartitionId, lane: Lane) -> String {
@@ -125,30 +174,24 @@ impl Shared {
 }
 
 impl Writer {
-    /// The newest file, behind its last whole line. Files that hold none go.
-    fn found(folder: &Path, prefix: &str) -> io::Result<Option<Self>> {
-        fs::create_dir_all(folder)?;
-        for path in names(folder, prefix)?.into_iter().rev() {
-            let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
-            let bytes = end_of_lines(&mut file)?;
-            if bytes == 0 {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            let last = last_offset(&mut file, bytes)?;
-            file.set_len(bytes)?;
-            file.seek(SeekFrom::Start(bytes))?;
-            return Ok(Some(Self { file, bytes, last: Some(last) }));
-        }
-        Ok(None)
-    }
-
     fn create(folder: &Path, prefix: &str, first: Offset) -> io::Result<Self> {
         let path = folder.join(format!("{prefix}{:020}.ndjson", first.0));
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         File::open(folder)?.sync_all()?;
-        Ok(Self { file, bytes: 0, last: None })
+        Ok(Self { path, file, bytes: 0, last: None })
     }
+}
+
+/// Makes the folder, and those that it lies in, where they are not there.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or_else(|| Path::new("."));
+    make_folder(parent)?;
+    fs::create_dir(folder)?;
+    File::open(parent)?.sync_all()
 }
 
 /// The files with this prefix, oldest first.
@@ -186,15 +229,19 @@ fn line_break_before(file: &mut File, end: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// The offset that the last line names. The lines end at `end`.
-fn last_offset(file: &mut File, end: u64) -> io::Result<Offset> {
-    #[derive(Deserialize)]
-    struct Line {
-        offset: u64,
-    }
+/// What is asked of a line.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    offset: u64,
+    appended_at: String,
+}
+
+/// The last line. The lines end at `end`.
+fn last_line(file: &mut File, end: u64) -> io::Result<Line> {
     let start = line_break_before(file, end - 1)?.map_or(0, |at| at + 1);
     let line = read_between(file, start, end)?;
-    Ok(Offset(serde_json::from_slice::<Line>(&line)?.offset))
+    Ok(serde_json::from_slice(&line)?)
 }
 
 fn read_between(file: &mut File, start: u64, end: u64) -> io::Result<Vec<u8>> {

@@ -9,7 +9,7 @@
 //!   key; what it refuses, or did not take for too long, is a record of `undelivered` with the
 //!   reason. Nothing is passed over.
 //! - A crash repeats at most what was on its way: [`file`] knows what it has, [`webhook`] sends it
-//!   again under the same ids.
+//!   again, and each event says where it lies.
 //!
 //! [`retry`] hands over again what was set aside. [`Patience`] decides when an endpoint is asked again, [`undelivered`] is the form of what was set
 //! aside. Topics are no destinations of this room: the stage `route` writes them.

@@ -20,6 +20,8 @@ use crate::stage::{Courier, Delivery, NotStored, Outputs};
 
 /// How much of `undelivered` is read at once.
 const FETCH_BYTES: usize = 256 << 10;
+/// How often the member says that it lives.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 /// A destination that fails is tried for so long for each event.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
@@ -75,25 +77,44 @@ impl<L: Log + ?Sized> Retry<L> {
         let name = group(&self.to.name);
         let member = self.groups.join(&name, "retry", topics, Start::Earliest).await?;
         let mut retried = Retried::default();
-        let partitions: Vec<_> = self.to.undelivered.partitions().collect();
-        for partition in partitions {
-            let told = self.partition(&member, partition, &mut retried).await;
-            if told.is_err() {
-                drop(member.leave().await);
-                return told.map(|()| retried);
-            }
-        }
-        member.leave().await?;
+        let told = tokio::select! {
+            told = self.all(&member, &mut retried) => told,
+            told = self.stay(&member) => told,
+        };
+        let left = member.leave().await;
+        told?;
+        left?;
         Ok(retried)
+    }
+
+    /// Says that the member lives, until it is gone.
+    async fn stay(&self, member: &Member<L>) -> Result<(), RetryError> {
+        loop {
+            self.to.time.pause(HEARTBEAT_EVERY).await;
+            member.heartbeat().await?;
+        }
+    }
+
+    async fn all(&self, member: &Member<L>, retried: &mut Retried) -> Result<(), RetryError> {
+        // Known before the first is tried: what is set aside anew comes behind.
+        let ends: Vec<_> = self.to.undelivered.partitions().map(|at| (at, self.end(at))).collect();
+        for (partition, end) in ends {
+            self.partition(member, partition, end, retried).await?;
+        }
+        Ok(())
+    }
+
+    fn end(&self, partition: PartitionId) -> Offset {
+        self.log.extent(partition).map_or(Offset::ZERO, |extent| extent.end)
     }
 
     async fn partition(
         &self,
         member: &Member<L>,
         partition: PartitionId,
+        end: Offset,
         retried: &mut Retried,
     ) -> Result<(), RetryError> {
-        let end = self.log.extent(partition).map_or(Offset::ZERO, |extent| extent.end);
         let claim = member.claim(partition).await?;
         let mut claim = claim.ok_or_else(|| RetryError::Log("another retry goes on".to_owned()))?;
         let name = group(&self.to.name);
@@ -107,20 +128,29 @@ impl<L: Log + ?Sized> Retry<L> {
             let mut fetched = self.log.fetch(fetch).await?;
             let found = fetched.partitions.pop().expect("one partition was asked for");
             let next = found.next.min(end);
-            let mut outputs = Outputs::default();
+            let from = claim.next();
             let records = found.batches.iter().flat_map(BatchView::records);
-            for (_, record) in records.filter(|(at, _)| (claim.next()..next).contains(at)) {
-                self.record(record, &mut outputs, retried).await;
+            for (at, record) in records.filter(|(at, _)| (from..next).contains(at)) {
+                let mut outputs = Outputs::default();
+                // Each by itself: a call may take long, and what was taken is not sent again.
+                if self.record(record, &mut outputs, retried).await {
+                    self.store(&mut courier, &mut claim, &outputs, at.plus(1)).await?;
+                }
             }
-            self.store(&mut courier, &mut claim, &outputs, next).await?;
+            self.store(&mut courier, &mut claim, &Outputs::default(), next).await?;
         }
         Ok(())
     }
 
-    /// Hands over what `record` holds, if it is for this destination.
-    async fn record(&self, record: Record<'_>, outputs: &mut Outputs, retried: &mut Retried) {
+    /// Hands over what `record` holds; false when it is for another destination.
+    async fn record(
+        &self,
+        record: Record<'_>,
+        outputs: &mut Outputs,
+        retried: &mut Retried,
+    ) -> bool {
         let of_this = |it: &Undelivered<'_>| it.destination == self.to.name.as_str();
-        let Some(aside) = Undelivered::of(record).filter(of_this) else { return };
+        let Some(aside) = Undelivered::of(record).filter(of_this) else { return false };
         let text = [aside.line.get().as_bytes(), b"\n"].concat();
         let offset = Offset(aside.offset);
         let at = [LineAt { offset, at: 0..text.len() }];
@@ -133,7 +163,7 @@ impl<L: Log + ?Sized> Retry<L> {
         let asides = self.to.deliver(lines, limits).await;
         let Some(again) = asides.first() else {
             retried.delivered += 1;
-            return;
+            return true;
         };
         retried.undelivered += 1;
         let set_aside = SetAside {
@@ -149,6 +179,7 @@ impl<L: Log + ?Sized> Retry<L> {
         let mut buffer = Vec::new();
         let to = self.to.undelivered.partition_for(aside.line.get().as_bytes());
         outputs.push(to, undelivered::write(&set_aside, &mut buffer));
+        true
     }
 
     async fn store(

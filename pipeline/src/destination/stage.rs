@@ -99,14 +99,14 @@ pub struct Delivering<L: ?Sized> {
     /// How it fares.
     pub endpoint: Endpoint,
     /// Whether it is paused.
-    pub hold: Hold,
+    pub hold: Arc<Hold>,
     /// What it has done.
     pub counters: DestinationCounters,
     calls: Semaphore,
 }
 
 impl<L: Log + ?Sized> Delivering<L> {
-    /// A destination that is taken to be well.
+    /// A destination that is taken to be well; `hold` says whether it is paused.
     #[must_use]
     pub fn new(
         name: DestinationName,
@@ -114,6 +114,7 @@ impl<L: Log + ?Sized> Delivering<L> {
         routes: Arc<Routes<L>>,
         undelivered: Topic,
         time: Arc<dyn Time>,
+        hold: Arc<Hold>,
     ) -> Self {
         Self {
             name,
@@ -122,7 +123,7 @@ impl<L: Log + ?Sized> Delivering<L> {
             undelivered,
             time,
             endpoint: Endpoint::default(),
-            hold: Hold::new(false),
+            hold,
             counters: DestinationCounters::default(),
             calls: Semaphore::new(CALLS_AT_ONCE),
         }
@@ -290,6 +291,7 @@ impl<L: Log + ?Sized> DeliverStage<L> {
         for (offset, appended_at, record) in batch.timed_records() {
             let Some(event) = EventView::of(record) else { continue };
             let version = held.at(&history, batch, offset);
+            let version = version.filter(|it| it.is_handed_to(&self.shared.name));
             let taken = version.and_then(|it| it.table.taken(&event, &self.shared.name));
             let Some(taken) = taken.filter(|taken| taken.lane() == self.lane) else { continue };
             let start = text.len();

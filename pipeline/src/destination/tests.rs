@@ -141,7 +141,8 @@ impl Bench {
         to: Arc<dyn Destination>,
     ) -> Arc<Delivering<MemoryLog>> {
         let (routes, undelivered) = (self.routes(), self.undelivered.clone());
-        Arc::new(Delivering::new(name, to, routes, undelivered, Arc::new(self.time())))
+        let (time, hold) = (Arc::new(self.time()), Arc::new(Hold::new(false)));
+        Arc::new(Delivering::new(name, to, routes, undelivered, time, hold))
     }
 
     /// Runs a process over the source, for so many polls.
@@ -273,6 +274,38 @@ fn what_was_set_aside_is_tried_again_once_for_each_time_it_is_asked() {
 }
 
 #[test]
+fn a_retry_that_takes_long_is_not_taken_for_dead() {
+    let bench = Arc::new(Bench::new(FILE));
+    bench.write(6);
+    let to = bench.webhook(Somebody::new(|_| no(400)));
+    assert_eq!(bench.run(&to, usize::MAX), Poll::Pending);
+    let groups = bench.rig.groups();
+    let (slow, all) = (Arc::clone(&bench), Arc::clone(&groups));
+    let somebody = Somebody::new(move |_| {
+        slow.rig.pass_seconds(3);
+        block_on(all.expire()).unwrap();
+        yes()
+    });
+    let (log, epoch) = (Arc::clone(&bench.rig.log), bench.rig.epoch);
+    let retry = Retry { log, epoch, groups, to: bench.webhook(somebody) };
+    assert_eq!(block_on(retry.run()).unwrap(), Retried { delivered: 6, undelivered: 0 });
+}
+
+#[test]
+fn a_name_that_was_a_topic_s_is_handed_nothing_of_that_time() {
+    let bench = Bench::new(
+        "[destinations.hook]\ntype = \"topic\"\n[[rules]]\nname = \"all\"\nto = [\"hook\"]\n",
+    );
+    bench.write(3);
+    block_on(bench.routes().activate(FILE, TimeMicros(0), |_| Offset::ZERO)).unwrap();
+    let bench = Bench { text: FILE.to_owned(), ..bench };
+    bench.write(2);
+    let somebody = Somebody::new(|_| yes());
+    assert_eq!(bench.run(&bench.webhook(somebody.clone()), usize::MAX), Poll::Pending);
+    assert_eq!(somebody.offsets(), [3, 4]);
+}
+
+#[test]
 fn one_that_is_paused_is_not_called_and_goes_on() {
     let bench = Bench::new(FILE);
     bench.write(3);
@@ -330,11 +363,17 @@ fn lines(range: Range<u64>) -> (Vec<u8>, Vec<LineAt>) {
     let (mut text, mut lines) = (Vec::new(), Vec::new());
     for offset in range {
         let start = text.len();
-        writeln!(text, "{{\"topic\":\"t\",\"offset\":{offset},\"pad\":\"{}\"}}", "x".repeat(40))
+        writeln!(text, "{{\"topic\":\"t\",\"offset\":{offset},\"appendedAt\":\"1970-01-01T00:00:02.000000Z\",\"pad\":\"{}\"}}", "x".repeat(40))
             .unwrap();
         lines.push(LineAt { offset: Offset(offset), at: start..text.len() });
     }
     (text, lines)
+}
+
+/// A topic that was made then.
+fn topic(created: TimeMicros) -> Topic {
+    let rig = Rig::new();
+    Topic { created, ..rig.topic("enriched", 4) }
 }
 
 fn hand_over(files: &Files, range: Range<u64>) -> Result<(), DeliveryError> {
@@ -357,7 +396,7 @@ fn offsets_in(folder: &Path) -> Vec<u64> {
 
 fn files(folder: &TempDir) -> Files {
     let spec = FileSpec { folder: folder.path().to_owned(), roll_bytes: 500 };
-    Files::new(spec, "enriched")
+    Files::new(spec, &topic(TimeMicros(1_000_000)))
 }
 
 proptest! {
@@ -408,11 +447,22 @@ fn a_file_that_is_large_enough_is_finished() {
 }
 
 #[test]
+fn files_of_another_log_are_in_the_way() {
+    let folder = TempDir::new().unwrap();
+    hand_over(&files(&folder), 0..3).unwrap();
+    let spec = FileSpec { folder: folder.path().to_owned(), roll_bytes: 500 };
+    let younger = Files::new(spec, &topic(TimeMicros(3_000_000)));
+    let told = hand_over(&younger, 0..3).unwrap_err();
+    assert!(told.to_string().contains("is of another log"), "{told}");
+    assert_eq!(offsets_in(folder.path()), [0, 1, 2]);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_tried_again() {
     let folder = TempDir::new().unwrap();
     let spec = FileSpec { folder: folder.path().join("file/below"), roll_bytes: 500 };
     fs::write(folder.path().join("file"), b"").unwrap();
-    let writing = Files::new(spec, "enriched");
+    let writing = Files::new(spec, &topic(TimeMicros(1_000_000)));
     assert!(matches!(hand_over(&writing, 0..2), Err(DeliveryError::Later { .. })));
     fs::remove_file(folder.path().join("file")).unwrap();
     hand_over(&writing, 0..2).unwrap();

@@ -1,8 +1,9 @@
 //! Webhooks: events as JSON arrays, by POST, signed.
 //!
-//! The body is an array of the events' JSON lines, in the order of the source. `webhook-id` names
-//! the stretch of the source that it holds, and each event says topic, partition and offset:
-//! whoever keeps those knows what he has seen, however often it comes. With a secret, the headers
+//! The body is an array of the events' JSON lines, in the order of the source. Each event says topic,
+//! partition and offset: whoever keeps those knows what he has seen, however often it comes.
+//! `webhook-id` names the stretch of the source that the body holds, the same at each try; after a
+//! crash the stretches may be cut otherwise. With a secret, the headers
 //! of the Standard Webhooks specification sign it.
 //!
 //! Answers of 200 to 299 take all of it. 400, 413, 415 and 422 refuse it; it is sent again in

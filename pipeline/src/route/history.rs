@@ -20,7 +20,7 @@ use tracklog_log::meta::{Expect, MetaError, MetaTopic};
 use tracklog_log::{Epoch, Log, Meta as _, Topic, TopicName};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
-use super::rules::{DestinationName, Lane, Rules, RulesError};
+use super::rules::{DestinationName, DestinationSpec, Lane, Rules, RulesError};
 use super::table::RouteTable;
 
 /// The topic of versions.
@@ -64,7 +64,10 @@ pub enum ActivateError {
     #[error("rules could not be stored: {0}")]
     Meta(#[from] MetaError),
     /// There were too many changes that some destination has not come past yet.
-    #[error("more than {VERSIONS_MAX} changes are still needed by destinations that lag")]
+    #[error(
+        "more than {VERSIONS_MAX} changes are still needed by groups that lag or stand still: \
+         `tracklog group list` shows them, `tracklog group delete` forgets one"
+    )]
     TooMany,
 }
 
@@ -134,10 +137,9 @@ impl History {
         Some(source.partitions().map(|at| (at, version.begins(at))).collect())
     }
 
-    /// Whether some version sends events to `destination` on `lane`.
-    #[must_use]
-    pub fn serves(&self, destination: &DestinationName, lane: Lane) -> bool {
-        self.versions.iter().any(|version| version.table.serves(destination, lane))
+    /// All versions that are still needed, in order.
+    pub fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().map(|version| &**version)
     }
 }
 
@@ -148,6 +150,28 @@ impl Version {
     pub fn begins(&self, partition: PartitionId) -> Offset {
         let index = usize::try_from(partition.partition).expect("a topic has few partitions");
         self.from.get(index).copied().unwrap_or(Offset::ZERO)
+    }
+
+    /// Whether it has events handed over to `destination` on `lane`: one that is no topic in it.
+    #[must_use]
+    pub fn hands_over(&self, destination: &DestinationName, lane: Lane) -> bool {
+        self.is_handed_to(destination) && self.table.serves(destination, lane)
+    }
+
+    /// Whether `destination` is one of it, and no topic.
+    #[must_use]
+    pub fn is_handed_to(&self, destination: &DestinationName) -> bool {
+        let spec = self.rules.destinations.get(destination);
+        spec.is_some_and(|spec| !matches!(spec, DestinationSpec::Topic { .. }))
+    }
+
+    /// Whether it sends events to topics on `lane`.
+    #[must_use]
+    pub fn serves_topics(&self, lane: Lane) -> bool {
+        let destinations = self.rules.destinations.iter();
+        let mut topics =
+            destinations.filter(|(_, spec)| matches!(spec, DestinationSpec::Topic { .. }));
+        topics.any(|(name, _)| self.table.serves(name, lane))
     }
 
     fn new(number: u64, value: VersionValue) -> Result<Self, RulesError> {
@@ -220,13 +244,19 @@ impl<L: Log + ?Sized> Routes<L> {
         let version = Version::new(number, value)?;
         let mut history = History::clone(&held);
         history.versions.push(Arc::new(version));
-        self.forget(&mut history, needed).await?;
-        if history.versions.len() > VERSIONS_MAX {
+        let forgotten = self.not_needed(&history, needed);
+        if history.versions.len() - forgotten > VERSIONS_MAX {
             return Err(ActivateError::TooMany);
         }
         let newest = history.newest().expect("it was pushed");
         let value = newest.encode(self.source.id);
         self.meta.put(&key(number), Some(&value), Expect::Absent).await?;
+        // From here on it holds. What is not needed goes after that, or with the next change.
+        for version in history.versions.drain(..forgotten) {
+            if let Err(error) = self.meta.put(&key(version.number), None, Expect::Any).await {
+                tracing::debug!(%error, version = version.number, "is forgotten later");
+            }
+        }
         *held = Arc::new(history);
         Ok(Activated::Version(number))
     }
@@ -259,22 +289,13 @@ impl<L: Log + ?Sized> Routes<L> {
         Ok(())
     }
 
-    /// Takes the versions out of `history` that are about nothing any more: all partitions are past
-    /// the beginning of the next.
-    async fn forget(
-        &self,
-        history: &mut History,
-        needed: impl Fn(PartitionId) -> Offset + Send,
-    ) -> Result<(), MetaError> {
+    /// How many of the oldest versions are about nothing any more: all partitions are past the
+    /// beginning of the next.
+    fn not_needed(&self, history: &History, needed: impl Fn(PartitionId) -> Offset) -> usize {
         let is_past =
             |next: &Version| self.source.partitions().all(|at| next.begins(at) <= needed(at));
-        while let [first, next, ..] = &history.versions[..]
-            && is_past(next)
-        {
-            self.meta.put(&key(first.number), None, Expect::Any).await?;
-            history.versions.remove(0);
-        }
-        Ok(())
+        let next = history.versions.iter().skip(1);
+        next.take_while(|next| is_past(next)).count()
     }
 }
 

@@ -169,7 +169,11 @@ fn select(text: &str, keep: Option<&Names>, drop: Option<&Names>, out: &mut Stri
         let (Some(name), Some(value)) = (span.name(text), span.value(text)) else { continue };
         let kept = keep.map(|it| it.0.get(&*name));
         let dropped = drop.and_then(|it| it.0.get(&*name));
-        if matches!(kept, Some(None)) || dropped.is_some_and(|it| it.0.is_empty()) {
+        let below = kept.flatten().filter(|it| !it.0.is_empty());
+        // Of what is no object nothing below it can be meant.
+        let lacks_below = below.is_some() && !matches!(value, Property::Object(_));
+        let is_dropped = dropped.is_some_and(|it| it.0.is_empty());
+        if matches!(kept, Some(None)) || lacks_below || is_dropped {
             continue;
         }
         if out.len() > empty {
@@ -177,7 +181,6 @@ fn select(text: &str, keep: Option<&Names>, drop: Option<&Names>, out: &mut Stri
         }
         let (at, len) = (span.name_at as usize, span.name_len as usize);
         out.extend(["\"", &text[at..at + len], "\":"]);
-        let below = kept.flatten().filter(|it| !it.0.is_empty());
         match value {
             Property::Object(object) if below.is_some() || dropped.is_some() => {
                 select(object, below, dropped, out);

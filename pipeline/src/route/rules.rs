@@ -56,7 +56,8 @@ pub struct Rules {
     pub(super) rules: Vec<Rule>,
 }
 
-/// The name of a destination: what a topic's may be, up to 100 characters.
+/// The name of a destination: what a topic's may be, up to 100 characters, without the endings that
+/// its groups' names have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DestinationName(TopicName);
 
@@ -68,7 +69,9 @@ impl DestinationName {
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let is_short = name.len() <= Self::LEN_MAX;
-        TopicName::new(name).ok().filter(|name| is_short && !name.is_internal()).map(Self)
+        let is_group_s = [".high", ".retry"].iter().any(|end| name.ends_with(end));
+        let is_good = |name: &TopicName| is_short && !is_group_s && !name.is_internal();
+        TopicName::new(name).ok().filter(is_good).map(Self)
     }
 
     /// The text.
@@ -226,6 +229,13 @@ impl Rules {
             let at = name.span().start;
             let name = destination_name(&name)?;
             let spec = destination.into_inner().check(&name, at)?;
+            if let DestinationSpec::File(FileSpec { folder, .. }) = &spec {
+                let same = |it: &DestinationSpec| matches!(it, DestinationSpec::File(other) if other.folder == *folder);
+                if checked.destinations.values().any(same) {
+                    let what = format!("another destination has the folder {}", folder.display());
+                    return Err((at, what));
+                }
+            }
             checked.destinations.insert(name, spec);
         }
         let mut names = BTreeSet::new();
@@ -260,7 +270,8 @@ fn line_of(text: &str, at: usize) -> usize {
 
 fn destination_name(name: &Spanned<String>) -> Result<DestinationName, Wrong> {
     DestinationName::new(name.get_ref()).ok_or_else(|| {
-        let what = "is no destination's name: a-z, 0-9, '.', '_' and '-', up to 100, no '_' first";
+        let what = "is no destination's name: a-z, 0-9, '.', '_' and '-', up to 100, no '_' first, \
+                    no .high or .retry last";
         (name.span().start, format!("{:?} {what}", name.get_ref()))
     })
 }
@@ -293,6 +304,7 @@ struct DestinationText {
 
 /// A new topic's partitions, where the file does not say.
 const PARTITIONS: u32 = 16;
+const PARTITIONS_MAX: u32 = 100_000;
 const BATCH_EVENTS: usize = 100;
 const BATCH_EVENTS_MAX: usize = 10_000;
 const BATCH_BYTES: usize = 512 << 10;
@@ -354,9 +366,7 @@ impl DestinationText {
             return Err((at, format!("{topic} is a topic of the node's own: name another")));
         }
         let partitions = self.partitions.map_or(PARTITIONS, Spanned::into_inner);
-        if partitions == 0 {
-            return Err((at, "a topic has one partition at least".to_owned()));
-        }
+        within(at, partitions, 1, PARTITIONS_MAX)?;
         Ok(DestinationSpec::Topic { topic, partitions })
     }
 
@@ -403,13 +413,13 @@ fn headers(texts: Spanned<BTreeMap<String, String>>) -> Result<HeaderMap, Wrong>
     texts.into_inner().into_iter().map(header).collect()
 }
 
-fn within<T: PartialOrd + std::fmt::Debug>(
+fn within<T: PartialOrd + Copy + std::fmt::Debug>(
     at: usize,
     value: T,
     min: T,
     max: T,
 ) -> Result<T, Wrong> {
-    if value < min || value > max {
+    if !(min..=max).contains(&value) {
         return Err((at, format!("{value:?} is not from {min:?} to {max:?}")));
     }
     Ok(value)

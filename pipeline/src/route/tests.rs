@@ -378,6 +378,12 @@ fn a_file_that_says_something_else_is_refused_with_its_line() {
             "[destinations.w]\ntype = \"topic\"\nurl = \"http://x\"\n".into(),
             "line 3: `url` is for destinations of type webhook, not topic",
         ),
+        ("[destinations.\"t.high\"]\ntype = \"topic\"\n".into(), "line 1: \"t.high\" is no destination's"),
+        (
+            "[destinations.a]\ntype = \"file\"\nfolder = \"x\"\n[destinations.b]\ntype = \"file\"\nfolder = \"x\"\n".into(),
+            "another destination has the folder x",
+        ),
+        (format!("{topic}{rule}to = [\"t\"]\nsample = nan\n"), "line 6: NaN is not from"),
         ("rules = 3".into(), "line 1: "),
         ("[[rules]\n".into(), "line 1: "),
     ] {
@@ -801,7 +807,7 @@ fn rules_that_nobody_needs_are_forgotten_and_the_rest_survive_a_restart() {
         };
         assert_eq!([1, 2, 3, 4].map(number), [None, Some(3), Some(4), Some(5)]);
         assert_eq!(history.newest().unwrap().rules.rule_count(), 0);
-        assert!(history.serves(&DestinationName::new("one").unwrap(), Lane::Normal));
+        assert!(history.versions().any(|version| version.serves_topics(Lane::Normal)));
     }
 }
 

@@ -64,7 +64,7 @@ impl Shared {
             Some(text) => text,
             None => routing.text().await,
         };
-        match explainer.route(&asked.question, &text).await {
+        match explainer.route(&asked.question, &text, routing.from()).await {
             Ok(explanation) => json(StatusCode::OK, &explanation),
             Err(error) => explain_refusal(&error),
         }

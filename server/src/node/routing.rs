@@ -1,8 +1,9 @@
 //! Routing at work: the file of rules, the lanes of topics, and the destinations.
 //!
 //! Promises
-//! - The file is looked at in each round. A good one holds for all that is stored from then on; of
-//!   a bad one the reason is told, and the rules that held go on.
+//! - The file is looked at in each round, and read once two looks in a row found it the same: it may
+//!   be half written. A good one holds for all that is stored from then on; of a bad one the reason
+//!   is told, and the rules that held go on.
 //! - A destination that the file changes goes on where it was, as the file says now; one that it
 //!   does not name any more stands still, and goes on if it is named again.
 //! - The lane of what is of high priority has a thread of its own.
@@ -22,7 +23,9 @@ use tracklog_log::{Epoch, Log, Topic};
 use tracklog_pipeline::destination::file::Files;
 use tracklog_pipeline::destination::retry::{Retried, Retry};
 use tracklog_pipeline::destination::webhook::Webhook;
-use tracklog_pipeline::destination::{self, DeliverStage, Delivering, Destination, EndpointState};
+use tracklog_pipeline::destination::{
+    self, DeliverStage, Delivering, Destination, EndpointState, Hold,
+};
 use tracklog_pipeline::groups::{GroupError, GroupName, Groups, Start};
 use tracklog_pipeline::outbound::{Outbound, WebhookKey};
 use tracklog_pipeline::route::rules::FILE_BYTES_MAX;
@@ -36,7 +39,7 @@ use tracklog_protocol::{Offset, PartitionId};
 
 use super::stages::{NodeTime, StagesError, Threads};
 use crate::clock;
-use crate::config::read_key_file;
+use crate::config::{RouteFrom, read_key_file};
 use crate::metrics;
 use crate::outbound::HttpOutbound;
 use crate::routes::{DestinationStatus, RoutesStatus};
@@ -67,6 +70,8 @@ pub(crate) struct Routing {
     running: AsyncMutex<Running>,
     seen: Mutex<Seen>,
     retries: Mutex<BTreeMap<DestinationName, String>>,
+    /// Whether each is paused, whatever becomes of it in the file.
+    holds: Mutex<BTreeMap<DestinationName, Arc<Hold>>>,
 }
 
 /// What runs.
@@ -105,8 +110,25 @@ impl Runner {
 /// The file as it was looked at last.
 #[derive(Default)]
 struct Seen {
-    stamp: Option<(SystemTime, u64)>,
+    /// As it was when it was put to work, or found to be a bad one.
+    judged: Option<Stamp>,
+    /// As it was at the last look.
+    glimpsed: Option<Stamp>,
     refused: Option<String>,
+}
+
+/// Why the file does not hold.
+enum Refused {
+    /// Its own fault: it is read again when it has changed.
+    File(String),
+    /// Not now: it is tried again.
+    Now(String),
+}
+
+impl Refused {
+    fn now(error: impl std::fmt::Display) -> Self {
+        Self::Now(error.to_string())
+    }
 }
 
 /// Why an operator was refused.
@@ -131,9 +153,11 @@ impl Routing {
         let routes = Arc::new(Routes::open(log, parts.epoch, source).await?);
         let (running, seen) = (AsyncMutex::default(), Mutex::default());
         let (outbound, threads_high) = (OnceLock::new(), OnceLock::new());
-        let retries = Mutex::default();
-        let routing = Self { parts, routes, outbound, threads_high, running, seen, retries };
+        let (retries, holds) = (Mutex::default(), Mutex::default());
+        let routing = Self { parts, routes, outbound, threads_high, running, seen, retries, holds };
         let routing = Arc::new(routing);
+        // Nobody writes it while nobody runs, or so it is taken: rules hold from the first event on.
+        routing.look_at_file().await;
         routing.look_at_file().await;
         routing.apply().await?;
         Ok(routing)
@@ -142,26 +166,37 @@ impl Routing {
     /// Puts the file to work if it has changed, and begins what could not begin before.
     pub(super) async fn look_at_file(&self) {
         let file = self.parts.file.clone();
-        let before = self.seen.lock().expect("no holder of this lock panics").stamp;
-        let looking = tokio::task::spawn_blocking(move || read_if_changed(&file, before));
+        let (judged, glimpsed) = {
+            let seen = self.seen.lock().expect("no holder of this lock panics");
+            (seen.judged, seen.glimpsed)
+        };
+        let looking = tokio::task::spawn_blocking(move || look(&file, judged, glimpsed));
         let looked = looking.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let (stamp, told) = match looked {
-            Ok(None) => return self.begin_what_could_not().await,
-            Ok(Some((stamp, text))) => (Some(stamp), self.activate(&text).await),
+            Ok(Look::Judged) => return self.begin_what_could_not().await,
+            Ok(Look::Changing(stamp)) => {
+                self.seen.lock().expect("no holder of this lock panics").glimpsed = Some(stamp);
+                return;
+            }
+            Ok(Look::Text(stamp, text)) => (Some(stamp), self.activate(&text).await),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let holds = self.routes.history().await.newest().is_some();
                 let gone = "the file is gone; its rules go on, an empty file ends them";
-                (None, if holds { Err(gone.to_owned()) } else { Ok(()) })
+                (None, if holds { Err(Refused::now(gone)) } else { Ok(()) })
             }
-            Err(error) => (None, Err(error.to_string())),
+            Err(error) => (None, Err(Refused::now(error))),
         };
         let mut seen = self.seen.lock().expect("no holder of this lock panics");
-        let refused = told.err();
+        let (judged, refused) = match told {
+            Ok(()) => (stamp, None),
+            Err(Refused::File(why)) => (stamp, Some(why)),
+            Err(Refused::Now(why)) => (None, Some(why)),
+        };
         if let Some(why) = refused.as_ref().filter(|why| seen.refused.as_ref() != Some(*why)) {
             let file = self.parts.file.display();
             tracing::warn!(%file, why, "rules do not hold; those before go on");
         }
-        *seen = Seen { stamp, refused };
+        *seen = Seen { judged, glimpsed: stamp, refused };
     }
 
     /// Destinations that could not begin may by now: a secret was written, say.
@@ -173,8 +208,8 @@ impl Routing {
     }
 
     /// Has `text` hold from now on, if it can.
-    async fn activate(&self, text: &str) -> Result<(), String> {
-        let rules = Rules::parse(text).map_err(|error| error.to_string())?;
+    async fn activate(&self, text: &str) -> Result<(), Refused> {
+        let rules = Rules::parse(text).map_err(|error| Refused::File(error.to_string()))?;
         for (name, spec) in &rules.destinations {
             let told = match spec {
                 DestinationSpec::Topic { topic, partitions } => {
@@ -183,18 +218,18 @@ impl Routing {
                 }
                 spec => self.destination(name, spec).map(drop),
             };
-            told.map_err(|why| format!("destination {name}: {why}"))?;
+            told.map_err(|why| Refused::Now(format!("destination {name}: {why}")))?;
         }
-        let needed = self.needed().await.map_err(|error| error.to_string())?;
+        let needed = self.needed().await.map_err(Refused::now)?;
         let needed = |at: PartitionId| needed.get(&at).copied().unwrap_or(Offset::ZERO);
         let activated = self.routes.activate(text, clock::now(), needed).await;
-        match activated.map_err(|error| error.to_string())? {
+        match activated.map_err(Refused::now)? {
             Activated::Unchanged => Ok(()),
             Activated::Version(version) => {
                 let file = self.parts.file.display();
                 let rules = rules.rule_count();
                 tracing::info!(%file, version, rules, "rules hold from now on");
-                self.apply().await.map_err(|error| error.to_string())
+                self.apply().await.map_err(Refused::now)
             }
         }
     }
@@ -202,7 +237,14 @@ impl Routing {
     /// How far each partition was routed by all who route it.
     async fn needed(&self) -> Result<BTreeMap<PartitionId, Offset>, GroupError> {
         let mut needed = BTreeMap::new();
-        for group in self.parts.groups.list().await? {
+        let groups = self.parts.groups.list().await?;
+        let history = self.routes.history().await;
+        let is_there = |name: &GroupName| groups.iter().any(|it| it.group == name.as_str());
+        if !history.versions().flat_map(readers).all(|name| is_there(&name)) {
+            // Somebody who has not begun yet needs all of them.
+            return Ok(needed);
+        }
+        for group in groups {
             let routes = group.group.starts_with("to.")
                 || [stage::NAME, stage::NAME_HIGH].contains(&&*group.group);
             if !routes || !group.topics.iter().any(|topic| topic == self.parts.source.name()) {
@@ -229,7 +271,7 @@ impl Routing {
             return Ok(());
         }
         for lane in LANES {
-            if let Some(start) = history.first(&self.parts.source, |it| serves_topics(it, lane))
+            if let Some(start) = history.first(&self.parts.source, |it| it.serves_topics(lane))
                 && !running.lanes.contains_key(&lane)
             {
                 let (log, routes) = (Arc::clone(&self.parts.log), Arc::clone(&self.routes));
@@ -287,8 +329,8 @@ impl Routing {
             if started.lanes.contains_key(&lane) {
                 continue;
             }
-            let serves = |version: &Version| version.table.serves(name, lane);
-            if let Some(start) = history.first(&self.parts.source, serves) {
+            let hands_over = |version: &Version| version.hands_over(name, lane);
+            if let Some(start) = history.first(&self.parts.source, hands_over) {
                 let stage = Arc::new(DeliverStage::new(Arc::clone(to), lane));
                 started.lanes.insert(lane, self.run(stage, lane, start)?);
             }
@@ -303,9 +345,14 @@ impl Routing {
     ) -> Arc<Delivering<dyn Log>> {
         let (routes, undelivered) = (Arc::clone(&self.routes), self.parts.undelivered.clone());
         let time = Arc::new(NodeTime);
-        let delivering = Delivering::new(name.clone(), to, routes, undelivered, time);
-        delivering.hold.set(self.routes.is_paused(name));
-        Arc::new(delivering)
+        let hold = self.hold(name);
+        Arc::new(Delivering::new(name.clone(), to, routes, undelivered, time, hold))
+    }
+
+    fn hold(&self, name: &DestinationName) -> Arc<Hold> {
+        let mut holds = self.holds.lock().expect("no holder of this lock panics");
+        let new = || Arc::new(Hold::new(self.routes.is_paused(name)));
+        Arc::clone(holds.entry(name.clone()).or_insert_with(new))
     }
 
     /// Whoever takes what is sent to `name`. Topics are the lanes' own.
@@ -331,7 +378,7 @@ impl Routing {
             DestinationSpec::File(spec) => {
                 let mut spec = spec.clone();
                 spec.folder = base.join(spec.folder);
-                Arc::new(Files::new(spec, self.parts.source.name()))
+                Arc::new(Files::new(spec, &self.parts.source))
             }
             other => return Err(format!("this node hands nothing to a {}", other.kind())),
         })
@@ -411,6 +458,14 @@ impl Routing {
             since: newest.map(|version| format_time(version.at)),
             rules: newest.map_or(0, |version| version.rules.rule_count()),
             refused,
+        }
+    }
+
+    /// Which events are routed.
+    pub(crate) fn from(&self) -> RouteFrom {
+        match self.parts.source.name() {
+            "raw" => RouteFrom::Raw,
+            _ => RouteFrom::Enriched,
         }
     }
 
@@ -573,14 +628,22 @@ const GAUGES: [(&str, &str, Holds); 2] = [
     }),
 ];
 
-const fn is_topic(spec: &DestinationSpec) -> bool {
-    matches!(spec, DestinationSpec::Topic { .. })
+/// The groups that read by a version.
+fn readers(version: &Version) -> Vec<GroupName> {
+    let mut groups = Vec::new();
+    for (lane, name) in [(Lane::High, stage::NAME_HIGH), (Lane::Normal, stage::NAME)] {
+        if version.serves_topics(lane) {
+            groups.push(GroupName::new(name).expect("our own names are good"));
+        }
+        let destinations = version.rules.destinations.keys();
+        let handed_over = destinations.filter(|name| version.hands_over(name, lane));
+        groups.extend(handed_over.map(|name| destination::group(name, lane)));
+    }
+    groups
 }
 
-fn serves_topics(version: &Version, lane: Lane) -> bool {
-    let destinations = version.rules.destinations.iter();
-    let mut topics = destinations.filter(|(_, spec)| is_topic(spec));
-    topics.any(|(name, _)| version.table.serves(name, lane))
+const fn is_topic(spec: &DestinationSpec) -> bool {
+    matches!(spec, DestinationSpec::Topic { .. })
 }
 
 fn plain(
@@ -630,15 +693,27 @@ fn told(
 
 type Stamp = (SystemTime, u64);
 
-/// The file's text and stamp, unless the stamp is `before`.
-fn read_if_changed(file: &Path, before: Option<Stamp>) -> io::Result<Option<(Stamp, String)>> {
+/// What a look at the file found.
+enum Look {
+    /// It is as it was when it was judged.
+    Judged,
+    /// It is not as it was at the last look.
+    Changing(Stamp),
+    /// It has changed, and is still.
+    Text(Stamp, String),
+}
+
+fn look(file: &Path, judged: Option<Stamp>, glimpsed: Option<Stamp>) -> io::Result<Look> {
     let metadata = fs::metadata(file)?;
     let stamp = (metadata.modified()?, metadata.len());
-    if before == Some(stamp) {
-        return Ok(None);
+    if judged == Some(stamp) {
+        return Ok(Look::Judged);
+    }
+    if glimpsed != Some(stamp) {
+        return Ok(Look::Changing(stamp));
     }
     if metadata.len() > FILE_BYTES_MAX as u64 {
         return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
-    Ok(Some((stamp, fs::read_to_string(file)?)))
+    Ok(Look::Text(stamp, fs::read_to_string(file)?))
 }

@@ -154,9 +154,9 @@ impl Explain {
                 let body = serde_json::to_vec(&asked).map_err(Failure::could_not_run)?;
                 node.json(Method::POST, "/v1/routes/explain", body.into()).await?
             }
-            Answerer::Here { explainer, routes, .. } => {
+            Answerer::Here { explainer, routes, from, .. } => {
                 let text = rules.map_or_else(|| read(&routes), Ok)?;
-                explainer.route(&question, &text).await.map_err(Failure::could_not_run)?
+                explainer.route(&question, &text, from).await.map_err(Failure::could_not_run)?
             }
         };
         let mut output = Output::new();
