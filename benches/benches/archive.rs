@@ -117,6 +117,7 @@ impl Traffic {
     }
 
     /// What a row takes: in the log, as a line of JSON, as it was sent, in the file.
+    #[allow(clippy::print_stdout, reason = "sizes are a figure that criterion has no place for")]
     fn tell_sizes(&self, name: &str, file: &WrittenFile) {
         let mut lines = Vec::new();
         let mut line_bytes = 0;
