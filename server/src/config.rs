@@ -13,6 +13,7 @@ mod enrich;
 mod file;
 mod live;
 mod route;
+mod threshold;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -30,6 +31,7 @@ use file::{Document, Layer};
 use ipnet::IpNet;
 pub use live::LiveSettings;
 pub use route::{RouteFrom, RouteSettings};
+pub use threshold::ThresholdSettings;
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_pipeline::quantity;
 

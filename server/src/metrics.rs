@@ -9,7 +9,7 @@ use tracklog_log::Log;
 use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
 use tracklog_pipeline::enrich::stage::Enlisted;
 use tracklog_pipeline::groups::GroupLag;
-use tracklog_pipeline::realtime::Live;
+use tracklog_pipeline::realtime::{Alerts, Live};
 use tracklog_pipeline::stage::StageCounters;
 use tracklog_pipeline::state::StateCounts;
 use tracklog_protocol::TimeMicros;
@@ -262,4 +262,37 @@ pub(crate) fn encode_archive(counters: &ArchiveCounters, now: TimeMicros, text: 
     const RUNS: &str = "tracklog_archive_up";
     declare(text, RUNS, "gauge", "Whether it goes on.");
     line(text, RUNS, "", u64::from(counters.is_up()));
+}
+
+/// Appends how thresholds stand, and what was told of them.
+pub(crate) fn encode_alerts(alerts: &Alerts<dyn Log>, text: &mut String) {
+    const CROSSED: &str = "tracklog_threshold_crossed";
+    const WAITING: &str = "tracklog_threshold_waiting";
+    const CALLS: &str = "tracklog_threshold_calls";
+    let labels = |name: &str| format!("{{threshold=\"{}\"}}", escaped(name));
+    declare(text, CROSSED, "gauge", "Whether a threshold is crossed.");
+    for (name, is_crossed, ..) in alerts.each() {
+        line(text, CROSSED, &labels(name), u64::from(is_crossed));
+    }
+    declare(text, WAITING, "gauge", "What its webhook is still to be told.");
+    for (name, _, waiting, _) in alerts.each() {
+        line(text, WAITING, &labels(name), waiting as u64);
+    }
+    declare(text, CALLS, "counter", "Calls of its webhook: taken, failed, or given up.");
+    for (name, _, _, counters) in alerts.each() {
+        let name = escaped(name);
+        for (result, counter) in [
+            ("told", &counters.told),
+            ("failed", &counters.failed),
+            ("given_up", &counters.given_up),
+        ] {
+            let labels = format!("{{threshold=\"{name}\",result=\"{result}\"}}");
+            line(text, &format!("{CALLS}_total"), &labels, counter.count());
+        }
+    }
+}
+
+/// A text of somebody's choice as a label's value.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

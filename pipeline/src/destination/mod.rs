@@ -27,6 +27,7 @@ mod tests;
 use std::ops::Range;
 use std::time::Duration;
 
+pub(crate) use patience::jittered;
 pub use patience::{Endpoint, EndpointState, Patience};
 pub use stage::{DeliverStage, Delivering, DestinationCounters, Hold, group};
 use tracklog_log::Pending;

@@ -158,7 +158,7 @@ impl Endpoint {
 }
 
 /// Between a half of `pause` and all of it.
-fn jittered(pause: Duration, caller: u64, attempt: u32) -> Duration {
+pub(crate) fn jittered(pause: Duration, caller: u64, attempt: u32) -> Duration {
     let seed = [caller.to_le_bytes(), u64::from(attempt).to_le_bytes()].concat();
     let share = xxhash_rust::xxh3::xxh3_64(&seed) % 1_024;
     let share = u32::try_from(share).expect("it is below 1,024");

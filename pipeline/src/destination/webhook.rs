@@ -12,8 +12,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use tracklog_log::Pending;
 
 use super::{DeliveryError, Destination, Limits, Lines};
@@ -48,18 +48,9 @@ impl Webhook {
         let id = self.id(lines);
         let mut headers = self.spec.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.sign(&id, &body, &mut headers);
+        let signed = Signed { id: &id, sent: self.time.now() };
+        signed.put(self.key.as_ref(), &body, &mut headers);
         Post { target: self.spec.target.clone(), headers, body, timeout: self.spec.timeout }
-    }
-
-    fn sign(&self, id: &str, body: &[u8], headers: &mut HeaderMap) {
-        match &self.key {
-            Some(key) => key.sign(Signed { id, sent: self.time.now() }, body, headers),
-            None => {
-                let id = HeaderValue::from_str(id).expect("an id is of letters that are seen");
-                headers.insert(HeaderName::from_static("webhook-id"), id);
-            }
-        }
     }
 
     /// The same for the same events, at each try.

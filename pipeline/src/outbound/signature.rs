@@ -60,10 +60,7 @@ impl WebhookKey {
     }
 
     /// Adds the three headers of a webhook to `headers`.
-    ///
-    /// # Panics
-    /// When the id has letters that no header can hold.
-    pub fn sign(&self, signed: Signed<'_>, body: &[u8], headers: &mut HeaderMap) {
+    fn sign(&self, signed: Signed<'_>, body: &[u8], headers: &mut HeaderMap) {
         let seconds = signed.sent.0.div_euclid(1_000_000).to_string();
         let mut mac = self.0.clone();
         mac.update(format!("{}.{seconds}.", signed.id).as_bytes());
@@ -80,6 +77,20 @@ impl WebhookKey {
     }
 }
 
+impl Signed<'_> {
+    /// Adds the headers of a webhook to `headers`: signed with `key`, or else the id alone.
+    ///
+    /// # Panics
+    /// When the id has letters that no header can hold.
+    pub fn put(self, key: Option<&WebhookKey>, body: &[u8], headers: &mut HeaderMap) {
+        if let Some(key) = key {
+            return key.sign(self, body, headers);
+        }
+        let id = HeaderValue::from_str(self.id).expect("an id is of letters that are seen");
+        headers.insert(HeaderName::from_static("webhook-id"), id);
+    }
+}
+
 impl fmt::Debug for WebhookKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookKey").finish_non_exhaustive()
@@ -93,7 +104,8 @@ mod tests {
     fn signature(secret: &str, body: &[u8]) -> String {
         let mut headers = HeaderMap::new();
         let signed = Signed { id: "msg_1", sent: TimeMicros(1_614_265_330_999_999) };
-        WebhookKey::new(secret).unwrap().sign(signed, body, &mut headers);
+        let key = WebhookKey::new(secret).unwrap();
+        signed.put(Some(&key), body, &mut headers);
         assert_eq!(headers["webhook-id"], "msg_1");
         assert_eq!(headers["webhook-timestamp"], "1614265330");
         headers["webhook-signature"].to_str().unwrap().to_owned()
@@ -103,6 +115,14 @@ mod tests {
     #[test]
     fn a_signature_is_what_other_programs_make_of_the_same() {
         assert_eq!(signature("0123456789abcdef", b"{\"test\": 2432232314}"), KNOWN);
+    }
+
+    #[test]
+    fn without_a_secret_there_is_the_id_alone() {
+        let mut headers = HeaderMap::new();
+        Signed { id: "msg_1", sent: TimeMicros(0) }.put(None, b"{}", &mut headers);
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers["webhook-id"], "msg_1");
     }
 
     #[test]

@@ -43,6 +43,8 @@ const LINGER: Duration = Duration::from_secs(60);
 pub struct LiveOptions {
     /// Names that are told apart.
     pub names_max: usize,
+    /// Names that are told apart in any case.
+    pub reserved: Vec<String>,
     /// Numbers that are summed.
     pub sums: Vec<SumPath>,
 }
@@ -196,8 +198,7 @@ impl<L: Log + ?Sized> Live<L> {
             let next = self.log.offset_at(partition, TimeKind::Append, since).await?;
             places.push(Place { partition, next, through: since });
         }
-        let LiveOptions { names_max, sums } = &self.options;
-        let windows = Windows::new(sums.clone(), *names_max, since);
+        let windows = Windows::new(self.options.clone(), since);
         *self.reading.lock() = Some(Reading { windows, places, has_caught_up: false });
         Ok(())
     }
@@ -224,8 +225,7 @@ impl<L: Log + ?Sized> Live<L> {
         let records = reading.behind(&*self.log);
         let is_late = reading.has_caught_up && behind > BEHIND_MICROS_MAX;
         if records > BEHIND_RECORDS_MAX || is_late {
-            let LiveOptions { names_max, sums } = &self.options;
-            reading.windows = Windows::new(sums.clone(), *names_max, now);
+            reading.windows = Windows::new(self.options.clone(), now);
             reading.go_to_the_end(&*self.log, now);
             self.counters.skipped.add(records);
             tracing::warn!(records, "live figures are too far behind: they go on from the newest");

@@ -12,21 +12,27 @@
 //!
 //! `windows` keeps the figures: plain arithmetic on `ring`s, no clock. [`Live`] has a reader that
 //! feeds them from the end of a topic while there is a [`Viewer`]; a viewer is a place in the
-//! windows, so that a slow one holds nobody up and takes no memory. Called by `server`.
+//! windows, so that a slow one holds nobody up and takes no memory. [`Alerts`] is one that looks at
+//! thresholds, and calls webhooks. Called by `server`.
 
+mod alerts;
 mod figures;
 mod live;
+mod outbox;
 mod ring;
 mod span;
 mod sum;
+mod threshold;
 mod viewer;
 mod windows;
 
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{Alert, AlertCounters, Alerts};
 pub use figures::{Figures, LiveGap, LiveWindow, SumFigure};
 pub use live::{Live, LiveCounters, LiveLag, LiveOptions};
 pub use span::WindowSpan;
 pub use sum::{SumPath, SumPathError};
+pub use threshold::{Change, Limit, Measure, Threshold};
 pub use viewer::{Told, View, Viewer};

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracklog_log::conformance::block_on;
 use tracklog_log::memory::MemoryLog;
-use tracklog_log::{Pending, Topic};
+use tracklog_log::meta::MetaTopic;
+use tracklog_log::{Pending, Topic, TopicName};
 use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
 use tracklog_protocol::line::format_time;
 use tracklog_protocol::{PartitionId, TimeMicros};
@@ -19,6 +22,7 @@ use super::span::Window;
 use super::windows::{NAME_BYTES_MAX, Seen, Windows};
 use super::*;
 use crate::groups::Clock;
+use crate::outbound::{Accepted, Outbound, Post, PostError};
 use crate::rig::Rig;
 use crate::stage::Time;
 
@@ -27,6 +31,14 @@ const MINUTE: i64 = 60 * SECOND;
 
 fn paths() -> Vec<SumPath> {
     ["properties.total", "properties.quantity"].map(|path| path.parse().unwrap()).to_vec()
+}
+
+fn options(names_max: usize) -> LiveOptions {
+    LiveOptions { names_max, reserved: Vec::new(), sums: paths() }
+}
+
+fn windows_of(names_max: usize) -> Windows {
+    Windows::new(options(names_max), TimeMicros(0))
 }
 
 /// One event that the model remembers whole.
@@ -101,7 +113,7 @@ fn events_of(window: Window, events: &[Kept]) -> Vec<&Kept> {
 proptest! {
     #[test]
     fn windows_tell_what_a_list_of_all_events_tells(events in events()) {
-        let mut windows = Windows::new(paths(), 100, TimeMicros(0));
+        let mut windows = windows_of(100);
         events.iter().for_each(|event| add(&mut windows, event));
         for window in kept_windows(&windows, &events) {
             let of_window = events_of(window, &events);
@@ -124,7 +136,7 @@ proptest! {
 
     #[test]
     fn few_names_are_told_apart_and_no_event_is_lost(events in events(), names_max in 0..4_usize) {
-        let mut windows = Windows::new(paths(), names_max, TimeMicros(0));
+        let mut windows = windows_of(names_max);
         for (at, event) in events.iter().enumerate() {
             add(&mut windows, event);
             prop_assert!(windows.names() <= names_max, "after {}", at);
@@ -156,7 +168,7 @@ fn at(second: i64, name: &str) -> Kept {
 
 #[test]
 fn a_flood_of_names_ends_and_names_that_come_all_the_time_stay() {
-    let mut windows = Windows::new(paths(), 10, TimeMicros(0));
+    let mut windows = windows_of(10);
     for second in 0..600 {
         add(&mut windows, &at(second, "real"));
         (0..5).for_each(|n| add(&mut windows, &at(second, &format!("made up {second} {n}"))));
@@ -172,8 +184,18 @@ fn a_flood_of_names_ends_and_names_that_come_all_the_time_stay() {
 }
 
 #[test]
+fn a_reserved_name_is_told_apart_however_many_there_are_and_however_long_it_was_silent() {
+    let reserved = vec!["rare".to_owned()];
+    let mut windows = Windows::new(LiveOptions { reserved, ..options(3) }, TimeMicros(0));
+    (0..7_200).for_each(|second| add(&mut windows, &at(second, &format!("made up {second}"))));
+    add(&mut windows, &at(7_200, "rare"));
+    let minute = WindowSpan::Minute.window_of(TimeMicros(7_200 * SECOND));
+    assert_eq!(windows.read(minute, Some("rare"), true).names[0].count, 1);
+}
+
+#[test]
 fn a_name_that_is_too_long_is_counted_with_the_others() {
-    let mut windows = Windows::new(paths(), 10, TimeMicros(0));
+    let mut windows = windows_of(10);
     add(&mut windows, &at(1, &"x".repeat(NAME_BYTES_MAX)));
     add(&mut windows, &at(1, &"x".repeat(NAME_BYTES_MAX + 1)));
     let read = windows.read(WindowSpan::Second.window_of(TimeMicros(SECOND)), None, true);
@@ -182,7 +204,7 @@ fn a_name_that_is_too_long_is_counted_with_the_others() {
 
 #[test]
 fn a_sum_beyond_all_numbers_stays_a_number() {
-    let mut windows = Windows::new(paths(), 10, TimeMicros(0));
+    let mut windows = windows_of(10);
     for _ in 0..3 {
         add(&mut windows, &Kept { numbers: [Some(f64::MAX), None], ..at(1, "a") });
     }
@@ -228,7 +250,7 @@ impl Bench {
         rig.pass_seconds(10 * 60 + 30 - 1);
         let topic = rig.topic("enriched", 3);
         let time = Arc::new(RigTime(rig.clock()));
-        let options = LiveOptions { names_max: 10, sums: paths() };
+        let options = options(10);
         let live = Arc::new(Live::new(Arc::clone(&rig.log), topic.clone(), time, options));
         let (stop, stopped) = watch::channel(false);
         let reader = tokio::spawn(Arc::clone(&live).run(stopped));
@@ -277,7 +299,7 @@ fn name(figures: &Figures) -> &str {
 fn told(viewer: &mut Viewer<MemoryLog>) -> Vec<String> {
     let line = |told| match told {
         Told::Gap(LiveGap { window, next }) => format!("gap {} {}", window.as_str(), &next[14..19]),
-        Told::Window { id, window } => {
+        Told::Window { id, window, .. } => {
             let counts = window.names.iter().map(|it| format!(" {}={}", name(it), it.count));
             let id = id.map(|id| format!(" id {id}")).unwrap_or_default();
             let (span, begin) = (window.window.as_str(), &window.begin[14..19]);
@@ -435,4 +457,178 @@ impl Bench {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Webhooks that answer as they are told to, and note what they were sent.
+#[derive(Default)]
+struct Webhooks {
+    calls: Mutex<Vec<(String, serde_json::Value)>>,
+    failures: Mutex<Vec<PostError>>,
+}
+
+impl Outbound for Webhooks {
+    fn post(&self, post: Post) -> Pending<'_, Result<Accepted, PostError>> {
+        let id = post.headers["webhook-id"].to_str().unwrap().to_owned();
+        let body: serde_json::Value = serde_json::from_slice(&post.body).unwrap();
+        assert_eq!(body["id"], *id);
+        self.calls.lock().push((id, body));
+        let failed = self.failures.lock().pop();
+        Box::pin(std::future::ready(failed.map_or(Ok(Accepted { status: 200 }), Err)))
+    }
+}
+
+impl Webhooks {
+    /// What each call told of which threshold.
+    fn told(&self) -> Vec<String> {
+        let told = |(_, body): &(String, serde_json::Value)| {
+            let text = |name: &str| body[name].as_str().unwrap().to_owned();
+            format!("{} {} {}", text("threshold"), &text("type")[10..], body["value"])
+        };
+        self.calls.lock().iter().map(told).collect()
+    }
+}
+
+fn above(name: &str, limit: f64) -> Alert {
+    let threshold = Threshold {
+        name: name.to_owned(),
+        event: Some("Bought".to_owned()),
+        of: Measure::Count,
+        window: WindowSpan::Second,
+        limit: Limit::Above { limit, back: limit },
+        hold: Duration::ZERO,
+    };
+    Alert { threshold, target: "http://127.0.0.1/hook".parse().unwrap(), key: None }
+}
+
+impl Bench {
+    /// Looks at thresholds until it is stopped, by what the log says of them.
+    fn alert(
+        &self,
+        webhooks: &Arc<Webhooks>,
+        alerts: Vec<Alert>,
+    ) -> (Arc<Alerts<MemoryLog>>, watch::Sender<bool>, JoinHandle<()>) {
+        let name = TopicName::new("_thresholds").unwrap();
+        let meta = MetaTopic::open(Arc::clone(&self.rig.log), self.rig.epoch, name);
+        let meta = Arc::new(block_on(meta).unwrap());
+        let time = Arc::new(RigTime(self.rig.clock()));
+        let (live, webhooks) = (Arc::clone(&self.live), Arc::clone(webhooks) as _);
+        let alerts = Arc::new(Alerts::new(live, meta, webhooks, time, alerts));
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(Arc::clone(&alerts).run(stopped));
+        (alerts, stop, running)
+    }
+
+    async fn pass(&self, seconds: i64) {
+        for _ in 0..seconds {
+            self.rig.pass_seconds(1);
+            self.read_nothing().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_called_once_when_crossed_and_once_when_over_whoever_dies_between() {
+    let (bench, webhooks) = (Bench::new(), Arc::new(Webhooks::default()));
+    let (alerts, stop, running) = bench.alert(&webhooks, vec![above("much", 1.0)]);
+    bench.read_nothing().await;
+    for _ in 0..4 {
+        bench.store(0, Some("Bought"), 1);
+        bench.store(1, Some("Bought"), 1);
+        bench.pass(1).await;
+    }
+    assert_eq!(webhooks.told(), ["much crossed 2.0"]);
+    assert_eq!(alerts.each().map(|(_, is_crossed, ..)| is_crossed).collect::<Vec<_>>(), [true]);
+    stop.send_replace(true);
+    running.await.unwrap();
+    let (alerts, stop, running) = bench.alert(&webhooks, vec![above("much", 1.0)]);
+    assert!(alerts.each().all(|(_, is_crossed, ..)| is_crossed), "it is not forgotten");
+    bench.pass(5).await;
+    assert_eq!(webhooks.told(), ["much crossed 2.0", "much over 0.0"]);
+    stop.send_replace(true);
+    running.await.unwrap();
+    let (_, stop, running) = bench.alert(&webhooks, vec![above("other", 1.0)]);
+    bench.pass(3).await;
+    stop.send_replace(true);
+    running.await.unwrap();
+    let (alerts, stop, running) = bench.alert(&webhooks, vec![above("much", 1.0)]);
+    bench.pass(3).await;
+    assert_eq!(webhooks.told().len(), 2, "what is past is not told again: {:?}", webhooks.told());
+    assert!(alerts.each().all(|(_, is_crossed, waiting, _)| !is_crossed && waiting == 0));
+    stop.send_replace(true);
+    running.await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_fails_is_made_again_and_delays_no_other() {
+    let (bench, webhooks) = (Bench::new(), Arc::new(Webhooks::default()));
+    let busy = PostError::status(503, Some(Duration::from_secs(30)), b"later");
+    webhooks.failures.lock().push(busy);
+    let both = || vec![above("first", 1.0), above("second", 1.0)];
+    let (alerts, stop, running) = bench.alert(&webhooks, both());
+    bench.read_nothing().await;
+    bench.store(0, Some("Bought"), 1);
+    bench.store(0, Some("Bought"), 1);
+    bench.pass(10).await;
+    let before = ["first crossed 2.0", "second crossed 2.0", "second over 0.0"];
+    assert_eq!(webhooks.told(), before, "the first waits with both");
+    stop.send_replace(true);
+    running.await.unwrap();
+    drop(alerts);
+    let (alerts, stop, running) = bench.alert(&webhooks, both());
+    bench.pass(30).await;
+    assert_eq!(webhooks.told()[3..], ["first crossed 2.0", "first over 0.0"]);
+    let ids: Vec<_> = webhooks.calls.lock().iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(ids[0], ids[3], "under the same id");
+    assert_eq!(alerts.each().next().unwrap().3.told.count(), 2);
+    stop.send_replace(true);
+    running.await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_is_not_made_again() {
+    let (bench, webhooks) = (Bench::new(), Arc::new(Webhooks::default()));
+    webhooks.failures.lock().push(PostError::status(404, None, b"no such hook"));
+    let (alerts, stop, running) = bench.alert(&webhooks, vec![above("much", 0.0)]);
+    bench.read_nothing().await;
+    bench.store(0, Some("Bought"), 1);
+    bench.pass(10).await;
+    assert_eq!(webhooks.told(), ["much crossed 1.0", "much over 0.0"]);
+    let counters = alerts.each().next().unwrap().3;
+    let counts = [&counters.told, &counters.failed, &counters.given_up].map(|it| it.count());
+    assert_eq!(counts, [1, 1, 1]);
+    stop.send_replace(true);
+    running.await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn messages_say_what_is_crossed_to_programs_and_people() {
+    let (bench, webhooks) = (Bench::new(), Arc::new(Webhooks::default()));
+    let mut alert = above("takings", 10.0);
+    alert.threshold.of = Measure::Sum("properties.total".parse().unwrap());
+    let (_, stop, running) = bench.alert(&webhooks, vec![alert]);
+    bench.read_nothing().await;
+    bench.store(0, Some("Bought"), 12);
+    bench.pass(2).await;
+    let (_, body) = webhooks.calls.lock()[0].clone();
+    assert_eq!(
+        body["text"],
+        "takings is crossed: above 10. Bought, sum of properties.total in 1s: 12"
+    );
+    for (name, value) in [
+        ("of", serde_json::json!("sum")),
+        ("property", serde_json::json!("properties.total")),
+        ("event", serde_json::json!("Bought")),
+        ("window", serde_json::json!("1s")),
+        ("above", serde_json::json!(10.0)),
+        ("below", serde_json::Value::Null),
+    ] {
+        assert_eq!(body[name], value, "{name}");
+    }
+    assert_eq!(&body["begin"].as_str().unwrap()[14..19], "10:30");
+    stop.send_replace(true);
+    running.await.unwrap();
+    bench.end().await;
 }

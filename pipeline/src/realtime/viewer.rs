@@ -41,6 +41,8 @@ pub enum Told {
         /// By which it can be gone on from: the second in which it ended. Of windows that end
         /// together only the last has it.
         id: Option<i64>,
+        /// The first moment after it.
+        end: TimeMicros,
         /// Its figures.
         window: LiveWindow,
     },
@@ -81,8 +83,9 @@ impl<L: Log + ?Sized> Viewer<L> {
         *place = window.plus(1);
         let has_company = next.iter().any(|other| other.end() == window.end());
         let id = (!has_company).then(|| window.end().0.div_euclid(SECOND_MICROS));
+        let end = window.end();
         let window = reading.windows.read(window, self.view.name.as_deref(), true);
-        Some(Told::Window { id, window })
+        Some(Told::Window { id, end, window })
     }
 
     /// The minute that is not over, as far as it was read.

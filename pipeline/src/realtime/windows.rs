@@ -11,6 +11,7 @@ use tracklog_protocol::TimeMicros;
 use tracklog_protocol::line::format_time;
 
 use super::figures::{Figures, LiveWindow, SumFigure};
+use super::live::LiveOptions;
 use super::ring::{Cell, Ring, Sum, WINDOWS_KEPT};
 use super::span::{Window, WindowSpan};
 use super::sum::SumPath;
@@ -37,8 +38,7 @@ pub(super) struct Seen<'a> {
 /// The windows.
 #[derive(Debug)]
 pub(super) struct Windows {
-    paths: Vec<SumPath>,
-    names_max: usize,
+    options: LiveOptions,
     names: HashMap<Box<str>, Series, foldhash::fast::RandomState>,
     total: Series,
     other: Series,
@@ -56,12 +56,12 @@ struct Series {
 }
 
 impl Windows {
-    /// Windows that begin at `since` or later, of at most `names_max` names beside the others.
-    pub(super) fn new(paths: Vec<SumPath>, names_max: usize, since: TimeMicros) -> Self {
-        let (total, other) = (Series::beginning_at(since), Series::beginning_at(since));
-        let numbers = Vec::with_capacity(paths.len());
-        let names = HashMap::default();
-        Self { paths, names_max, names, total, other, since, numbers }
+    /// Windows that begin at `since` or later.
+    pub(super) fn new(options: LiveOptions, since: TimeMicros) -> Self {
+        let series = || Series::beginning_at(since);
+        let names = options.reserved.iter().map(|name| (name.as_str().into(), series())).collect();
+        let numbers = Vec::with_capacity(options.sums.len());
+        Self { options, names, total: series(), other: series(), since, numbers }
     }
 
     pub(super) fn names(&self) -> usize {
@@ -87,7 +87,8 @@ impl Windows {
         self.numbers.extend(seen.numbers.iter().map(number));
         let numbers = &self.numbers;
         self.total.add(seen.stored, cell, numbers);
-        let has_room = self.names.len() < self.names_max && seen.name.len() <= NAME_BYTES_MAX;
+        let has_room =
+            self.names.len() < self.options.names_max && seen.name.len() <= NAME_BYTES_MAX;
         let series = match self.names.get_mut(seen.name) {
             Some(series) => series,
             None if has_room => {
@@ -101,7 +102,7 @@ impl Windows {
 
     /// The window, of one name alone where one is asked for.
     pub(super) fn read(&self, window: Window, of: Option<&str>, complete: bool) -> LiveWindow {
-        let figures = |series: &Series| series.figures(window, &self.paths);
+        let figures = |series: &Series| series.figures(window, &self.options.sums);
         let has_events = |series: &Series| series.ring(window.span).cell(window.index).count > 0;
         let told = |name: &str, series: &Series| {
             let figures = has_events(series).then(|| figures(series))?;
@@ -124,11 +125,12 @@ impl Windows {
 
     /// What gives its place up when `minute` begins.
     fn give_up_silent(&mut self, minute: i64) {
-        let is_full = self.names.len() >= self.names_max;
+        let is_full = self.names.len() >= self.options.names_max;
         let silent = if is_full { SILENT_MINUTES_MAX + 1 } else { WINDOWS_KEPT };
-        let other = &mut self.other;
-        self.names.retain(|_, series| {
-            let stays = series.minutes.newest() > minute.saturating_sub(silent);
+        let (other, reserved) = (&mut self.other, &self.options.reserved);
+        self.names.retain(|name, series| {
+            let stays = series.minutes.newest() > minute.saturating_sub(silent)
+                || reserved.iter().any(|reserved| **reserved == **name);
             if !stays {
                 other.take(series);
             }

@@ -128,7 +128,7 @@ async fn send_due(viewer: &mut Viewer<dyn Log>, sender: &LinesSender) -> Option<
         has_sent = true;
     }
     if let Some(window) = viewer.unfinished() {
-        sender.send(event(&Told::Window { id: None, window }).into()).await.then_some(())?;
+        sender.send(event_text("window", None, &window).into()).await.then_some(())?;
         has_sent = true;
     }
     Some(has_sent)
@@ -136,7 +136,7 @@ async fn send_due(viewer: &mut Viewer<dyn Log>, sender: &LinesSender) -> Option<
 
 fn event(told: &Told) -> String {
     match told {
-        Told::Window { id, window } => event_text("window", *id, window),
+        Told::Window { id, window, .. } => event_text("window", *id, window),
         Told::Gap(gap) => event_text("gap", None, gap),
     }
 }

@@ -14,6 +14,7 @@
 //! engine.
 
 mod archive;
+mod live;
 pub(crate) mod routing;
 pub(crate) mod sources;
 pub(crate) mod stages;

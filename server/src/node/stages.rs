@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracklog_log::meta::MetaError;
 use tracklog_log::{Epoch, Log, Pending, Topic};
 use tracklog_pipeline::enrich::device::{Device, DeviceOptions};
 use tracklog_pipeline::enrich::geo::{Edge, Geo, GeoOptions};
@@ -30,6 +31,7 @@ use tracklog_pipeline::state::{
 };
 use tracklog_protocol::TimeMicros;
 
+use super::live::LiveFigures;
 use crate::clock;
 use crate::config::{ConfigError, EnrichSettings, RouteFrom, RouteSettings, Settings};
 use crate::folder::DataFolder;
@@ -48,6 +50,9 @@ pub enum StagesError {
     /// The groups can't be read.
     #[error(transparent)]
     Groups(#[from] GroupError),
+    /// How thresholds stand can't be read.
+    #[error("how thresholds stand can't be read: {0}")]
+    Thresholds(#[from] MetaError),
     /// The state can't be read.
     #[error("the state of enrichment: {0}")]
     State(#[from] StateError),
@@ -78,7 +83,7 @@ pub(super) struct Stages {
     groups: Arc<Groups<dyn Log>>,
     enrich: Option<(Arc<Enriching>, Flusher)>,
     routing: Arc<Routing>,
-    live: Option<Arc<Live<dyn Log>>>,
+    live: Option<LiveFigures>,
     lags: Arc<Mutex<Vec<GroupLag>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -157,7 +162,11 @@ impl Stages {
         let (enrich, routing, tasks) = (None, Routing::start(parts).await?, Vec::new());
         let live = None;
         let mut stages = Self { groups, enrich, routing, live, lags, stop, tasks, threads };
-        stages.start_live(settings, &log, &topics);
+        if settings.live.enabled {
+            let last = if settings.enrich.enabled { &topics.enriched } else { &topics.raw };
+            let live = LiveFigures::open(&settings.live, &log, epoch, last.clone()).await?;
+            stages.start_live(live);
+        }
         let geo = geo(settings)?.map(Arc::new);
         if let Some(geo) = geo.clone() {
             look_at_files(geo).await;
@@ -203,14 +212,9 @@ impl Stages {
     }
 
     /// Live figures, of what comes last.
-    fn start_live(&mut self, settings: &Settings, log: &Arc<dyn Log>, topics: &StageTopics) {
-        if !settings.live.enabled {
-            return;
-        }
-        let last = if settings.enrich.enabled { &topics.enriched } else { &topics.raw };
-        let (log, time) = (Arc::clone(log), Arc::new(NodeTime));
-        let live = Arc::new(Live::new(log, last.clone(), time, settings.live.options()));
-        self.tasks.push(self.threads.spawn(Arc::clone(&live).run(self.stop.subscribe())));
+    fn start_live(&mut self, live: LiveFigures) {
+        let tasks = live.tasks(&self.stop).into_iter();
+        self.tasks.extend(tasks.map(|task| self.threads.spawn(task)));
         self.live = Some(live);
     }
 
@@ -259,7 +263,7 @@ impl Stages {
 
     /// The node's live figures.
     pub(super) fn live(&self) -> Option<Arc<Live<dyn Log>>> {
-        self.live.clone()
+        self.live.as_ref().map(LiveFigures::live)
     }
 
     /// The threads that stages run on.
@@ -302,7 +306,7 @@ pub(crate) struct StageMetrics {
     lags: Arc<Mutex<Vec<GroupLag>>>,
     enriching: Option<Arc<Enriching>>,
     routing: Arc<Routing>,
-    live: Option<Arc<Live<dyn Log>>>,
+    live: Option<LiveFigures>,
 }
 
 impl StageMetrics {
@@ -322,7 +326,7 @@ impl StageMetrics {
             crate::metrics::encode_enrich_state(&state.counts(), text);
         }
         if let Some(live) = &self.live {
-            crate::metrics::encode_live(live, text);
+            live.encode(text);
         }
     }
 }

@@ -53,7 +53,8 @@ Of [enrich]: enabled, threads, failed_lookup (keep, reject). Of [enrich.device],
 [enrich.identity]: enabled. Of [enrich.geo]: enabled, databases, stated_addresses, edge (cloudflare,
 cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes. Of
 [enrich.session]: enabled, inactivity.
-Of [live]: enabled, names_max, clients_max, sums.
+Of [live]: enabled, names_max, clients_max, sums. Of [[live.thresholds]]: name, event, of (count,
+rate, sum), property, window (1s, 1m), above or below, back, for, url, secret or secret_file.
 Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
 flush_interval.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as

@@ -1,13 +1,18 @@
 //! Live figures of a real node: over HTTP, and by `tracklog watch`.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use crate::rig::{Node, ended, enriched, run, signal, text, tracklog};
 
@@ -199,4 +204,85 @@ fn watch_prints_a_line_a_window_and_ends_at_once_when_told() {
     let ran = ended(watching);
     assert_eq!((ran.status, &*ran.stderr), (0, ""));
     assert!(node.terminate().0.success());
+}
+
+/// A webhook: gives these answers in turn, the last of them for ever, and tells what it was sent.
+fn webhook(answers: &'static [u16]) -> (u16, Receiver<(String, String)>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, calls) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answers = answers.iter().chain(std::iter::repeat(answers.last().unwrap()));
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut head, mut length) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
+                let line = head.lines().last().unwrap_or_default();
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let status = answers.next().unwrap();
+            let answer =
+                format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            if told.send((head, String::from_utf8(body).unwrap())).is_err() {
+                return;
+            }
+        }
+    });
+    (port, calls)
+}
+
+fn header<'h>(head: &'h str, name: &str) -> &'h str {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
+}
+
+#[test]
+fn a_threshold_calls_its_webhook_when_crossed_and_when_over_and_once_each() {
+    const SECRET: &str = "0123456789abcdef";
+    let parent = tempfile::tempdir().unwrap();
+    let (data, config) = (parent.path().join("data"), parent.path().join("tracklog.toml"));
+    let (port, calls) = webhook(&[503, 200]);
+    let threshold = format!(
+        "[[live.thresholds]]\nname = \"takings\"\nevent = \"Order Completed\"\nof = \"sum\"\n\
+         property = \"properties.total\"\nwindow = \"1s\"\nabove = 2\n\
+         url = \"http://127.0.0.1:{port}/hook\"\nsecret = \"{SECRET}\"\n"
+    );
+    std::fs::write(&config, threshold).unwrap();
+    let node = Node::start_with(&data, |command| command.args(["--config", text(&config)]));
+    send(&node);
+    let next = || calls.recv_timeout(PATIENCE).unwrap();
+    let (first_head, first) = next();
+    let (head, body) = next();
+    assert_eq!(header(&head, "webhook-id"), header(&first_head, "webhook-id"), "the same again");
+    assert_eq!(body, first);
+    assert!(head.starts_with("POST /hook HTTP/1.1\r\n"), "{head}");
+    let signed =
+        format!("{}.{}.{body}", header(&head, "webhook-id"), header(&head, "webhook-timestamp"));
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(signed.as_bytes());
+    let signature = STANDARD.encode(mac.finalize().into_bytes());
+    assert_eq!(header(&head, "webhook-signature"), format!("v1,{signature}"));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&body["type"], &body["threshold"]),
+        (&json!("threshold.crossed"), &json!("takings"))
+    );
+    let (_, over) = next();
+    let over: Value = serde_json::from_str(&over).unwrap();
+    assert_eq!((&over["type"], &over["value"]), (&json!("threshold.over"), &json!(0.0)));
+    node.await_metrics(&[
+        "tracklog_threshold_crossed{threshold=\"takings\"} 0",
+        "tracklog_threshold_calls_total{threshold=\"takings\",result=\"told\"} 2",
+        "tracklog_threshold_calls_total{threshold=\"takings\",result=\"failed\"} 1",
+    ]);
+    assert!(node.terminate().0.success());
+    // Looked at again, by the same log, they stand as they stood.
+    let node = Node::start_with(&data, |command| command.args(["--config", text(&config)]));
+    node.await_metrics(&["tracklog_live_events_total 6"]);
+    assert!(node.terminate().0.success());
+    assert!(calls.try_recv().is_err(), "nothing is told twice");
 }

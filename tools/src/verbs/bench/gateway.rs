@@ -48,7 +48,7 @@ pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     measured
 }
 
-async fn start(folder: &Path, run: &Run) -> Result<Node, Failure> {
+pub(super) async fn start(folder: &Path, run: &Run) -> Result<Node, Failure> {
     let flags = Flags {
         data: Some(folder.join("node")),
         http: Some("127.0.0.1:0".to_owned()),
@@ -92,7 +92,7 @@ fn requests(make: impl Fn(usize) -> Vec<u8>) -> Arc<Vec<Vec<u8>>> {
 }
 
 /// One event of about 780 bytes.
-fn event(number: usize) -> String {
+pub(super) fn event(number: usize) -> String {
     let event = |filler: &str| {
         format!(
             r#"{{"type":"track","event":"product.viewed","messageId":"bench-{number:08}","anonymousId":"anon-{number:06}","userId":"user-{number:05}","timestamp":"2026-01-02T03:04:05.678Z","properties":{{"product_id":"p-{number}","name":"Linen shirt","category":"clothing","price":59.00,"currency":"EUR","quantity":1,"list":"search results","position":7}},"context":{{"library":{{"name":"bench","version":"1.0.0"}},"locale":"en-GB","page":{{"path":"/shop/linen-shirt","url":"https://shop.example/shop/linen-shirt","title":"Linen shirt"}},"userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0","note":"{filler}"}}}}"#

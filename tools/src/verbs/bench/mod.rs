@@ -5,6 +5,7 @@
 
 mod append;
 mod gateway;
+mod live;
 mod open_loop;
 mod raw;
 mod replay;
@@ -61,6 +62,14 @@ Examples:
 Examples:
   tracklog bench gateway --json")]
     Gateway,
+    /// How soon after its ack an event is enriched, at 5,000 events a second
+    #[command(after_help = "\
+Clients send single events over HTTP when they are due, whether others are answered or not; a reader in
+the node's process waits at the end of `enriched`.
+
+Examples:
+  tracklog bench live --seconds 10")]
+    Live,
 }
 
 /// How it is measured.
@@ -211,6 +220,7 @@ impl BenchCommand {
                 What::Append => append::measure(&self.run).await,
                 What::Replay => replay::measure(&self.run).await,
                 What::Gateway => gateway::measure(&self.run).await,
+                What::Live => live::measure(&self.run).await,
             }
         })?;
         show(&figures, self.run.json)

@@ -20,7 +20,7 @@ use super::append::latencies;
 use crate::failure::Failure;
 
 /// The longest answer that is expected.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// A load: the same request from many connections, each waiting for its answer.
 #[derive(Clone)]
@@ -109,7 +109,10 @@ impl Load {
 }
 
 /// Reads one answer, which must be a 200 of stated length.
-async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> io::Result<()> {
+pub(super) async fn read_answer<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;
