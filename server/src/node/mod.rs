@@ -253,6 +253,13 @@ impl Node {
         &self.registry
     }
 
+    /// How many events its archive took since it began; nothing where there is none.
+    #[must_use]
+    pub fn archived(&self) -> Option<u64> {
+        let counters = self.archive.as_ref()?.counters();
+        Some(counters.topics.iter().map(|topic| topic.rows.count()).sum())
+    }
+
     /// Its live figures, watched from now on; nothing where they are off.
     #[must_use]
     pub fn watch(&self) -> Option<Watch> {

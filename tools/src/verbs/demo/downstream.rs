@@ -13,6 +13,8 @@ pub(super) struct Downstream {
     pub(super) enriched: u64,
     /// Events of the topics that rules write to, by topic.
     pub(super) routed: Vec<(&'static str, u64)>,
+    /// Rows of `raw` and `enriched` in the archive.
+    pub(super) archived: u64,
     /// Events in the last second that is over, by name, the most frequent first.
     pub(super) live: Vec<(String, u64)>,
 }
@@ -25,7 +27,8 @@ impl Downstream {
         let window = watch.and_then(Watch::last_second);
         let names = window.into_iter().flat_map(|window| &window.names);
         let live = names.filter_map(|it| Some((it.name.clone()?, it.count))).collect();
-        Self { enriched: records(&*log, "enriched"), routed, live }
+        let archived = node.archived().unwrap_or_default();
+        Self { enriched: records(&*log, "enriched"), routed, archived, live }
     }
 }
 

@@ -204,6 +204,7 @@ fn live_lines(
     );
     lines.push(format!("enriched   {:>9}", behind.enriched));
     lines.push(format!("routed     {}", counted(&behind.routed)));
+    lines.push(format!("archived   {:>9}  rows of raw and enriched", behind.archived));
     if !behind.live.is_empty() {
         lines.push(format!("last second  {}", counted(&behind.live)));
     }
@@ -227,13 +228,14 @@ fn plain_line(
 ) -> String {
     format!(
         "{:>4} s  accepted {} ({accepted:.0}/s)  rejected {} ({refused:.0}/s)  enriched {}  \
-         routed: {}  live {}/s  failed {}  p50 {}  p99 {}",
+         routed: {}  live {}/s  archived {}  failed {}  p50 {}  p99 {}",
         ran.as_secs(),
         counts.accepted,
         rejected(counts),
         behind.enriched,
         counted(&behind.routed),
         behind.live.iter().map(|(_, count)| count).sum::<u64>(),
+        behind.archived,
         counts.failed,
         quantile(counts, 0.5),
         quantile(counts, 0.99),
@@ -251,7 +253,8 @@ mod tests {
         let why = "/properties/price is not of type number".to_owned();
         counts.rejected.insert("schema".to_owned(), Rejected { count: 2, why });
         let live = vec![("Order Completed".to_owned(), 2), ("$page".to_owned(), 1)];
-        let behind = Downstream { enriched: 6, routed: vec![("orders", 2), ("gold", 1)], live };
+        let routed = vec![("orders", 2), ("gold", 1)];
+        let behind = Downstream { enriched: 6, routed, archived: 12, live };
         let lines = live_lines(&counts, (1.0, 0.5), &behind, Duration::from_secs(61));
         assert_eq!(lines[0], "running    01:01");
         assert_eq!(lines[3], "rejected           2        0/s");
@@ -259,6 +262,7 @@ mod tests {
         let behind = [
             "enriched           6",
             "routed     orders 2, gold 1",
+            "archived          12  rows of raw and enriched",
             "last second  Order Completed 2, $page 1",
         ];
         assert_eq!(lines[5..], behind);
