@@ -4,8 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::{
+    ArrayRef, BinaryArray, Decimal128Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
 use crate::rig::{Node, Ran, ended, replay, run, text, tracklog};
@@ -270,6 +277,42 @@ fn what_is_no_file_of_rows_is_refused_before_anything_is_stored() {
     let data = parent.path().join("data");
     let alone = run(&["backfill", text(&file), "--data", text(&data)]);
     assert!(alone.refusal().contains("no node serves from it"), "{alone:?}");
+}
+
+#[test]
+fn a_parquet_file_is_read_with_the_types_that_it_has() {
+    let rig = Rig::start();
+    let path = rig.file("sales.parquet", "");
+    let times = [Some(1_735_689_600_123_456), None, Some(1_735_689_601_000_000)];
+    let times = TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC");
+    let users: [Option<&[u8]>; 3] = [Some(b"007"), Some(b"u2"), Some(b"\xff")];
+    let prices = Decimal128Array::from(vec![1_250, 10, 7]);
+    let columns: [(&str, ArrayRef); 4] = [
+        ("at", Arc::new(times)),
+        ("userId", Arc::new(BinaryArray::from(users.to_vec()))),
+        ("event", Arc::new(StringArray::from(vec!["Paid"; 3]))),
+        ("price", Arc::new(prices.with_precision_and_scale(9, 2).unwrap())),
+    ];
+    let columns = columns.map(|(name, column)| (name, column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+
+    let map = ["--map", "at=timestamp"];
+    let refused = rig.backfill(&path, &["--types", "price=number"]);
+    assert!(refused.refusal().contains("--types is nothing for such a file"), "{refused:?}");
+    let (status, summary) = rig.summary(&path, &map);
+    assert_eq!((status, counts(&summary)), (1, [2, 0, 1, 1]), "{summary}");
+    assert_eq!(counts(&rig.summary(&path, &map).1), [0, 2, 1, 1]);
+    let raw = run(&["replay", "raw", "--json", "--data", text(&rig.data())]).stdout;
+    for part in ["\"userId\":\"007\"", "\"price\":12.50", "2025-01-01T00:00:00.123456Z"] {
+        assert!(raw.contains(part), "{part} in {raw}");
+    }
+    let rejected = rig.rejected();
+    assert_eq!(texts(&rejected, "/message"), ["row 3: column userId: its bytes are no text"]);
 }
 
 const ROWS: u64 = 40_000;

@@ -57,6 +57,11 @@ impl Input {
         Ok(Self { name, hash, bytes, path, changed, _spool: Some(spool) })
     }
 
+    /// Its bytes as they lie there.
+    pub(super) fn file(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
     /// Its content, unpacked, without a byte order mark. `bytes_read` tells how far it is.
     pub(super) fn read(&self, bytes_read: Arc<AtomicU64>) -> io::Result<Box<dyn BufRead + Send>> {
         let mut file = File::open(&self.path)?;

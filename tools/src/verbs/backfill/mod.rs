@@ -3,7 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `input` | a file, its hash, its content unpacked |
-//! | `rows`, `csv`, `columns` | rows out of it, as events in JSON |
+//! | `rows`, `csv`, `parquet`, `columns` | rows out of it, as events in JSON |
 //! | `chunks` | rows put together to what is sent at once |
 //! | `sending` | chunks to the node, with patience |
 //!
@@ -13,6 +13,7 @@ mod chunks;
 mod columns;
 mod csv;
 mod input;
+mod parquet;
 mod rows;
 mod sending;
 
@@ -34,6 +35,7 @@ use crate::span::span;
 use chunks::{OpenRows, read_ahead};
 use csv::{ColumnType, CsvOptions, CsvRows};
 use input::Input;
+use parquet::ParquetRows;
 use rows::JsonLines;
 use sending::Sender;
 
@@ -48,10 +50,12 @@ const REJECTED_SHOWN_MAX: usize = 10;
 #[derive(Args)]
 #[command(after_help = "\
 Formats: NDJSON, an event a line; CSV (and TSV) with the names of the columns in its first line; each
-plain, gzipped or zstd. A column is the field that it is called (userId, event, timestamp, messageId,
-type, properties.price, context.page.url) and else a property of its own name. Values are text,
-unless --types says number, boolean or json; columns that are whole objects (properties) are JSON.
-An event without a type is a track call, one without an id gets one made of file and line.
+plain, gzipped or zstd; Parquet. A column is the field that it is called (userId, event, timestamp,
+messageId, type, properties.price, context.page.url) and else a property of its own name. Values of a
+CSV are text, unless --types says number, boolean or json; columns that are whole objects (properties)
+are JSON. Those of a Parquet file have its types: decimals keep all digits, bytes that are no text cost
+their row, INT96 is in UTC. An event without a type is a track call, one without an id gets one made
+of file and line.
 
 Times: RFC 3339 with a zone, or an epoch. 03/04/2025 is refused, and so is a time without a zone
 unless --zoneless utc says what it is. A row without a time is stored under the present one, and
@@ -78,7 +82,7 @@ pub(crate) struct Backfill {
     /// CSV: columns whose values are no text but number, boolean or json
     #[arg(long, value_name = "COLUMN=TYPE,…", value_delimiter = ',', value_parser = type_of)]
     types: Vec<(String, ColumnType)>,
-    /// CSV: columns that are another field than they are called; without a field they are left out
+    /// CSV, Parquet: columns that are another field than they are called; without a field they are left out
     #[arg(long, value_name = "COLUMN=FIELD,…", value_delimiter = ',', value_parser = field_of)]
     map: Vec<(String, Option<String>)>,
     /// CSV: the names of the columns, where the first line does not have them
@@ -104,6 +108,7 @@ pub(crate) struct Backfill {
 enum Format {
     Ndjson,
     Csv,
+    Parquet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -168,6 +173,7 @@ impl Backfill {
     async fn one(&self, path: &Path, output: &mut Output) -> Result<Summary, Failure> {
         let began = Instant::now();
         let format = self.format_of(path)?;
+        self.check_options(format, path)?;
         let input = Arc::new(Input::open(path)?);
         let reading = self.reading(format, path);
         let mut sender = Sender::new(self, &input, &reading);
@@ -266,11 +272,15 @@ impl Backfill {
         let by_name = || match extension(path).as_str() {
             "ndjson" | "jsonl" | "json" => Some(Format::Ndjson),
             "csv" | "tsv" => Some(Format::Csv),
+            "parquet" => Some(Format::Parquet),
             _ => None,
         };
         self.format.or_else(by_name).ok_or_else(|| {
             let name = path.display();
-            Failure::of(name, "its name does not say what it is: give --format ndjson or csv")
+            Failure::of(
+                name,
+                "its name does not say what it is: give --format ndjson, csv or parquet",
+            )
         })
     }
 
@@ -286,50 +296,76 @@ impl Backfill {
 
     /// How the file is read, in words that are the same whenever its rows are.
     fn reading(&self, format: Format, path: &Path) -> String {
+        let CsvOptions { delimiter, columns, fields, types } = self.csv_options(path);
         let mut words = match format {
             Format::Ndjson => "ndjson".to_owned(),
-            Format::Csv => {
-                let CsvOptions { delimiter, columns, fields, types } = self.csv_options(path);
-                let mut words = format!("csv {:?}", char::from(delimiter));
-                let mut add = |name: &str, values: Vec<String>| {
-                    if !values.is_empty() {
-                        words.push_str(&format!(" --{name} {}", values.join(",")));
-                    }
-                };
-                add("columns", columns.unwrap_or_default());
-                let field = |(column, field): (&String, &Option<String>)| {
-                    format!("{column}={}", field.as_deref().unwrap_or_default())
-                };
-                add("map", fields.iter().map(field).collect());
-                let kind = |(column, kind): (&String, &ColumnType)| format!("{column}={kind:?}");
-                add("types", types.iter().map(kind).collect());
-                words
+            Format::Parquet => "parquet".to_owned(),
+            Format::Csv => format!("csv {:?}", char::from(delimiter)),
+        };
+        let mut add = |name: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                words.push_str(&format!(" --{name} {}", values.join(",")));
             }
         };
+        add("columns", columns.unwrap_or_default());
+        let field = |(column, field): (&String, &Option<String>)| {
+            format!("{column}={}", field.as_deref().unwrap_or_default())
+        };
+        add("map", fields.iter().map(field).collect());
+        let kind = |(column, kind): (&String, &ColumnType)| format!("{column}={kind:?}");
+        add("types", types.iter().map(kind).collect());
         if self.zoneless == ZonelessArg::Utc {
             words.push_str(" --zoneless utc");
         }
         words
     }
 
+    /// Refuses options that say nothing of such a file.
+    fn check_options(&self, format: Format, path: &Path) -> Result<(), Failure> {
+        let of_csv = [
+            ("--types", !self.types.is_empty()),
+            ("--columns", self.columns.is_some()),
+            ("--delimiter", self.delimiter.is_some()),
+        ];
+        let idle = match format {
+            Format::Csv => None,
+            Format::Parquet => of_csv.iter().find(|(_, is_given)| *is_given),
+            Format::Ndjson if !self.map.is_empty() => Some(&("--map", true)),
+            Format::Ndjson => of_csv.iter().find(|(_, is_given)| *is_given),
+        };
+        match idle {
+            None => Ok(()),
+            Some((option, _)) => {
+                let what = format!("{option} is nothing for such a file");
+                Err(Failure::of(path.display(), what))
+            }
+        }
+    }
+
     fn rows(&self, format: Format, path: &Path, input: &Arc<Input>) -> OpenRows {
         let (options, input) = (self.csv_options(path), Arc::clone(input));
         Box::new(move |bytes_read| {
-            let mut text = input.read(bytes_read).map_err(|error| error.to_string())?;
+            let text = || input.read(Arc::clone(&bytes_read)).map_err(|error| error.to_string());
             Ok(match format {
-                Format::Csv => Box::new(CsvRows::new(text, &options)?),
-                Format::Ndjson => {
-                    let begin = text.fill_buf().map_err(|error| error.to_string())?;
-                    if begin.trim_ascii_start().starts_with(b"[") {
-                        let what =
-                            "it is a JSON array: give its events a line each, as `jq -c .[]` does";
-                        return Err(what.to_owned());
-                    }
-                    Box::new(JsonLines::new(text))
+                Format::Csv => Box::new(CsvRows::new(text()?, &options)?),
+                Format::Ndjson => Box::new(JsonLines::new(lines(text()?)?)),
+                Format::Parquet => {
+                    let file = input.file().map_err(|error| error.to_string())?;
+                    Box::new(ParquetRows::new(file, &options.fields, bytes_read)?)
                 }
             })
         })
     }
+}
+
+/// What holds an event a line, as far as its beginning tells.
+fn lines<R: std::io::BufRead>(mut text: R) -> Result<R, String> {
+    let begin = text.fill_buf().map_err(|error| error.to_string())?;
+    if begin.trim_ascii_start().starts_with(b"[") {
+        let what = "it is a JSON array: give its events a line each, as `jq -c .[]` does";
+        return Err(what.to_owned());
+    }
+    Ok(text)
 }
 
 /// The name's end, that of a compression aside.
