@@ -22,7 +22,8 @@ use std::time::Duration;
 
 pub use archive::ArchiveSettings;
 pub use enrich::{
-    EnrichSettings, FailedLookup, GeoSettings, ProfileSettings, SessionSettings, Switch,
+    EnrichSettings, ExternalStore, FailedLookup, ForEach, GeoSettings, Hidden, ProfileSettings,
+    ProfileStoreName, RedisLayout, SessionSettings, Switch,
 };
 pub use file::{
     BackendName, IpSetting, SourceSettings, UnknownEventsSetting, UserIdSetting, WhenFullSetting,
@@ -167,6 +168,8 @@ impl Settings {
         settings.live = document.live;
         settings.archive = document.archive;
         check_sources(&settings.sources, &origin)?;
+        let profile = settings.enrich.profile.external();
+        profile.map_err(|what| ConfigError::new(format!("{origin}: [enrich.profile]"), what))?;
         settings.take_flags(flags)?;
         Ok(settings)
     }

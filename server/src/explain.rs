@@ -189,7 +189,8 @@ impl Explainer {
         }
         let event = EventView::of(record).expect("what is not rejected is an event");
         let mut found = Enrichment::default();
-        let looks = explain(&self.enrichers, &event, &mut state, &mut found, clock::nanos);
+        let enrichers = &self.enrichers.all;
+        let looks = explain(enrichers, &event, &mut state, &mut found, clock::nanos).await;
         Ok(Explanation {
             message_id: Some(event.message_id().to_owned()),
             rejected: None,
@@ -220,7 +221,8 @@ impl Explainer {
         }
         let (mut found, mut builder) = (Enrichment::default(), EventBuilder::new());
         let mut state = self.state.begin(self.state.partition()).await?;
-        explain(&self.enrichers, &event, &mut state, &mut found, clock::nanos);
+        let enrichers = &self.enrichers.all;
+        explain(enrichers, &event, &mut state, &mut found, clock::nanos).await;
         Ok(routes::explain(text, enriched(&event, &found, &mut builder))?)
     }
 
@@ -314,7 +316,7 @@ pub async fn offline(
         sources: source(settings, question)?.into_iter().collect(),
         proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         registry: Arc::new(registry.into_registry()),
-        enrichers: enrichers(&settings.enrich, geo),
+        enrichers: enrichers(&settings.enrich, geo)?,
         state: Arc::new(state_of(settings, log, scratch).await?),
     })
 }

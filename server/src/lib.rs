@@ -40,6 +40,7 @@ mod metrics;
 pub mod node;
 pub mod offline;
 pub mod outbound;
+mod profiles;
 pub mod replay;
 pub mod reprocess;
 pub mod routes;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tracklog_engine::{State, Status};
 use tracklog_log::Log;
 use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
+use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::stage::Enlisted;
 use tracklog_pipeline::groups::GroupLag;
 use tracklog_pipeline::realtime::{Alerts, Live};
-use tracklog_pipeline::stage::StageCounters;
+use tracklog_pipeline::stage::{Counter, StageCounters};
 use tracklog_pipeline::state::StateCounts;
 use tracklog_protocol::TimeMicros;
 
@@ -180,6 +181,42 @@ pub(crate) fn encode_enrichers(enrichers: &[Enlisted], text: &mut String) {
         let seconds = Duration::from_nanos(counters.timed_nanos.count()).as_secs_f64();
         writeln!(text, "{TIMED}_sum{labels} {seconds}").expect("a string takes all text");
     }
+}
+
+/// Appends what came of asking a profile store outside.
+pub(crate) fn encode_profile_store(profile: &ExternalProfile, text: &mut String) {
+    const TRIPS: &str = "tracklog_profile_store_requests";
+    const SECONDS: &str = "tracklog_profile_store_request_seconds";
+    const PROFILES: &str = "tracklog_profile_store_profiles";
+    let (store, counters) = (profile.store_name(), profile.counters());
+    let labels = format!("{{store=\"{store}\"}}");
+    declare(text, TRIPS, "counter", "Requests to the profile store, by what came of them.");
+    for (result, counter) in [
+        ("answered", &counters.answered),
+        ("failed", &counters.failed),
+        ("late", &counters.late),
+        ("refused", &counters.refused),
+    ] {
+        let labels = format!("{{store=\"{store}\",result=\"{result}\"}}");
+        line(text, &format!("{TRIPS}_total"), &labels, counter.count());
+    }
+    declare(text, SECONDS, "summary", "How long requests took that were made.");
+    let made = [&counters.answered, &counters.failed, &counters.late];
+    line(text, &format!("{SECONDS}_count"), &labels, made.map(Counter::count).iter().sum());
+    let seconds = Duration::from_nanos(counters.nanos.count()).as_secs_f64();
+    writeln!(text, "{SECONDS}_sum{labels} {seconds}").expect("a string takes all text");
+    declare(text, PROFILES, "counter", "Users and groups looked up, by where.");
+    for (place, counter) in [("store", &counters.asked), ("cache", &counters.cached)] {
+        let labels = format!("{{store=\"{store}\",place=\"{place}\"}}");
+        line(text, &format!("{PROFILES}_total"), &labels, counter.count());
+    }
+    const OPEN: &str = "tracklog_profile_store_breaker_open";
+    const OPENED: &str = "tracklog_profile_store_breaker_opened";
+    let (is_open, opened) = profile.breaker();
+    declare(text, OPEN, "gauge", "1 while the profile store is not asked since it failed.");
+    line(text, OPEN, &labels, u64::from(is_open));
+    declare(text, OPENED, "counter", "Times that the profile store was given up for a while.");
+    line(text, &format!("{OPENED}_total"), &labels, opened);
 }
 
 /// Appends what enrichment's state takes and has met.

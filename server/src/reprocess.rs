@@ -472,7 +472,7 @@ impl Workshop {
         };
         let run = Again { name: group.to_string(), ends };
         let stage =
-            EnrichStage::again(run, enrichers, known, topic, self.failed_lookup, clock::nanos);
+            EnrichStage::again(run, enrichers.all, known, topic, self.failed_lookup, clock::nanos);
         let shared = PartitionLoop {
             log: Arc::clone(&self.log),
             epoch: self.epoch,

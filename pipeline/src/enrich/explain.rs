@@ -33,13 +33,18 @@ pub struct Explained {
 
 /// Passes `event` through `enrichers` in the state of `state`, which is a batch of its own; `found`
 /// is all that they found in the end. `nanos` is a clock that never goes back.
-pub fn explain(
+pub async fn explain(
     enrichers: &[Arc<dyn Enricher>],
     event: &EventView<'_>,
     state: &mut StateBatch<'_>,
     found: &mut Enrichment,
     nanos: fn() -> u64,
 ) -> Vec<Explained> {
+    for enricher in enrichers {
+        if let Some(fetching) = enricher.prepare(&mut std::iter::once(*event), state) {
+            fetching.await;
+        }
+    }
     *found = Enrichment::default();
     let one = |enricher: &Arc<dyn Enricher>| {
         let (inputs, before) = (enricher.inputs(event, found), found.clone());
@@ -83,6 +88,7 @@ fn difference(before: &Enrichment, after: &Enrichment) -> Enrichment {
 #[cfg(test)]
 mod tests {
     use tracklog_log::Log;
+    use tracklog_log::conformance::block_on;
     use tracklog_protocol::Offset;
     use tracklog_protocol::event::{EventKind, EventParts};
 
@@ -110,7 +116,8 @@ mod tests {
         let event = EventView::of(builder.build(parts)).unwrap();
         let mut state = rig.begin(0);
         state.begin_event(Offset(0));
-        explain(&enrichers(), &event, &mut state, &mut Enrichment::default(), || 7)
+        let mut found = Enrichment::default();
+        block_on(explain(&enrichers(), &event, &mut state, &mut found, || 7))
     }
 
     #[test]

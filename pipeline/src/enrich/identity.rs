@@ -124,6 +124,34 @@ fn resolve(user: Arc<str>, state: &mut StateBatch<'_>) -> Result<Arc<str>, Store
     }
 }
 
+/// All users whom `event` may lead to within its batch: whom its ids lead to as things are when the
+/// batch begins, and everybody on the way there. What the batch itself links leads to such users of
+/// its own events, and on from there by links that were there.
+pub(super) fn candidates(
+    event: &EventView<'_>,
+    state: &mut StateBatch<'_>,
+) -> Result<Vec<Arc<str>>, StoreError> {
+    let mut users: Vec<Arc<str>> = real(event.user_id()).map(Arc::from).into_iter().collect();
+    if let Some(id) = real(event.anonymous_id())
+        && let Some(link) = state.link(LinkId::Anonymous(id))?
+    {
+        users.push(Arc::clone(&link.user));
+    }
+    let mut at = 0;
+    while let Some(user) = users.get(at)
+        && users.len() <= 2 * STEPS_MAX
+    {
+        let next = state.link(LinkId::User(user))?;
+        if let Some(link) = next
+            && !users.contains(&link.user)
+        {
+            users.push(Arc::clone(&link.user));
+        }
+        at += 1;
+    }
+    Ok(users)
+}
+
 impl From<StoreError> for LookupFailure {
     fn from(error: StoreError) -> Self {
         Self::new(error.to_string())

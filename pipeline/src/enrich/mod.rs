@@ -25,6 +25,7 @@ pub use enrichment::{
     Campaign, Device, Enrichment, Geo, GeoOrigin, PageParts, ProfileSeen, ReferrerKind, Visit,
 };
 pub use then::Then;
+use tracklog_log::Pending;
 use tracklog_protocol::event::EventView;
 
 use crate::state::StateBatch;
@@ -40,6 +41,17 @@ pub trait Enricher: Send + Sync + 'static {
 
     /// What it looks at in `event` and in what was found before it, for people: names and values.
     fn inputs(&self, event: &EventView<'_>, found: &Enrichment) -> Vec<Input>;
+
+    /// Fetches what the events of a batch will ask for, before the first of them: whoever has to
+    /// wait for others waits here. What comes of it is in `state` then, for this batch. Most have
+    /// nothing to wait for.
+    fn prepare<'a>(
+        &'a self,
+        _events: &mut dyn Iterator<Item = EventView<'_>>,
+        _state: &'a mut StateBatch<'_>,
+    ) -> Option<Pending<'a, ()>> {
+        None
+    }
 
     /// Writes what it knows of `event` into `found`, and what the event changes into `state`.
     /// Takes no longer than a look-up in memory or in a file.

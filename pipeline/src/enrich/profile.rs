@@ -5,6 +5,11 @@
 //!   before), and of the group that it names; what it tells itself included.
 //! - An `alias` gives the user what was known of the previous id: each trait with its own time, so
 //!   that the newer one holds.
+//!
+//! [`external`] has those that somebody else keeps, in a store outside.
+
+pub mod breaker;
+pub mod external;
 
 use std::sync::Arc;
 
@@ -14,13 +19,16 @@ use super::ids::real;
 use super::{Enricher, Enrichment, Input, Looked, LookupFailure, ProfileSeen, present};
 use crate::state::{Entity, StateBatch, StoreError};
 
+/// The name of whoever looks up profiles.
+const NAME: &str = "profile";
+
 /// Looks up and learns traits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Profile;
 
 impl Enricher for Profile {
     fn name(&self) -> &'static str {
-        "profile"
+        NAME
     }
 
     fn version(&self) -> Arc<str> {

@@ -173,7 +173,7 @@ impl<L: Log + ?Sized> EnrichStage<L> {
     ) -> Result<EnrichWork<'a, L>, StageError> {
         let failed = |error: StateError| StageError { reason: error.to_string() };
         let begin = |state: &'a State<L>| state.begin(batch.source);
-        let (state, changelog, then) = match &self.seen {
+        let (mut state, changelog, then) = match &self.seen {
             Seen::Live(state) => {
                 (begin(state).await.map_err(failed)?, Some(state.partition()), None)
             }
@@ -183,6 +183,12 @@ impl<L: Log + ?Sized> EnrichStage<L> {
                 (state, None, Some((then, stretch)))
             }
         };
+        for Enlisted { enricher, .. } in &self.enrichers {
+            let mut events = batch.records().filter_map(|(_, record)| EventView::of(record));
+            if let Some(fetching) = enricher.prepare(&mut events, &mut state) {
+                fetching.await;
+            }
+        }
         let mut work = EnrichWork {
             stage: self,
             state,

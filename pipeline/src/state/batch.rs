@@ -16,6 +16,10 @@ use super::store::StoreError;
 use super::traits::Traits;
 use super::visits::Visits;
 
+/// What a store outside says of a user or group: the JSON object of their traits, if they have any;
+/// else why that cannot be told.
+pub type Fetched = Result<Option<Arc<str>>, Arc<str>>;
+
 /// The state as one batch of one source partition sees it, and what the batch changes in it.
 ///
 /// An event sees the changes below one offset of the changelog, and those of the batch's earlier
@@ -30,6 +34,8 @@ pub struct StateBatch<'s> {
     own: HashMap<Box<[u8]>, Entry, RandomState>,
     /// What the keys were before that the event changed.
     before: Vec<(Box<[u8]>, Option<Entry>)>,
+    /// What stores outside say, by the keys of whom they say it.
+    fetched: HashMap<Box<[u8]>, Fetched, RandomState>,
     /// The event's changes.
     records: Records,
     key: Vec<u8>,
@@ -46,6 +52,7 @@ impl<'s> StateBatch<'s> {
             event: Offset::ZERO,
             own: HashMap::default(),
             before: Vec::new(),
+            fetched: HashMap::default(),
             records: Records::new(),
             key: Vec::new(),
             value: Vec::new(),
@@ -161,6 +168,20 @@ impl<'s> StateBatch<'s> {
     /// [`StoreError`] when the store cannot be read. Nothing was changed.
     pub fn set_visits(&mut self, visitor: Visitor<'_>, visits: Visits) -> Result<(), StoreError> {
         self.change(&visitor, Entry::Visits(Arc::new(visits)))
+    }
+
+    /// What a store outside says of `entity`, where that was fetched for this batch.
+    pub fn fetched(&mut self, entity: Entity<'_>) -> Option<&Fetched> {
+        let has_key = entity.write_key(&mut self.key);
+        self.fetched.get(&*self.key).filter(|_| has_key)
+    }
+
+    /// Notes what a store outside says of `entity`, for the events of this batch alone. Too long ids
+    /// are nobody's.
+    pub fn set_fetched(&mut self, entity: Entity<'_>, fetched: Fetched) {
+        if entity.write_key(&mut self.key) {
+            self.fetched.insert(self.key.as_slice().into(), fetched);
+        }
     }
 
     fn get(&mut self, of: &impl Keyed) -> Result<Option<Entry>, StoreError> {

@@ -54,6 +54,16 @@ pub enum Entity<'a> {
     Group(&'a str),
 }
 
+impl<'a> Entity<'a> {
+    /// The id's text.
+    #[must_use]
+    pub const fn id(&self) -> &'a str {
+        match self {
+            Self::User(id) | Self::Group(id) => id,
+        }
+    }
+}
+
 /// Whose visits are counted: somebody at one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Visitor<'a> {

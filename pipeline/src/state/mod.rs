@@ -37,7 +37,7 @@ use tracklog_log::{
 };
 use tracklog_protocol::{Offset, PartitionId};
 
-pub use self::batch::StateBatch;
+pub use self::batch::{Fetched, StateBatch};
 use self::core::Core;
 pub use self::entry::Link;
 pub use self::key::{Entity, ID_BYTES_MAX, LinkId, Visitor};

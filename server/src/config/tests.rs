@@ -183,3 +183,40 @@ fn the_archive_is_on_unless_the_file_says_otherwise() {
     assert_eq!(archive.flush_interval(), Duration::from_secs(10));
     assert!(refused("[archive]\nflush = \"10s\"").contains(":2: unknown field `flush`"));
 }
+
+#[test]
+fn a_profile_store_outside_says_what_it_is_asked_and_nothing_that_fits_another() {
+    let text = "[enrich.profile]\nstore = \"redis\"\nurl = \"redis://:secret@cache:6379\"\n\
+                user_key = \"user:{id}\"\ntimeout = \"50ms\"\ncache_ttl = \"5m\"";
+    let (_folder, flags) = configured(text);
+    let profile = Settings::load(&flags, []).unwrap().enrich.profile;
+    let keys = ForEach { user: Some("user:{id}".to_owned()), group: None };
+    let expected = ExternalStore::Redis { keys, layout: RedisLayout::Json };
+    assert_eq!(profile.external(), Ok(Some(expected)));
+    let options = profile.external_options(true);
+    assert_eq!(options.timeout, Duration::from_millis(50));
+    assert_eq!(options.time_to_live, Duration::from_secs(300));
+    assert_eq!(profile.read_url().unwrap(), "redis://:secret@cache:6379");
+    assert!(!format!("{profile:?}").contains("secret"), "it may be printed");
+
+    let told = |text: &str| refused(&format!("[enrich.profile]\n{text}"));
+    for (text, what) in [
+        ("url = \"redis://x\"", "url means nothing to store = \"embedded\""),
+        ("store = \"redis\"\nuser_key = \"{id}\"", "one of url and url_file is wanted"),
+        ("store = \"redis\"\nurl = \"a\"\nurl_file = \"b\"", "one of url and url_file is wanted"),
+        ("store = \"redis\"\nurl = \"a\"", "user_key or group_key is missing"),
+        ("store = \"redis\"\nurl = \"a\"\nuser_key = \"user\"", "\"user\" has no {id}"),
+        (
+            "store = \"redis\"\nurl = \"a\"\nuser_query = \"x\"",
+            "user_query means nothing to store = \"redis\"",
+        ),
+        (
+            "store = \"postgres\"\nurl = \"a\"\nlayout = \"hash\"",
+            "layout means nothing to store = \"postgres\"",
+        ),
+        ("store = \"postgres\"\nurl = \"a\"\nuser_query = \"SELECT 1\"", "\"SELECT 1\" has no $1"),
+    ] {
+        let told = told(text);
+        assert!(told.contains("[enrich.profile]") && told.ends_with(what), "{text}: {told}");
+    }
+}

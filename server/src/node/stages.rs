@@ -19,6 +19,7 @@ use tracklog_pipeline::enrich::geo::{Edge, Geo, GeoOptions};
 use tracklog_pipeline::enrich::identity::Identity;
 use tracklog_pipeline::enrich::page::Page;
 use tracklog_pipeline::enrich::profile::Profile;
+use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
@@ -35,6 +36,7 @@ use super::live::LiveFigures;
 use crate::clock;
 use crate::config::{ConfigError, EnrichSettings, RouteFrom, RouteSettings, Settings};
 use crate::folder::DataFolder;
+use crate::profiles;
 
 use super::routing::{Routing, RoutingParts};
 
@@ -115,8 +117,13 @@ impl Drop for Threads {
     }
 }
 
-/// Enrichers in the order in which they need each other.
-pub(crate) type Enrichers = Vec<Arc<dyn Enricher>>;
+/// The enrichers that are on, in the order in which they need each other.
+#[derive(Clone, Default)]
+pub(crate) struct Enrichers {
+    pub(crate) all: Vec<Arc<dyn Enricher>>,
+    /// That among them which asks a store outside.
+    external: Option<Arc<ExternalProfile>>,
+}
 
 /// The stage `enrich`, its state, and what it has done.
 struct Enriching {
@@ -136,9 +143,9 @@ impl Enriching {
         enriched: Topic,
     ) -> Result<Self, StagesError> {
         let state = Arc::new(open_state(settings, folder, log).await?);
-        let enrichers = enrichers(settings, geo);
+        let enrichers = enrichers(settings, geo)?;
         let failed_lookup = settings.failed_lookup;
-        let (all, state_too) = (enrichers.clone(), Arc::clone(&state));
+        let (all, state_too) = (enrichers.all.clone(), Arc::clone(&state));
         let stage = EnrichStage::new(all, state_too, enriched, failed_lookup, clock::nanos);
         Ok(Self { enrichers, stage: Arc::new(stage), counters: Arc::default(), state })
     }
@@ -321,9 +328,12 @@ impl StageMetrics {
         );
         crate::metrics::encode_stages(&stages, text);
         self.routing.encode(text);
-        if let Some(Enriching { stage, state, .. }) = self.enriching.as_deref() {
+        if let Some(Enriching { stage, state, enrichers, .. }) = self.enriching.as_deref() {
             crate::metrics::encode_enrichers(stage.enrichers(), text);
             crate::metrics::encode_enrich_state(&state.counts(), text);
+            if let Some(external) = &enrichers.external {
+                crate::metrics::encode_profile_store(external, text);
+            }
         }
         if let Some(live) = &self.live {
             live.encode(text);
@@ -389,9 +399,12 @@ async fn open_state(
     Ok(State::open(log, store, options).await?)
 }
 
-/// The enrichers that are on, in the order in which they need each other.
-pub(crate) fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Enrichers {
-    let mut enrichers: Enrichers = Vec::new();
+/// The enrichers that `settings` ask for.
+pub(crate) fn enrichers(
+    settings: &EnrichSettings,
+    geo: Option<Arc<Geo>>,
+) -> Result<Enrichers, ConfigError> {
+    let mut enrichers: Vec<Arc<dyn Enricher>> = Vec::new();
     if settings.device.enabled {
         enrichers.push(Arc::new(Device::new(DeviceOptions::default())));
     }
@@ -404,13 +417,28 @@ pub(crate) fn enrichers(settings: &EnrichSettings, geo: Option<Arc<Geo>>) -> Enr
     if settings.identity.enabled {
         enrichers.push(Arc::new(Identity));
     }
+    let mut external = None;
     if settings.profile.enabled {
-        enrichers.push(Arc::new(Profile));
+        external = external_profile(settings)?;
+        enrichers.push(match &external {
+            Some(external) => Arc::clone(external) as Arc<dyn Enricher>,
+            None => Arc::new(Profile),
+        });
     }
     if settings.session.enabled {
         enrichers.push(Arc::new(Session::new(settings.session.inactivity())));
     }
-    enrichers
+    Ok(Enrichers { all: enrichers, external })
+}
+
+/// The enricher that asks a store outside, where one is named.
+fn external_profile(
+    settings: &EnrichSettings,
+) -> Result<Option<Arc<ExternalProfile>>, ConfigError> {
+    let options = settings.profile.external_options(settings.identity.enabled);
+    let of_store =
+        |store| Arc::new(ExternalProfile::new(store, options, Arc::new(NodeTime), clock::nanos));
+    Ok(profiles::client(&settings.profile)?.map(of_store))
 }
 
 pub(crate) fn geo(settings: &Settings) -> Result<Option<Geo>, ConfigError> {

@@ -51,7 +51,9 @@ body_rate_min, answer_timeout, admin_body_bytes_max, header_bytes_max, target_by
 append_bytes_max.
 Of [enrich]: enabled, threads, failed_lookup (keep, reject). Of [enrich.device], [enrich.page],
 [enrich.identity]: enabled. Of [enrich.geo]: enabled, databases, stated_addresses, edge (cloudflare,
-cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes. Of
+cloudfront, appengine, vercel, own). Of [enrich.profile]: enabled, memory_bytes,
+store (embedded, redis, postgres), url or url_file, timeout, cache_ttl, cache_bytes, user_key,
+group_key and layout (json, hash) of Redis, user_query and group_query of PostgreSQL. Of
 [enrich.session]: enabled, inactivity.
 Of [live]: enabled, names_max, clients_max, sums. Of [[live.thresholds]]: name, event, of (count,
 rate, sum), property, window (1s, 1m), above or below, back, for, url, secret or secret_file.

@@ -255,3 +255,22 @@ fn files_in(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     files
 }
+
+#[cfg(not(feature = "full"))]
+#[test]
+fn a_profile_store_outside_needs_the_feature_and_is_told_so_in_a_line() {
+    let parent = tempfile::tempdir().unwrap();
+    let config = parent.path().join("tracklog.toml");
+    let settings =
+        "[enrich.profile]\nstore = \"redis\"\nurl = \"redis://127.0.0.1\"\nuser_key = \"u:{id}\"\n";
+    std::fs::write(&config, settings).unwrap();
+    let event = json!({"type": "page", "userId": "alice"}).to_string();
+    std::fs::write(parent.path().join("event.json"), event).unwrap();
+    let serve = ["serve", "--http", "127.0.0.1:0", "--https", "off", "--data", "data"];
+    let explain = ["enrich", "explain", "event.json"];
+    for verb in [&serve[..], &explain] {
+        let all = [verb, &["--config", text(&config)]].concat();
+        let ran = Ran::of(tracklog(&all).current_dir(parent.path()).output().unwrap());
+        assert!(ran.refusal().ends_with("cargo build --release --features full"), "{ran:?}");
+    }
+}
