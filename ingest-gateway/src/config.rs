@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::auth::AdminToken;
 use crate::client_ip::TrustedProxies;
-use crate::source::SourceRules;
+use crate::source::{IpRule, SourceRules};
 use crate::tls::TlsFiles;
 
 /// Everything that a gateway is told, addresses aside.
@@ -76,21 +76,47 @@ pub struct Source {
 const HEADERS: [&str; 6] =
     ["accept-language", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "dnt", "sec-gpc"];
 
-/// Where proxies and content networks say where a client is.
-const PROXY_HEADERS: [&str; 13] = [
+/// Where proxies and content networks say in which region a client is, and in whose network.
+const PROXY_HEADERS: [&str; 22] = [
     "cf-ipcountry",
-    "cf-ipcity",
+    "cf-region-code",
     "cf-region",
+    "cf-ipcity",
     "cf-timezone",
     "cloudfront-viewer-country",
     "cloudfront-viewer-country-region",
     "cloudfront-viewer-city",
     "cloudfront-viewer-time-zone",
+    "cloudfront-viewer-asn",
     "x-appengine-country",
+    "x-appengine-region",
     "x-appengine-city",
     "x-vercel-ip-country",
+    "x-vercel-ip-country-region",
     "x-vercel-ip-city",
+    "x-vercel-ip-timezone",
+    "x-vercel-ip-as-number",
     "x-geo-country",
+    "x-geo-region",
+    "x-geo-city",
+    "x-geo-time-zone",
+];
+
+/// Where they say it closer: not kept where the address is not kept either.
+const CLOSE_PROXY_HEADERS: [&str; 13] = [
+    "cf-postal-code",
+    "cf-iplatitude",
+    "cf-iplongitude",
+    "cloudfront-viewer-postal-code",
+    "cloudfront-viewer-latitude",
+    "cloudfront-viewer-longitude",
+    "x-appengine-citylatlong",
+    "x-vercel-ip-postal-code",
+    "x-vercel-ip-latitude",
+    "x-vercel-ip-longitude",
+    "x-geo-postal-code",
+    "x-geo-latitude",
+    "x-geo-longitude",
 ];
 
 impl Source {
@@ -102,14 +128,17 @@ impl Source {
     /// A source with the usual limits.
     #[must_use]
     pub fn new(write_key: impl Into<String>, rules: SourceRules) -> Self {
+        let is_close_kept = rules.ip == IpRule::Keep;
+        let close = CLOSE_PROXY_HEADERS.iter().filter(|_| is_close_kept);
+        let proxy_headers = PROXY_HEADERS.iter().chain(close).map(|name| (*name).to_owned());
         Self {
             write_key: write_key.into(),
+            proxy_headers: proxy_headers.collect(),
             rules,
             origins: Vec::new(),
             body_bytes_max: Self::BODY_BYTES_MAX,
             decoded_bytes_max: Self::DECODED_BYTES_MAX,
             headers: HEADERS.map(str::to_owned).to_vec(),
-            proxy_headers: PROXY_HEADERS.map(str::to_owned).to_vec(),
         }
     }
 }

@@ -97,6 +97,27 @@ mod tests {
     }
 
     #[test]
+    fn the_client_is_whom_the_nearest_trusted_proxy_names() {
+        let source = Source::new("key", SourceRules::named("shop"));
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        let body = br#"{"type":"page","userId":"u"}"#;
+        for (forwarded, client) in [
+            ("203.0.113.9:51234", "203.0.113.9"),
+            ("2001:db8:175:ab60:45ee:c12c:dac1:808b", "2001:db8:175:ab60:45ee:c12c:dac1:808b"),
+            ("8.8.8.8, 198.51.100.20", "198.51.100.20"),
+            ("::ffff:81.2.69.160", "81.2.69.160"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", HeaderValue::from_static(forwarded));
+            let peer = Some("10.0.0.9".parse().unwrap());
+            let trial = Trial { body, headers: &headers, peer, received: TimeMicros(5) };
+            let judged = trial.judge(&source, &proxies, &NoSchemas).unwrap();
+            let event = EventView::of(judged.get(0).unwrap().record).unwrap();
+            assert_eq!(event.client_address(), Some(client), "{forwarded}");
+        }
+    }
+
+    #[test]
     fn what_would_be_rejected_and_what_is_no_body_is_told() {
         let source = Source::new("key", SourceRules::named("shop"));
         let headers = HeaderMap::new();

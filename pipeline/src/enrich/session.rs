@@ -174,6 +174,8 @@ mod tests {
     fn late_events_join_their_visit_and_none_spans_idle_hours() {
         assert_eq!(numbers(&[0, 50, 20, 10]), [1, 2, 1, 1]);
         assert_eq!(numbers(&[0, 600, 300, 310, 5, 601]), [1, 2, 3, 3, 1, 2]);
+        assert_eq!(numbers(&[0, 20, 50]), [1, 1, 1], "half an hour is still the same visit");
+        assert_eq!(numbers(&[0, 20, 51]), [1, 1, 2]);
     }
 
     #[test]

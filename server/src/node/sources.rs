@@ -67,3 +67,36 @@ pub(crate) fn build(
         ..usual
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tracklog_pipeline::enrich::geo::Edge;
+
+    use super::*;
+
+    fn kept(ip: IpRule) -> Vec<String> {
+        Source::new("key", SourceRules { ip, ..SourceRules::named("shop") }).proxy_headers
+    }
+
+    #[test]
+    fn what_geo_reads_of_a_trusted_proxy_is_kept() {
+        let kept = kept(IpRule::Keep);
+        for edge in Edge::ALL {
+            for name in edge.headers() {
+                assert!(kept.iter().any(|it| it == name), "{name}");
+            }
+        }
+        let read = |name: &String| Edge::ALL.iter().any(|edge| edge.headers().any(|it| it == name));
+        assert_eq!(kept.iter().find(|name| !read(name)), None, "and nothing besides");
+    }
+
+    #[test]
+    fn where_the_address_is_not_kept_no_header_tells_more_than_the_city() {
+        for ip in [IpRule::Truncate, IpRule::Drop] {
+            let kept = kept(ip);
+            assert!(kept.iter().any(|name| name == "cf-ipcity"));
+            let is_close = |name: &&String| name.contains("postal") || name.contains("itude");
+            assert_eq!(kept.iter().find(is_close), None);
+        }
+    }
+}

@@ -49,6 +49,11 @@ impl Edge {
         Self::ALL.into_iter().find(|edge| edge.as_str() == name)
     }
 
+    /// The headers that are read, in lower case.
+    pub fn headers(self) -> impl Iterator<Item = &'static str> {
+        self.parts().iter().map(|(name, _)| *name)
+    }
+
     /// Whether the header of this name, in lower case, tells something.
     pub(super) fn tells(self, name: &str) -> bool {
         self.part(name).is_some()
@@ -56,34 +61,58 @@ impl Edge {
 
     /// What the header of this name, in lower case, tells.
     fn part(self, name: &str) -> Option<Part> {
-        Some(match (self, name) {
-            (Self::Cloudflare, "cf-ipcountry")
-            | (Self::CloudFront, "cloudfront-viewer-country")
-            | (Self::AppEngine, "x-appengine-country")
-            | (Self::Vercel, "x-vercel-ip-country")
-            | (Self::Own, "x-geo-country") => Part::Country,
-            (Self::Cloudflare, "cf-region-code" | "cf-region")
-            | (Self::CloudFront, "cloudfront-viewer-country-region")
-            | (Self::AppEngine, "x-appengine-region")
-            | (Self::Vercel, "x-vercel-ip-country-region") => Part::Region,
-            (Self::Cloudflare, "cf-ipcity")
-            | (Self::CloudFront, "cloudfront-viewer-city")
-            | (Self::AppEngine, "x-appengine-city")
-            | (Self::Vercel, "x-vercel-ip-city") => Part::City,
-            (Self::Cloudflare, "cf-timezone")
-            | (Self::CloudFront, "cloudfront-viewer-time-zone")
-            | (Self::Vercel, "x-vercel-ip-timezone") => Part::TimeZone,
-            (Self::Cloudflare, "cf-postal-code")
-            | (Self::CloudFront, "cloudfront-viewer-postal-code")
-            | (Self::Vercel, "x-vercel-ip-postal-code") => Part::PostalCode,
-            (Self::Cloudflare, "cf-iplatitude")
-            | (Self::CloudFront, "cloudfront-viewer-latitude")
-            | (Self::Vercel, "x-vercel-ip-latitude") => Part::Latitude,
-            (Self::Cloudflare, "cf-iplongitude")
-            | (Self::CloudFront, "cloudfront-viewer-longitude")
-            | (Self::Vercel, "x-vercel-ip-longitude") => Part::Longitude,
-            _ => return None,
-        })
+        self.parts().iter().find(|(told, _)| *told == name).map(|(_, part)| *part)
+    }
+
+    /// What each header tells; of two that tell the same the first that comes counts.
+    const fn parts(self) -> &'static [(&'static str, Part)] {
+        match self {
+            Self::Cloudflare => &[
+                ("cf-ipcountry", Part::Country),
+                ("cf-region-code", Part::Region),
+                ("cf-region", Part::Region),
+                ("cf-ipcity", Part::City),
+                ("cf-postal-code", Part::PostalCode),
+                ("cf-timezone", Part::TimeZone),
+                ("cf-iplatitude", Part::Latitude),
+                ("cf-iplongitude", Part::Longitude),
+            ],
+            Self::CloudFront => &[
+                ("cloudfront-viewer-country", Part::Country),
+                ("cloudfront-viewer-country-region", Part::Region),
+                ("cloudfront-viewer-city", Part::City),
+                ("cloudfront-viewer-postal-code", Part::PostalCode),
+                ("cloudfront-viewer-time-zone", Part::TimeZone),
+                ("cloudfront-viewer-latitude", Part::Latitude),
+                ("cloudfront-viewer-longitude", Part::Longitude),
+                ("cloudfront-viewer-asn", Part::AsNumber),
+            ],
+            Self::AppEngine => &[
+                ("x-appengine-country", Part::Country),
+                ("x-appengine-region", Part::Region),
+                ("x-appengine-city", Part::City),
+                ("x-appengine-citylatlong", Part::Place),
+            ],
+            Self::Vercel => &[
+                ("x-vercel-ip-country", Part::Country),
+                ("x-vercel-ip-country-region", Part::Region),
+                ("x-vercel-ip-city", Part::City),
+                ("x-vercel-ip-postal-code", Part::PostalCode),
+                ("x-vercel-ip-timezone", Part::TimeZone),
+                ("x-vercel-ip-latitude", Part::Latitude),
+                ("x-vercel-ip-longitude", Part::Longitude),
+                ("x-vercel-ip-as-number", Part::AsNumber),
+            ],
+            Self::Own => &[
+                ("x-geo-country", Part::Country),
+                ("x-geo-region", Part::Region),
+                ("x-geo-city", Part::City),
+                ("x-geo-postal-code", Part::PostalCode),
+                ("x-geo-time-zone", Part::TimeZone),
+                ("x-geo-latitude", Part::Latitude),
+                ("x-geo-longitude", Part::Longitude),
+            ],
+        }
     }
 }
 
@@ -96,6 +125,9 @@ enum Part {
     PostalCode,
     Latitude,
     Longitude,
+    /// Both, with a comma between.
+    Place,
+    AsNumber,
 }
 
 /// Whether a trusted proxy held the connection on which `event` came.
@@ -121,7 +153,7 @@ pub(super) fn place(event: &EventView<'_>, edge: Edge) -> Option<Geo> {
 
 /// Takes one part in, unless it is there.
 fn read(part: Part, value: &str, geo: &mut Geo) {
-    let degrees = |most| value.trim().parse().ok().and_then(|it| on_globe(it, most));
+    let degrees = |most| degrees(value, most);
     let (place, found) = match part {
         // `T1`, which stands for the Tor network, is no two letters.
         Part::Country => (&mut geo.country, country(value.trim())),
@@ -131,15 +163,31 @@ fn read(part: Part, value: &str, geo: &mut Geo) {
         Part::PostalCode => (&mut geo.postal_code, said(value)),
         Part::Latitude => return geo.latitude = geo.latitude.or_else(|| degrees(90.0)),
         Part::Longitude => return geo.longitude = geo.longitude.or_else(|| degrees(180.0)),
+        Part::Place => {
+            let (latitude, longitude) = value.split_once(',').unwrap_or_default();
+            read(Part::Latitude, latitude, geo);
+            return read(Part::Longitude, longitude, geo);
+        }
+        Part::AsNumber => {
+            let number = value.trim().parse().unwrap_or_default();
+            return geo.as_number = if geo.as_number == 0 { number } else { geo.as_number };
+        }
     };
     if place.is_none() {
         *place = found;
     }
 }
 
+fn degrees(value: &str, most: f64) -> Option<f64> {
+    value.trim().parse().ok().and_then(|it| on_globe(it, most))
+}
+
 /// Fills `geo`, which comes from a database, with what the headers tell: the whole place where the
 /// database has none, and what it lacks where both name one country.
 pub(super) fn fill(geo: &mut Geo, headers: Geo) {
+    if geo.as_number == 0 {
+        geo.as_number = headers.as_number;
+    }
     if !has_place(geo) {
         let (as_number, as_name) = (geo.as_number, geo.as_name.take());
         *geo = Geo { as_number, as_name, ..headers };

@@ -299,6 +299,41 @@ fn headers_alone_tell_a_place_where_there_is_no_database() {
 }
 
 #[test]
+fn each_network_s_headers_tell_all_that_it_knows() {
+    let value = |name: &str| match name {
+        "cf-ipcountry" => "GB",
+        "cf-region" => "England",
+        "x-appengine-citylatlong" => " 51.5,-0.1",
+        _ if name.ends_with("-country") => "gb",
+        _ if name.contains("region") => "ENG",
+        _ if name.ends_with("city") => "London",
+        _ if name.ends_with("postal-code") => "SW1A",
+        _ if name.ends_with("zone") => "Europe/London",
+        _ if name.ends_with("latitude") => "51.5",
+        _ if name.ends_with("longitude") => "-0.1",
+        _ => "64500",
+    };
+    for edge in Edge::ALL {
+        let trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        let options = GeoOptions { edge: Some(edge), trusted, ..GeoOptions::default() };
+        let headers: Vec<_> = edge.headers().map(|name| (name, value(name))).collect();
+        let event =
+            EventParts { headers: &headers, peer_address: Some("10.0.0.9"), ..from(LONDON) };
+        let place = look(&Files::new(&[], options).geo, event).unwrap().unwrap();
+        assert_eq!(place.country.as_deref(), Some("GB"), "{edge:?}");
+        let parts = (place.region.as_deref(), place.city.as_deref());
+        assert_eq!(parts, (Some("ENG"), Some("London")), "{edge:?}");
+        assert_eq!((place.latitude, place.longitude), (Some(51.5), Some(-0.1)), "{edge:?}");
+        if edge != Edge::AppEngine {
+            let parts = (place.postal_code.as_deref(), place.time_zone.as_deref());
+            assert_eq!(parts, (Some("SW1A"), Some("Europe/London")), "{edge:?}");
+        }
+        let tells_network = matches!(edge, Edge::CloudFront | Edge::Vercel);
+        assert_eq!(place.as_number == 64500, tells_network, "{edge:?}");
+    }
+}
+
+#[test]
 fn a_new_file_is_taken_once_it_has_settled() {
     let files = Files::of_cities();
     assert!(files.geo.reload_if_changed().is_empty());
