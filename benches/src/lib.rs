@@ -2,6 +2,7 @@
 //!
 //! - [`samples`]: events as a browser's SDK sends them, and their parts.
 //! - [`scratch`]: where logs are written, and a log that is opened for a measurement.
+//! - [`traffic`]: a shop with 100,000 visitors, for what enrichment costs.
 //! - [`workload`]: producers, single callers, and the raw disk to compare them with.
 //! - [`pace`]: how long criterion measures.
 //!
@@ -15,4 +16,5 @@
 pub mod pace;
 pub mod samples;
 pub mod scratch;
+pub mod traffic;
 pub mod workload;
