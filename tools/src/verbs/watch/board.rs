@@ -87,7 +87,8 @@ impl Board {
             .flatten()
             .map(|window| window.total.late)
             .sum();
-        let mut line = newest.begin.clone();
+        // Windows begin with a second.
+        let mut line = newest.begin.replace(".000000Z", "Z");
         if late > 0 {
             line.push_str(&format!("   {late} late"));
         }
@@ -206,7 +207,7 @@ mod tests {
     fn window(window: WindowSpan, complete: bool, counts: &[(&str, u64)]) -> Told {
         Told::Window(LiveWindow {
             window,
-            begin: "2026-01-02T03:04:05Z".to_owned(),
+            begin: "2026-01-02T03:04:05.000000Z".to_owned(),
             complete,
             total: figures(None, counts.iter().map(|(_, count)| count).sum()),
             names: counts.iter().map(|(name, count)| figures(Some(name), *count)).collect(),
