@@ -8,7 +8,7 @@
 //! - Every event that rules send to a destination reaches it, in the order of the source for each
 //!   key; what it refuses, or did not take for too long, is a record of `undelivered` with the
 //!   reason. Nothing is passed over.
-//! - A crash repeats at most what was on its way: [`file`] knows what it has, [`webhook`] sends it
+//! - A crash repeats at most what was on its way: [`mod@file`] knows what it has, [`webhook`] sends it
 //!   again, and each event says where it lies.
 //!
 //! [`retry`] hands over again what was set aside. [`Patience`] decides when an endpoint is asked again, [`undelivered`] is the form of what was set

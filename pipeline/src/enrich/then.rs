@@ -48,7 +48,7 @@ pub struct Then<L: ?Sized> {
 
 impl<L: Log + ?Sized> Then<L> {
     /// Over `state`, opened as of the beginning of its changelog, for a run over `sources`: all of
-    /// them take part, each until it [`leave`](Self::leave)s. `enriched` is what the first run made.
+    /// them take part, each until it leaves. `enriched` is what the first run made.
     #[must_use]
     pub fn new(
         log: Arc<L>,
