@@ -153,6 +153,7 @@ impl Node {
     /// # Errors
     /// [`StartError`]; then nothing listens and the folder is free again.
     pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        stages::check(settings)?;
         let bound = Gateway::bind(&listeners(settings))?;
         let folder = DataFolder::at(&settings.data);
         folder.create()?;

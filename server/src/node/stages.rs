@@ -431,6 +431,14 @@ pub(crate) fn enrichers(
     Ok(Enrichers { all: enrichers, external })
 }
 
+/// Refuses settings that no stage can begin with, before anything is made.
+pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
+    if settings.enrich.enabled && settings.enrich.profile.enabled {
+        external_profile(&settings.enrich)?;
+    }
+    geo(settings).map(drop)
+}
+
 /// The enricher that asks a store outside, where one is named.
 fn external_profile(
     settings: &EnrichSettings,
