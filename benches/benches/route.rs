@@ -92,5 +92,5 @@ fn table(others: usize, asks: &str) -> RouteTable {
     }
     writeln!(text, "[[rules]]\nname = \"it\"\nevent = \"Order *\"\nto = [\"t\"]\n{asks}")
         .expect("a string takes all text");
-    RouteTable::new(&Rules::parse(&text).expect("a good file"))
+    RouteTable::new(Rules::parse(&text).expect("a good file"))
 }

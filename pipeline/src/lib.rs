@@ -9,8 +9,8 @@
 //! - [`archive`]: every event as Parquet in an object store, exactly once.
 //! - [`realtime`]: counts, rates and sums of events as they come.
 //!
-//! It knows the log by its trait alone, opens no socket, and leaves clocks and runtimes to who
-//! wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
+//! It knows the log by its trait alone, opens no socket but those of the archive's store, and leaves
+//! clocks and runtimes to who wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
 #![forbid(unsafe_code)]
 
 pub mod archive;

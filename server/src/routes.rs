@@ -132,7 +132,7 @@ pub fn check(text: &str) -> Result<RulesSummary, RulesError> {
 /// [`RulesError`] when the text cannot be used.
 pub(crate) fn explain(text: &str, record: Record<'_>) -> Result<RouteExplanation, RulesError> {
     let rules = Rules::parse(text)?;
-    let table = RouteTable::new(&rules);
+    let table = RouteTable::new(rules);
     let event = EventView::of(record).expect("an event is explained");
     let verdicts = table.explain(&event).map(|(rule, verdict, to)| RuleVerdict {
         rule: rule.to_owned(),

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 use tempfile::TempDir;
 use tracklog_server::config::{Flags, RouteFrom, Settings};
 use tracklog_server::explain::{Explainer, Question, offline};
 
 use crate::failure::Failure;
 use crate::node_client::NodeClient;
+use crate::output::Output;
 use crate::reading::{Place, Source};
 
 /// The event, and the request that might bring it.
@@ -113,4 +115,21 @@ impl AskedEvent {
         let from = settings.route.from;
         Ok(Answerer::Here { explainer, routes, from, _scratch: scratch })
     }
+}
+
+/// Prints the answer: as JSON, or as `show` has it. That the event would be rejected is a no.
+pub(crate) fn tell<T: Serialize>(
+    answer: &T,
+    json: bool,
+    is_rejected: bool,
+    show: impl FnOnce(&mut Output, &T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        output.json(answer)?;
+    } else {
+        show(&mut output, answer)?;
+    }
+    output.flush()?;
+    if is_rejected { Err(Failure::AnswerIsNo) } else { Ok(()) }
 }

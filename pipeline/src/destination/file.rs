@@ -85,9 +85,10 @@ impl Destination for Files {
     fn deliver<'a>(&'a self, lines: Lines<'a>) -> Pending<'a, Result<(), DeliveryError>> {
         let shared = Arc::clone(&self.shared);
         let (source, lane) = (lines.source, lines.lane);
-        let lines: Vec<_> = lines.iter().map(|(offset, line)| (offset, line.to_vec())).collect();
+        let ends: Vec<_> = lines.ends().collect();
+        let text = lines.text().to_vec();
         Box::pin(async move {
-            let writing = move || shared.append(source, lane, &lines);
+            let writing = move || shared.append(source, lane, &ends, &text);
             let written = tokio::task::spawn_blocking(writing).await;
             let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
             written.map_err(|error| DeliveryError::Later { why: error.to_string(), after: None })
@@ -96,12 +97,14 @@ impl Destination for Files {
 }
 
 impl Shared {
-    /// Appends those of `lines` that are not there, and syncs.
+    /// Appends those of the lines in `text` that are not there, and syncs. `lines` are their offsets
+    /// and where each ends.
     fn append(
         &self,
         source: PartitionId,
         lane: Lane,
-        lines: &[(Offset, Vec<u8>)],
+        lines: &[(Offset, usize)],
+        text: &[u8],
     ) -> io::Result<()> {
         let seat = Arc::clone(self.writers.lock().entry((source, lane)).or_default());
         // One member has the partition; a call of his that was dropped may still be at work.
@@ -117,24 +120,24 @@ impl Shared {
             }
         };
         let last = at_hand.as_ref().and_then(|it| it.last);
-        let is_new = |line: &&(Offset, Vec<u8>)| last.is_none_or(|last| line.0 > last);
-        let mut new = lines.iter().filter(is_new).peekable();
-        let Some((first, _)) = new.peek() else {
+        let known = lines.partition_point(|(offset, _)| last.is_some_and(|last| *offset <= last));
+        let (old, new) = lines.split_at(known);
+        let ([(first, _), ..], [.., (newest, _)]) = (new, new) else {
             *seat = at_hand.map_or(Seated::Nobody, Seated::Writing);
             return Ok(());
         };
+        let text = &text[old.last().map_or(0, |(_, end)| *end)..];
         let full = |it: &Writer| it.bytes >= self.spec.roll_bytes;
         let mut open = match at_hand.filter(|it| !full(it)) {
             Some(open) => open,
             None => Writer::create(&self.spec.folder, &prefix, *first)?,
         };
-        let text: Vec<u8> = new.clone().flat_map(|(_, line)| line).copied().collect();
-        if let Err(error) = open.file.write_all(&text).and_then(|()| open.file.sync_data()) {
+        if let Err(error) = open.file.write_all(text).and_then(|()| open.file.sync_data()) {
             *seat = Seated::Failed { path: open.path, synced_bytes: open.bytes };
             return Err(error);
         }
         open.bytes += text.len() as u64;
-        open.last = new.last().map(|(offset, _)| *offset);
+        open.last = Some(*newest);
         *seat = Seated::Writing(open);
         Ok(())
     }

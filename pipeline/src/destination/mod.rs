@@ -82,6 +82,20 @@ impl<'a> Lines<'a> {
         self.lines.iter().map(|line| (line.offset, &text[line.at.clone()]))
     }
 
+    /// All lines, one behind the other.
+    fn text(&self) -> &'a [u8] {
+        match self.lines {
+            [first, ..] => &self.text[first.at.start..self.lines[self.lines.len() - 1].at.end],
+            [] => &[],
+        }
+    }
+
+    /// Each line's offset in the source, and where in [`text`](Self::text) it ends.
+    fn ends(&self) -> impl Iterator<Item = (Offset, usize)> + use<'a> {
+        let start = self.lines.first().map_or(0, |line| line.at.start);
+        self.lines.iter().map(move |line| (line.offset, line.at.end - start))
+    }
+
     /// How many there are: one at least.
     #[must_use]
     pub const fn len(&self) -> usize {

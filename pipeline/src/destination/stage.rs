@@ -348,9 +348,7 @@ impl<L: Log + ?Sized> Work for DeliverWork<'_, L> {
         record: Record<'_>,
         outputs: &mut Outputs,
     ) -> Result<(), Poison> {
-        let Some(event) = EventView::of(record) else {
-            return Err(Poison { reason: "it is no event".to_owned() });
-        };
+        let event = Poison::unless_event(record)?;
         let Some(aside) = self.asides.pop_front_if(|aside| aside.offset == offset) else {
             return Ok(());
         };

@@ -270,8 +270,7 @@ impl<L: Log + ?Sized> Work for EnrichWork<'_, L> {
         record: Record<'_>,
         outputs: &mut Outputs,
     ) -> Result<(), Poison> {
-        let event =
-            EventView::of(record).ok_or_else(|| Poison { reason: "it is no event".to_owned() })?;
+        let event = Poison::unless_event(record)?;
         self.state.begin_event(offset);
         self.look_up(&event)?;
         let made_from = RawPlace { partition: self.source.partition, offset };

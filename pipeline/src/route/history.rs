@@ -39,9 +39,7 @@ pub struct Version {
     pub at: TimeMicros,
     /// The file's text.
     pub text: String,
-    /// What that says.
-    pub rules: Rules,
-    /// The same, compiled.
+    /// What that says, compiled.
     pub table: RouteTable,
     /// The first offset of each partition of the source for which it holds.
     from: Vec<Offset>,
@@ -152,6 +150,12 @@ impl Version {
         self.from.get(index).copied().unwrap_or(Offset::ZERO)
     }
 
+    /// What its file says.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        self.table.rules()
+    }
+
     /// Whether it has events handed over to `destination` on `lane`: one that is no topic in it.
     #[must_use]
     pub fn hands_over(&self, destination: &DestinationName, lane: Lane) -> bool {
@@ -161,14 +165,14 @@ impl Version {
     /// Whether `destination` is one of it, and no topic.
     #[must_use]
     pub fn is_handed_to(&self, destination: &DestinationName) -> bool {
-        let spec = self.rules.destinations.get(destination);
+        let spec = self.rules().destinations.get(destination);
         spec.is_some_and(|spec| !matches!(spec, DestinationSpec::Topic { .. }))
     }
 
     /// Whether it sends events to topics on `lane`.
     #[must_use]
     pub fn serves_topics(&self, lane: Lane) -> bool {
-        let destinations = self.rules.destinations.iter();
+        let destinations = self.rules().destinations.iter();
         let mut topics =
             destinations.filter(|(_, spec)| matches!(spec, DestinationSpec::Topic { .. }));
         topics.any(|(name, _)| self.table.serves(name, lane))
@@ -178,7 +182,7 @@ impl Version {
         let VersionValue { topic: _, from, at, text } = value;
         let rules = Rules::parse(&text)?;
         let from = from.into_iter().map(Offset).collect();
-        Ok(Self { number, at: TimeMicros(at), text, table: RouteTable::new(&rules), rules, from })
+        Ok(Self { number, at: TimeMicros(at), text, table: RouteTable::new(rules), from })
     }
 
     fn encode(&self, source: TopicId) -> Vec<u8> {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tracklog_log::{CatalogError, Log, Pending, Retention, Topic, TopicName, TopicSpec};
-use tracklog_protocol::event::{EventBuilder, EventView};
+use tracklog_protocol::event::EventBuilder;
 use tracklog_protocol::{Offset, Record};
 
 use super::history::{History, Routes, Version};
@@ -144,14 +144,14 @@ impl<L: Log + ?Sized> RouteWork<'_, L> {
 }
 
 fn topics_of(version: &Version) -> impl Iterator<Item = (&TopicName, u32)> {
-    version.rules.destinations.values().filter_map(|spec| match spec {
+    version.rules().destinations.values().filter_map(|spec| match spec {
         DestinationSpec::Topic { topic, partitions } => Some((topic, *partitions)),
         DestinationSpec::Webhook(_) | DestinationSpec::File(_) => None,
     })
 }
 
 fn topic_of<'v>(version: &'v Version, name: &DestinationName) -> Option<&'v TopicName> {
-    match version.rules.destinations.get(name)? {
+    match version.rules().destinations.get(name)? {
         DestinationSpec::Topic { topic, .. } => Some(topic),
         DestinationSpec::Webhook(_) | DestinationSpec::File(_) => None,
     }
@@ -164,9 +164,7 @@ impl<L: Log + ?Sized> Work for RouteWork<'_, L> {
         record: Record<'_>,
         outputs: &mut Outputs,
     ) -> Result<(), Poison> {
-        let Some(event) = EventView::of(record) else {
-            return Err(Poison { reason: "it is no event".to_owned() });
-        };
+        let event = Poison::unless_event(record)?;
         let Some(version) = self.held.at(&self.history, self.batch, offset) else { return Ok(()) };
         let (lane, topics, builder) = (self.stage.lane, &self.topics, &mut self.builder);
         version.table.each(&event, |name, taken| {

@@ -26,7 +26,7 @@ const CACHED_TRIPLES: usize = 16_384;
 
 /// Rules that can be asked.
 pub struct RouteTable {
-    rules: Vec<Rule>,
+    rules: Rules,
     /// For each destination, those of the rules that name it.
     by_destination: BTreeMap<DestinationName, Box<[bool]>>,
     /// The rules whose names are all given literally, by name.
@@ -122,7 +122,7 @@ pub enum Verdict {
 impl RouteTable {
     /// Compiles `rules`.
     #[must_use]
-    pub fn new(rules: &Rules) -> Self {
+    pub fn new(rules: Rules) -> Self {
         let destinations = rules.destinations.keys();
         let named = |name: &DestinationName| -> Box<[bool]> {
             rules.rules.iter().map(|rule| rule.to.contains(name)).collect()
@@ -144,14 +144,20 @@ impl RouteTable {
             }
         }
         let candidates = Cache::new(CACHED_TRIPLES);
-        Self { rules: rules.rules.clone(), by_destination, literal, patterned, candidates }
+        Self { rules, by_destination, literal, patterned, candidates }
+    }
+
+    /// What it was compiled from.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Whether some rule sends events to `destination` on `lane`.
     #[must_use]
     pub fn serves(&self, destination: &DestinationName, lane: Lane) -> bool {
         let Some(named) = self.by_destination.get(destination) else { return false };
-        self.rules.iter().zip(named).any(|(rule, named)| *named && rule.lane == lane)
+        self.rules.rules.iter().zip(named).any(|(rule, named)| *named && rule.lane == lane)
     }
 
     /// Which rule sends `event` to `destination`, if one does.
@@ -160,7 +166,8 @@ impl RouteTable {
         let named = self.by_destination.get(destination)?;
         let candidates = self.candidates(event);
         let of_destination = candidates.iter().map(|index| usize::from(*index));
-        let mut rules = of_destination.filter(|it| named[*it]).map(|index| &self.rules[index]);
+        let mut rules =
+            of_destination.filter(|it| named[*it]).map(|index| &self.rules.rules[index]);
         rules
             .find(|rule| rule.verdict_on_fields(event) == Verdict::Taken)
             .map(|rule| Taken { rule })
@@ -170,7 +177,7 @@ impl RouteTable {
     pub fn each(&self, event: &EventView<'_>, mut to: impl FnMut(&DestinationName, Taken<'_>)) {
         let mut seen: Vec<&DestinationName> = Vec::new();
         for index in self.candidates(event).iter() {
-            let rule = &self.rules[usize::from(*index)];
+            let rule = &self.rules.rules[usize::from(*index)];
             if rule.to.iter().all(|name| seen.contains(&name)) {
                 continue;
             }
@@ -191,7 +198,7 @@ impl RouteTable {
         &self,
         event: &EventView<'_>,
     ) -> impl Iterator<Item = (&str, Verdict, &[DestinationName])> {
-        self.rules.iter().map(|rule| (rule.name.as_str(), rule.verdict(event), &rule.to[..]))
+        self.rules.rules.iter().map(|rule| (rule.name.as_str(), rule.verdict(event), &rule.to[..]))
     }
 
     /// The rules that can match by name, type and source, in order.
@@ -213,7 +220,7 @@ impl RouteTable {
         let literal = event.name().and_then(|name| self.literal.get(name));
         let mut found: Vec<_> =
             literal.into_iter().flatten().chain(&self.patterned).copied().collect();
-        found.retain(|index| self.rules[usize::from(*index)].is_about(event));
+        found.retain(|index| self.rules.rules[usize::from(*index)].is_about(event));
         found.sort_unstable();
         found
     }
@@ -268,6 +275,6 @@ const fn mixed(hash: u64) -> u64 {
 
 impl fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RouteTable({} rules)", self.rules.len())
+        write!(f, "RouteTable({} rules)", self.rules.rule_count())
     }
 }

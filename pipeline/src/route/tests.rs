@@ -270,7 +270,7 @@ fn projected(fields: &str) -> Json {
         "[destinations.t]\ntype = \"topic\"\n[[rules]]\nname = \"r\"\nto = [\"t\"]\n{fields}\n"
     );
     let rules = Rules::parse(&text).unwrap_or_else(|error| panic!("{error}"));
-    let table = RouteTable::new(&rules);
+    let table = RouteTable::new(rules);
     let (mut builder, mut second) = (EventBuilder::new(), EventBuilder::new());
     let record = builder.build(&FULL);
     let event = EventView::of(record).unwrap();
@@ -505,7 +505,7 @@ proptest! {
         rules in prop::collection::vec(any_rule(), 0..12),
         events in prop::collection::vec(any_event(), 1..20),
     ) {
-        let table = RouteTable::new(&Rules::parse(&file(&rules)).unwrap());
+        let table = RouteTable::new(Rules::parse(&file(&rules)).unwrap());
         for event in events {
             let wanted = plainly(&rules, event);
             let found = built(event, "m", |record| {
@@ -628,7 +628,7 @@ proptest! {
 fn a_sample_takes_its_share_and_takes_the_same_again() {
     let text = "[destinations.one]\ntype = \"topic\"\n[[rules]]\nname = \"r\"\nto = [\"one\"]\nsample = 0.25\n";
     let (one, other) = (Rules::parse(text).unwrap(), Rules::parse(text).unwrap());
-    let (one, other) = (RouteTable::new(&one), RouteTable::new(&other));
+    let (one, other) = (RouteTable::new(one), RouteTable::new(other));
     let name = DestinationName::new("one").unwrap();
     let mut taken = 0;
     for id in 0..4_000 {
@@ -806,7 +806,7 @@ fn rules_that_nobody_needs_are_forgotten_and_the_rest_survive_a_restart() {
             history.at(lanes.source.partition(0), Offset(offset)).map(|version| version.number)
         };
         assert_eq!([1, 2, 3, 4].map(number), [None, Some(3), Some(4), Some(5)]);
-        assert_eq!(history.newest().unwrap().rules.rule_count(), 0);
+        assert_eq!(history.newest().unwrap().rules().rule_count(), 0);
         assert!(history.versions().any(|version| version.serves_topics(Lane::Normal)));
     }
 }

@@ -34,6 +34,7 @@ pub use outputs::{Output, Outputs};
 pub use partition::{Claims, LoopEnd, PartitionLoop, StageEnd};
 pub use runner::StageRunner;
 use tracklog_log::Pending;
+use tracklog_protocol::event::EventView;
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
 /// What becomes of the records of a topic.
@@ -123,6 +124,16 @@ impl SourceBatch {
 pub struct Poison {
     /// Why, for people.
     pub reason: String,
+}
+
+impl Poison {
+    /// The event that `record` is, for a stage that works on events alone.
+    ///
+    /// # Errors
+    /// That it is none.
+    pub(crate) fn unless_event(record: Record<'_>) -> Result<EventView<'_>, Self> {
+        EventView::of(record).ok_or_else(|| Self { reason: "it is no event".to_owned() })
+    }
 }
 
 /// A batch cannot be worked on now.

@@ -280,7 +280,7 @@ impl Routing {
                 running.lanes.insert(lane, runner);
             }
         }
-        let wanted = history.newest().map(|newest| &newest.rules.destinations);
+        let wanted = history.newest().map(|newest| &newest.rules().destinations);
         let gone: Vec<_> = running
             .destinations
             .iter()
@@ -456,7 +456,7 @@ impl Routing {
             from: self.parts.source.name().to_owned(),
             version: newest.map(|version| version.number),
             since: newest.map(|version| format_time(version.at)),
-            rules: newest.map_or(0, |version| version.rules.rule_count()),
+            rules: newest.map_or(0, |version| version.rules().rule_count()),
             refused,
         }
     }
@@ -482,7 +482,7 @@ impl Routing {
         };
         let history = self.routes.history().await;
         let running = self.running.lock().await;
-        let wanted = history.newest().map(|newest| &newest.rules.destinations);
+        let wanted = history.newest().map(|newest| &newest.rules().destinations);
         let mut list = Vec::new();
         for (name, spec) in wanted.into_iter().flatten() {
             let groups = LANES.map(|lane| destination::group(name, lane).to_string());
@@ -510,7 +510,7 @@ impl Routing {
         let found = DestinationName::new(name).ok_or_else(not_found)?;
         let history = self.routes.history().await;
         let newest = history.newest().ok_or_else(not_found)?;
-        let spec = newest.rules.destinations.get(&found).ok_or_else(not_found)?;
+        let spec = newest.rules().destinations.get(&found).ok_or_else(not_found)?;
         if is_topic(spec) {
             let why = format!("{name} is a topic: events are appended to it as they are routed");
             return Err(DestinationError::Conflict(why));
@@ -566,7 +566,7 @@ impl Routing {
         retries.insert(name.clone(), told)
     }
 
-    /// The stages that run, and what they have done; `None` while they change.
+    /// The stages that run, and what they have done; none while they change.
     pub(super) fn counters(&self) -> Vec<(String, Arc<StageCounters>)> {
         let Ok(running) = self.running.try_lock() else { return Vec::new() };
         let of_destinations = running.destinations.values().flat_map(|it| it.lanes.values());
@@ -635,7 +635,7 @@ fn readers(version: &Version) -> Vec<GroupName> {
         if version.serves_topics(lane) {
             groups.push(GroupName::new(name).expect("our own names are good"));
         }
-        let destinations = version.rules.destinations.keys();
+        let destinations = version.rules().destinations.keys();
         let handed_over = destinations.filter(|name| version.hands_over(name, lane));
         groups.extend(handed_over.map(|name| destination::group(name, lane)));
     }

@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::value::RawValue;
 use tracklog_server::explain::{Explanation, Look};
 
-use crate::asked_event::{Answerer, AskedEvent};
+use crate::asked_event::{self, Answerer, AskedEvent};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 use crate::reading::Place;
@@ -70,14 +70,8 @@ impl Explain {
                 explainer.explain(&question).await.map_err(Failure::could_not_run)?
             }
         };
-        let mut output = Output::new();
-        if self.json {
-            output.json(&explanation)?;
-        } else {
-            show(&mut output, &explanation)?;
-        }
-        output.flush()?;
-        if explanation.rejected.is_some() { Err(Failure::AnswerIsNo) } else { Ok(()) }
+        let is_rejected = explanation.rejected.is_some();
+        asked_event::tell(&explanation, self.json, is_rejected, show)
     }
 }
 

@@ -8,7 +8,7 @@ use tracklog_server::routes::{
     Delivered, RouteExplanation, RouteQuestion, RoutesStatus, RulesSummary, check,
 };
 
-use crate::asked_event::{Answerer, AskedEvent};
+use crate::asked_event::{self, Answerer, AskedEvent};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 use crate::reading::Place;
@@ -159,14 +159,8 @@ impl Explain {
                 explainer.route(&question, &text, from).await.map_err(Failure::could_not_run)?
             }
         };
-        let mut output = Output::new();
-        if self.json {
-            output.json(&explanation)?;
-        } else {
-            tell(&mut output, &explanation)?;
-        }
-        output.flush()?;
-        if explanation.rejected.is_some() { Err(Failure::AnswerIsNo) } else { Ok(()) }
+        let is_rejected = explanation.rejected.is_some();
+        asked_event::tell(&explanation, self.json, is_rejected, tell)
     }
 }
 
