@@ -17,6 +17,7 @@
 //! Sees only text that the scan passed. Called by `intake`.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use tracklog_protocol::TimeMicros;
@@ -61,6 +62,40 @@ impl<'a> Root<'a> {
             }
         }
         root
+    }
+
+    /// The same, out of what [`to_text`](Self::to_text) made of it.
+    pub(crate) fn of_text(text: &'a str) -> Self {
+        let mut root = Self::default();
+        for member in Members::of(text) {
+            let value = Value::of_member(&member);
+            match (member.key, member.kind) {
+                ("context", ValueKind::Object) => root.context = Some(member.value),
+                ("integrations", ValueKind::Object) => root.integrations = Some(member.value),
+                ("sentAt", _) => root.sent_at = Some(value),
+                ("timestamp", _) => root.timestamp = Some(value),
+                _ => {}
+            }
+        }
+        root
+    }
+
+    /// What it says of events, as an object; nothing where it says nothing.
+    fn to_text(self) -> Option<String> {
+        let mut text = String::new();
+        let token = |value: Option<Value<'a>>| value.map(|value| value.token);
+        for (key, token) in [
+            ("context", self.context),
+            ("integrations", self.integrations),
+            ("sentAt", token(self.sent_at)),
+            ("timestamp", token(self.timestamp)),
+        ] {
+            token.into_iter().for_each(|token| privacy::push_member(&mut text, key, token));
+        }
+        (!text.is_empty()).then(|| {
+            privacy::close_object(&mut text);
+            text
+        })
     }
 
     /// Bytes that it may add to each event.
@@ -409,6 +444,30 @@ impl Manner {
         let kind = Some(EventKind::Track);
         Self { kind, merges: false, times_declared: true, zones_wanted }
     }
+
+    /// What rejected events call it, so that they can be read likewise again.
+    const fn name(self) -> &'static str {
+        match self {
+            Self { merges: true, .. } => "merge",
+            Self { zones_wanted: true, .. } => "file",
+            Self { kind: Some(_), times_declared: true, .. } => "file_utc",
+            Self { kind: Some(kind), .. } => kind.as_str(),
+            Self { times_declared: true, .. } => "import",
+            Self { .. } => "batch",
+        }
+    }
+
+    /// The one of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "merge" => Door::Merge.into(),
+            "file" => Self::of_rows(true),
+            "file_utc" => Self::of_rows(false),
+            "import" => Door::Import.into(),
+            "batch" => Door::Batch.into(),
+            kind => Door::Single(EventKind::from_name(kind)?).into(),
+        })
+    }
 }
 
 impl From<Door> for Manner {
@@ -430,6 +489,8 @@ pub(crate) struct Mapping<'r> {
     root: Root<'r>,
     root_context: Option<Under<'r>>,
     root_integrations: Option<Under<'r>>,
+    /// What rejected events keep of the root; made with the first.
+    root_text: OnceCell<Option<String>>,
     schemas: &'r dyn Validate,
     /// As they may be stored.
     peer: Option<String>,
@@ -452,6 +513,7 @@ impl<'r> Mapping<'r> {
             root,
             root_context: root.context.and_then(Under::new),
             root_integrations: root.integrations.and_then(Under::new),
+            root_text: OnceCell::new(),
             schemas,
             peer: stored(request.peer),
             client: stored(request.client),
@@ -912,6 +974,10 @@ impl<'r> Mapping<'r> {
             body_withheld: !self.source.keeps_rejected_bytes(),
             peer_address: self.peer.as_deref(),
             client_address: self.client.as_deref(),
+            headers: self.request.headers,
+            user_agent: self.request.user_agent,
+            read_as: Some(self.manner.name()),
+            beside: self.root_text.get_or_init(|| self.root.to_text()).as_deref(),
             ..RejectedParts::default()
         }
     }
@@ -1012,7 +1078,7 @@ const fn stored_kind(kind: ValueKind) -> record::ValueKind {
 }
 
 /// A message id out of random bytes: a UUID, version 4.
-fn made_id(random: &mut dyn FnMut(&mut [u8; 16])) -> String {
+pub(crate) fn made_id(random: &mut dyn FnMut(&mut [u8; 16])) -> String {
     let mut bytes = [0; 16];
     random(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;

@@ -9,17 +9,18 @@
 //! Promises: one event, one record, whatever the others are; no clock, no randomness but what is
 //! handed in; no recursion; the memory of an [`Intake`] is reused and bounded by the body.
 
+pub mod kept;
 pub mod rows;
 
 use std::net::IpAddr;
 
-use tracklog_protocol::event::{EventBuilder, EventKind, EventView};
+use tracklog_protocol::event::{EventBuilder, EventKind, EventParts, EventView};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedView};
 use tracklog_protocol::{Record, Records, TimeMicros, partition_for};
 use tracklog_registry::{Registry, Verdict};
 
-use crate::envelope::{self, Root};
-use crate::rejection::Code;
+use crate::envelope::{self, Mapping, Root};
+use crate::rejection::{Code, Rejection};
 use crate::scan::{Flaw, Scan, ScanLimits, Scanned, ScannedEvent, Shape, Unreadable, string_text};
 use crate::source::SourceRules;
 
@@ -131,6 +132,36 @@ impl Intake {
         Ok(Submission { scanned, root, desk: &mut self.desk, door })
     }
 
+    /// Gives the one event that `bytes` should be its record. `said` has the last word on why it
+    /// is rejected.
+    fn judge_event(
+        &mut self,
+        bytes: &[u8],
+        mapping: &Mapping<'_>,
+        limits: &ScanLimits,
+        make_id: &mut dyn FnMut(&mut [u8; 16]),
+        said: impl FnOnce(Rejection) -> Rejection,
+        judged: &mut Judged,
+    ) {
+        let Self { scan, desk } = self;
+        let scanned = match scan.read(bytes, Shape::Event, limits) {
+            Ok(scanned) => scanned,
+            Err(Unreadable { flaw, column, .. }) => {
+                let what = format!("{} (column {column})", flaw.what);
+                let flaw = said(Rejection::new(flaw.code, what));
+                return judged.reject(desk.rejected.build(&mapping.refused(bytes, &flaw)), bytes);
+            }
+        };
+        let event = scanned.event(0).expect("a body that is read has its event");
+        let (events, buffers) = (&mut desk.events, &mut desk.envelope);
+        let accept = |parts: &EventParts<'_>| judged.accept(events.build(parts));
+        if let Err(rejection) = mapping.map(&event, buffers, make_id, accept) {
+            mapping.refuse(&event, &said(rejection), |parts, key| {
+                judged.reject(desk.rejected.build(parts), key);
+            });
+        }
+    }
+
     /// Takes the memory of an answered request back.
     pub fn recycle(&mut self, mut judged: Judged) {
         judged.clear();
@@ -186,7 +217,7 @@ impl<'a> Submission<'a> {
         self.check_sizes(source)?;
         let Self { scanned, root, desk, door } = self;
         let mut judged = std::mem::take(&mut desk.spare);
-        let mapping = envelope::Mapping::new(door.into(), source, request, root, schemas);
+        let mapping = Mapping::new(door.into(), source, request, root, schemas);
         for event in scanned.events() {
             let buffers = &mut desk.envelope;
             let builder = &mut desk.events;

@@ -1,8 +1,9 @@
-//! Rows of files, judged by the rules of a running gateway's sources.
+//! Rows of files, and rejected events once more, judged by the rules of a running gateway's
+//! sources.
 //!
-//! What becomes of a row is decided as for an event of a request: the same scan, the same
-//! mapping, the same schemas, the same counters. Whoever backfills stores the records, since with
-//! them goes how far the file has come.
+//! What becomes of them is decided as for an event of a request: the same scan, the same mapping,
+//! the same schemas, the same counters. Whoever backfills or retries stores the records, since with
+//! them goes how far that has come.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tracklog_log::Item;
 
 use crate::ack::RECORD_OVERHEAD_BYTES;
 use crate::delivery::{Desk, now, with_bench};
+use crate::intake::kept::Kept;
 use crate::intake::rows::{Row, Zoneless};
 use crate::intake::{Judged, Judgement, RequestFacts};
 use crate::sources::KnownSource;
@@ -73,6 +75,23 @@ impl RowDesk {
         let judged = with_bench(|bench| {
             bench.intake.judge_rows(rows, rules, &request, zoneless, schemas, make_id)
         });
+        Ok(JudgedRows { desk, source, judged })
+    }
+
+    /// Judges a rejected event again, by what holds now for the source `source`. `make_id` fills
+    /// sixteen bytes for its message id where it has none. Does not wait.
+    ///
+    /// # Errors
+    /// [`UnknownSource`] when there is no such source any more.
+    pub fn judge_kept(
+        &self,
+        source: &str,
+        kept: &Kept<'_>,
+        make_id: &mut dyn FnMut(&mut [u8; 16]),
+    ) -> Result<JudgedRows, UnknownSource> {
+        let (desk, source) = (Arc::clone(&self.0), self.source(source)?);
+        let (rules, schemas) = (&source.rules, &*desk.registry);
+        let judged = with_bench(|bench| bench.intake.judge_kept(kept, rules, schemas, make_id));
         Ok(JudgedRows { desk, source, judged })
     }
 }

@@ -126,7 +126,7 @@ fn write_event_details(line: &mut Line<'_>, event: &EventView<'_>) {
         page.text_if("referrer", event.page_referrer());
         page.text_if("title", event.page_title());
     });
-    write_headers(line, event);
+    write_headers(line, event.headers());
     if let Some(version) = event.schema_version() {
         line.number("schemaVersion", u64::from(version));
     }
@@ -134,8 +134,8 @@ fn write_event_details(line: &mut Line<'_>, event: &EventView<'_>) {
 }
 
 /// As an array of names and values: a name may come twice.
-fn write_headers(line: &mut Line<'_>, event: &EventView<'_>) {
-    let mut headers = event.headers().peekable();
+fn write_headers<'h>(line: &mut Line<'_>, headers: impl Iterator<Item = (&'h str, &'h str)>) {
+    let mut headers = headers.peekable();
     if headers.peek().is_none() {
         return;
     }
@@ -259,6 +259,11 @@ fn write_rejected(line: &mut Line<'_>, at: &LinePlace<'_>, record: Record<'_>) {
     // As text: JSON's readers make a double of a number, which holds 53 bits.
     line.text("bodyHash", &format!("{:016x}", rejected.full_hash()));
     line.text_if("stage", rejected.stage());
+    line.text_if("readAs", rejected.read_as());
+    line.text_if("userAgent", rejected.user_agent());
+    write_headers(line, rejected.headers());
+    // As text: nobody has checked that a foreign record holds JSON there.
+    line.text_if("beside", rejected.beside());
 }
 
 fn write_key_value(line: &mut Line<'_>, at: &LinePlace<'_>, record: Record<'_>) {

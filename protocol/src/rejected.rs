@@ -2,12 +2,13 @@
 //!
 //! The same shape as [`event`](crate::event): [`RejectedBuilder`] makes a record of
 //! [`RejectedParts`], [`RejectedView`] reads one in place, [`verify`] lets foreign bytes in. Of a
-//! body at most [`BODY_BYTES_MAX`] are kept, with the length and hash of all of it.
+//! body at most [`BODY_BYTES_MAX`] are kept, with the length and hash of all of it. What else the
+//! gateway read is kept beside it, so that the bytes can be judged again as they were.
 //! Layout: `schema/rejected.fbs`.
 
 use std::fmt;
 
-use flatbuffers::FlatBufferBuilder;
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::event::{first_line, limits};
@@ -16,6 +17,8 @@ use crate::{PayloadKind, Record, TimeMicros, trusted};
 
 /// So many of a body's first bytes are kept, at most.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// What a batch said for all its events is kept up to this length.
+pub const BESIDE_BYTES_MAX: usize = 64 << 10;
 /// Magic and root offset: what is shorter has no identifier to ask for.
 const BYTES_MIN: usize = 8;
 
@@ -34,7 +37,8 @@ pub struct RejectedParts<'a> {
     pub received_time: TimeMicros,
     /// All bytes of the event, as received.
     pub body: &'a [u8],
-    /// Whether the bytes are left out, and only their length and hash are kept.
+    /// Whether the bytes are left out, and only their length and hash are kept; of the request
+    /// then nothing is kept but addresses.
     pub body_withheld: bool,
     /// The message id, where it could be read.
     pub message_id: Option<&'a str>,
@@ -48,7 +52,18 @@ pub struct RejectedParts<'a> {
     pub client_address: Option<&'a str>,
     /// The stage that refused it; `None` for the gateway.
     pub stage: Option<&'a str>,
+    /// The headers that the source keeps: name in lower case, value.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The `User-Agent` header.
+    pub user_agent: Option<&'a str>,
+    /// How the bytes were read, in the gateway's words.
+    pub read_as: Option<&'a str>,
+    /// What the batch said for all its events, as a JSON object.
+    pub beside: Option<&'a str>,
 }
+
+/// Headers that are written.
+type Headers = WIPOffset<Vector<'static, ForwardsUOffset<raw::RequestHeader<'static>>>>;
 
 /// Builds one rejected event after another in the same memory, which stays below a few times
 /// [`BODY_BYTES_MAX`] as long as the texts are short.
@@ -71,6 +86,9 @@ impl RejectedBuilder {
         } else {
             Some(self.buffer.create_vector(kept(parts.body)))
         };
+        let request = if parts.body_withheld { RejectedParts::default() } else { *parts };
+        let headers = self.headers(request.headers);
+        let beside = request.beside.filter(|text| text.len() <= BESIDE_BYTES_MAX);
         let mut text = |text: Option<&str>| text.map(|text| self.buffer.create_string(text));
         let args = raw::RejectedArgs {
             code: text(Some(parts.code)),
@@ -87,10 +105,25 @@ impl RejectedBuilder {
             peer_address: text(parts.peer_address),
             client_address: text(parts.client_address),
             stage: text(parts.stage),
+            headers,
+            user_agent: text(request.user_agent),
+            read_as: text(request.read_as),
+            beside: text(beside),
+            beside_length: request.beside.map_or(0, str::len) as u64,
         };
         let rejected = raw::Rejected::create(&mut self.buffer, &args);
         raw::finish_rejected_buffer(&mut self.buffer, rejected);
         Record::trusted(PayloadKind::Rejected, self.buffer.finished_data())
+    }
+
+    fn headers(&mut self, headers: &[(&str, &str)]) -> Option<Headers> {
+        let mut header = |(name, value): &(&str, &str)| {
+            let name = Some(self.buffer.create_string(name));
+            let value = Some(self.buffer.create_string(value));
+            raw::RequestHeader::create(&mut self.buffer, &raw::RequestHeaderArgs { name, value })
+        };
+        let headers: Vec<_> = headers.iter().map(&mut header).collect();
+        (!headers.is_empty()).then(|| self.buffer.create_vector(&headers))
     }
 }
 
@@ -179,6 +212,17 @@ impl<'a> RejectedView<'a> {
         self.table.full_hash()
     }
 
+    /// The headers that the source keeps: name in lower case, value.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        self.table.headers().into_iter().flatten().map(|header| (header.name(), header.value()))
+    }
+
+    /// How long that was which the batch said for all its events, whether it is kept or not.
+    #[must_use]
+    pub fn beside_length(&self) -> u64 {
+        self.table.beside_length()
+    }
+
     texts! {
         /// Where in the event, as a JSON pointer.
         pointer,
@@ -196,6 +240,13 @@ impl<'a> RejectedView<'a> {
         client_address,
         /// The stage that refused it; `None` for the gateway.
         stage,
+        /// The `User-Agent` header.
+        user_agent,
+        /// How the bytes were read, in the gateway's words.
+        read_as,
+        /// What the batch said for all its events, as a JSON object; `None` where it said nothing,
+        /// or too much.
+        beside,
     }
 }
 
@@ -227,6 +278,14 @@ pub enum RejectedError {
         /// How many it had.
         full: u64,
     },
+    /// What is kept of the batch is cut, or longer than may be.
+    #[error("the rejected event keeps {kept} of {full} bytes of what its batch said")]
+    Beside {
+        /// How many are kept.
+        kept: usize,
+        /// How many there were.
+        full: u64,
+    },
 }
 
 /// Checks that `bytes` from outside are a rejected event; what passes can be read without further
@@ -241,6 +300,11 @@ pub fn verify(bytes: &[u8]) -> Result<Record<'_>, RejectedError> {
     let full = rejected.full_length();
     if kept > BODY_BYTES_MAX || kept as u64 > full {
         return Err(RejectedError::Body { kept, full });
+    }
+    let beside = rejected.beside().map_or(0, str::len);
+    let beside_full = rejected.beside_length();
+    if beside > BESIDE_BYTES_MAX || (beside > 0 && beside as u64 != beside_full) {
+        return Err(RejectedError::Beside { kept: beside, full: beside_full });
     }
     Ok(Record::trusted(PayloadKind::Rejected, bytes))
 }

@@ -7,12 +7,10 @@
 
 use std::borrow::Cow;
 
-use tracklog_protocol::event::EventParts;
-
 use super::{Intake, Judged, RequestFacts, Validate};
 use crate::envelope::{Manner, Mapping, Root};
 use crate::rejection::{Code, Rejection};
-use crate::scan::{ScanLimits, Shape};
+use crate::scan::ScanLimits;
 use crate::source::SourceRules;
 
 /// A row of a file.
@@ -77,32 +75,17 @@ impl Intake {
         make_id: &mut dyn FnMut(u64, &mut [u8; 16]),
         judged: &mut Judged,
     ) {
-        let Self { scan, desk } = self;
-        let (flaw, bytes) = match row.content {
+        let said = |rejection| of_row(row, rejection);
+        match row.content {
             RowContent::Refused { reason, bytes } => {
-                (Rejection::new(Code::InvalidRow, reason.to_owned()), bytes)
+                let flaw = said(Rejection::new(Code::InvalidRow, reason.to_owned()));
+                judged.reject(self.desk.rejected.build(&mapping.refused(bytes, &flaw)), bytes);
             }
-            RowContent::Event(bytes) => match scan.read(bytes, Shape::Event, limits) {
-                Err(unreadable) => {
-                    let what = format!("{} (column {})", unreadable.flaw.what, unreadable.column);
-                    (Rejection::new(unreadable.flaw.code, what), bytes)
-                }
-                Ok(scanned) => {
-                    let event = scanned.event(0).expect("a body that is read has its event");
-                    let (events, buffers) = (&mut desk.events, &mut desk.envelope);
-                    let id_of_row = &mut |id: &mut [u8; 16]| make_id(row.number, id);
-                    let accept = |parts: &EventParts<'_>| judged.accept(events.build(parts));
-                    if let Err(rejection) = mapping.map(&event, buffers, id_of_row, accept) {
-                        mapping.refuse(&event, &of_row(row, rejection), |parts, key| {
-                            judged.reject(desk.rejected.build(parts), key);
-                        });
-                    }
-                    return;
-                }
-            },
-        };
-        let rejection = of_row(row, flaw);
-        judged.reject(desk.rejected.build(&mapping.refused(bytes, &rejection)), bytes);
+            RowContent::Event(bytes) => {
+                let make_id = &mut |id: &mut [u8; 16]| make_id(row.number, id);
+                self.judge_event(bytes, mapping, limits, make_id, said, judged);
+            }
+        }
     }
 }
 

@@ -2,5 +2,6 @@
 
 mod http;
 mod intake;
+mod kept;
 mod scan;
 mod sending;

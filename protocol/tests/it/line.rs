@@ -199,6 +199,10 @@ fn a_rejected_event_says_why_and_shows_its_bytes() {
         client_address: Some("203.0.113.9"),
         peer_address: Some("10.0.0.1"),
         stage: Some("enrich"),
+        headers: &[("dnt", "1")],
+        user_agent: Some("curl/8"),
+        read_as: Some("batch"),
+        beside: Some("{\"sentAt\":\n5}"),
         ..RejectedParts::default()
     };
     let expected = concat!(
@@ -207,7 +211,8 @@ fn a_rejected_event_says_why_and_shows_its_bytes() {
         r#""appendedAt":"2026-01-02T03:04:07.000402Z","clientAddress":"203.0.113.9","#,
         r#""peerAddress":"10.0.0.1","code":"schema","pointer":"/properties/price","#,
         r#""message":"no number","body":"{\"a\":\n1}","bodyLength":8,"#,
-        r#""bodyHash":"HASH","stage":"enrich"}"#,
+        r#""bodyHash":"HASH","stage":"enrich","readAs":"batch","userAgent":"curl/8","#,
+        r#""headers":[{"name":"dnt","value":"1"}],"beside":"{\"sentAt\":\n5}"}"#,
     );
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(parts.body));
     let line = line(RejectedBuilder::new().build(&parts));

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use tracklog_protocol::event::{self, EventBuilder, EventParts};
 use tracklog_protocol::line::{LinePlace, write_line};
 use tracklog_protocol::rejected::{
-    BODY_BYTES_MAX, RejectedBuilder, RejectedError, RejectedParts, RejectedView, verify,
+    BESIDE_BYTES_MAX, BODY_BYTES_MAX, RejectedBuilder, RejectedError, RejectedParts, RejectedView,
+    verify,
 };
 use tracklog_protocol::{Offset, Record, TimeMicros};
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,6 +33,10 @@ fn sample() -> RejectedParts<'static> {
         peer_address: Some("10.0.0.1"),
         client_address: Some("203.0.113.9"),
         stage: Some("enrich"),
+        headers: &[("dnt", "1"), ("cf-ipcountry", "GB")],
+        user_agent: Some("curl/8"),
+        read_as: Some("batch"),
+        beside: Some("{\"sentAt\":\"2026-01-02T03:04:05Z\"}"),
     }
 }
 
@@ -55,6 +60,23 @@ fn every_field_reads_back() {
     assert_eq!(view.peer_address(), parts.peer_address);
     assert_eq!(view.client_address(), parts.client_address);
     assert_eq!(view.stage(), parts.stage);
+    assert_eq!(view.headers().collect::<Vec<_>>(), parts.headers);
+    assert_eq!(view.user_agent(), parts.user_agent);
+    assert_eq!(view.read_as(), parts.read_as);
+    assert_eq!(view.beside(), parts.beside);
+    assert_eq!(view.beside_length(), parts.beside.map_or(0, str::len) as u64);
+}
+
+#[test]
+fn what_a_batch_said_is_kept_whole_or_not_at_all() {
+    let mut builder = RejectedBuilder::new();
+    for (length, is_kept) in [(BESIDE_BYTES_MAX, true), (BESIDE_BYTES_MAX + 1, false)] {
+        let text = format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
+        let record = builder.build(&RejectedParts { beside: Some(&text), ..sample() });
+        let view = RejectedView::of(verify(record.bytes()).unwrap()).unwrap();
+        assert_eq!(view.beside(), Some(&*text).filter(|_| is_kept));
+        assert_eq!(view.beside_length(), length as u64);
+    }
 }
 
 #[test]
@@ -90,6 +112,8 @@ fn a_withheld_body_leaves_its_length_and_hash() {
     let mut builder = RejectedBuilder::new();
     let view = RejectedView::of(builder.build(&parts)).unwrap();
     assert_eq!(view.body(), None);
+    assert_eq!((view.headers().count(), view.user_agent()), (0, None));
+    assert_eq!((view.read_as(), view.beside(), view.beside_length()), (None, None, 0));
     assert_eq!(view.full_length(), parts.body.len() as u64);
     assert_eq!(view.full_hash(), xxh3_64(parts.body));
 }
