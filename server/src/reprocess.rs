@@ -5,6 +5,7 @@
 //!   consumer group of its own, and its offsets are in the commits of its outputs.
 //! - A job goes on by itself when the node comes back, until it is done or cancelled.
 //! - What it finds out of users, devices and visits changes nothing of what is known.
+//! - The events may come from an archive instead, whether `raw` still has them or not.
 //!
 //! Jobs are kept in the topic [`TOPIC`]; its bytes: `pipeline/FORMAT.md`, section *Reprocesses*.
 //! Called by `admin`, for operators.
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -23,6 +25,9 @@ use tracklog_log::{
     CatalogError, Epoch, FetchError, Log, Meta as _, Retention, TimeKind, Topic, TopicName,
     TopicNameError, TopicSpec,
 };
+use tracklog_pipeline::archive::chain::ChainError;
+use tracklog_pipeline::archive::store::{Opening, Store};
+use tracklog_pipeline::archive::substitute::{Substitute, SubstituteError};
 use tracklog_pipeline::enrich::Then;
 use tracklog_pipeline::enrich::stage::{self, Again, EnrichStage, FailedLookup, Known};
 use tracklog_pipeline::groups::{GroupError, GroupName, GroupNameError, Groups, Start};
@@ -43,6 +48,8 @@ pub const TOPIC: &str = "_reprocesses";
 /// What a job's own state takes of memory.
 const STATE: StateOptions = StateOptions { table_bytes: 16 << 20, cache_bytes: 32 << 20 };
 const STORE_CACHE_BYTES: u64 = 16 << 20;
+/// How long a job waits that could not begin again with the node.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// A job that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +66,9 @@ pub struct NewJob {
     pub to: Option<String>,
     /// What it knows of users, devices and visits.
     pub state: StateSeen,
+    /// The archive that `raw` is read from; nothing: the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
 }
 
 /// What a job knows of users, devices and visits.
@@ -144,6 +154,14 @@ pub enum ReprocessError {
     /// Events of a partition of `raw` are not all in one of `enriched`.
     #[error("raw and enriched have other numbers of partitions: give the state as of now")]
     Partitions,
+    /// An archive has no state.
+    #[error(
+        "what was known then is told by the log alone: an archive goes with the state as of now"
+    )]
+    ThenOfArchive,
+    /// The archive can't be read, or is of no use.
+    #[error(transparent)]
+    Archive(#[from] SubstituteError),
     /// The topic can't be made.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -219,10 +237,7 @@ impl Reprocesses {
         for (name, _) in all.jobs.list(b"") {
             let job = all.job(&String::from_utf8_lossy(&name))?;
             if job.status == Status::Running {
-                let mut running = all.running.lock().await;
-                if let Err(error) = all.start(&mut running, &job).await {
-                    tracing::warn!(job = job.asked.into, %error, "stands still");
-                }
+                all.start(&mut *all.running.lock().await, &job, None);
             }
         }
         Ok(all)
@@ -254,11 +269,13 @@ impl Reprocesses {
         }
         let topic = self.shop.check_topic(&asked.into)?;
         group_of(&asked.into)?;
-        let ranges = self.shop.ranges(&asked, clock::now()).await?;
+        let source = self.shop.source(&asked).await?;
+        let ranges = self.shop.ranges(&asked, &*source, clock::now()).await?;
         self.shop.make_topic(topic).await?;
         let job = Job { asked, status: Status::Running, ranges };
+        let runner = self.shop.runner(&job, source).await?;
         self.write(&job, Expect::Absent).await?;
-        self.start(&mut running, &job).await?;
+        self.start(&mut running, &job, Some(runner));
         drop(running);
         self.view(&job).await
     }
@@ -269,24 +286,29 @@ impl Reprocesses {
         Ok(())
     }
 
-    async fn start(
+    /// Lets a job run, by `runner` or by one that is made when it can be.
+    fn start(
         &self,
         running: &mut BTreeMap<String, Running>,
         job: &Job,
-    ) -> Result<(), ReprocessError> {
-        let (stop, stopped) = watch::channel(false);
-        let runner = self.shop.runner(job).await?;
+        runner: Option<StageRunner<dyn Log>>,
+    ) {
+        let (stop, mut stopped) = watch::channel(false);
         let (shop, jobs, job) = (Arc::clone(&self.shop), Arc::clone(&self.jobs), job.clone());
         let name = job.asked.into.clone();
         let task = self.shop.threads.spawn(async move {
-            if runner.run_to_end(stopped).await
+            let made = match runner {
+                None => shop.runner_at_last(&job, &mut stopped).await,
+                made => made,
+            };
+            if let Some(runner) = made
+                && runner.run_to_end(stopped).await
                 && let Err(error) = finish(&shop, &jobs, job, Status::Done).await
             {
                 tracing::warn!(%error, "a reprocess that is done runs again and finds nothing");
             }
         });
         running.insert(name, Running { stop, task });
-        Ok(())
     }
 
     /// Ends a job. What it wrote stays.
@@ -393,10 +415,23 @@ impl Workshop {
         Ok(())
     }
 
+    /// Where a job reads `raw`.
+    async fn source(&self, asked: &NewJob) -> Result<Arc<dyn Log>, ReprocessError> {
+        let Some(url) = &asked.archive else { return Ok(Arc::clone(&self.log)) };
+        if asked.state == StateSeen::Then {
+            return Err(ReprocessError::ThenOfArchive);
+        }
+        let store = Store::open(url, Opening::Read);
+        let store = store.map_err(|error| SubstituteError::from(ChainError::from(error)))?;
+        let (log, raw) = (Arc::clone(&self.log), self.raw.clone());
+        Ok(Arc::new(Substitute::open(log, raw, store).await?))
+    }
+
     /// What is meant of each partition of `raw`.
     async fn ranges(
         &self,
         asked: &NewJob,
+        source: &dyn Log,
         now: TimeMicros,
     ) -> Result<Vec<(u64, u64)>, ReprocessError> {
         let from = Bound::parse(&asked.from, now)?;
@@ -404,8 +439,8 @@ impl Workshop {
         let enriched = self.enriched_until(asked.state).await?;
         let mut ranges = Vec::new();
         for partition in self.raw.partitions() {
-            let begin = self.place(partition, from).await?;
-            let end = self.place(partition, to.unwrap_or(Bound::Now)).await?;
+            let begin = place(source, partition, from).await?;
+            let end = place(source, partition, to.unwrap_or(Bound::Now)).await?;
             let until = enriched
                 .as_ref()
                 .map_or(end, |until| until.get(&partition.partition).copied().unwrap_or_default());
@@ -433,16 +468,6 @@ impl Workshop {
         Ok(Some(until.collect()))
     }
 
-    async fn place(&self, partition: PartitionId, bound: Bound) -> Result<Offset, ReprocessError> {
-        let extent =
-            self.log.extent(partition).ok_or(FetchError::UnknownPartition { partition })?;
-        Ok(match bound {
-            Bound::Offset(offset) => offset.clamp(extent.start, extent.end),
-            Bound::Now => extent.end,
-            Bound::Time(time) => self.log.offset_at(partition, TimeKind::Append, time).await?,
-        })
-    }
-
     /// How many records of its range a job has worked on.
     async fn done(&self, job: &Job) -> Result<u64, ReprocessError> {
         let described = match self.groups.describe(&group_of(&job.asked.into)?).await {
@@ -457,7 +482,32 @@ impl Workshop {
         Ok(done.sum())
     }
 
-    async fn runner(&self, job: &Job) -> Result<StageRunner<dyn Log>, ReprocessError> {
+    /// The same as [`runner`](Self::runner), as soon as what it needs is there: an archive may not
+    /// answer when a node begins. `None`: it was stopped before.
+    async fn runner_at_last(
+        &self,
+        job: &Job,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Option<StageRunner<dyn Log>> {
+        loop {
+            let made = async { self.runner(job, self.source(&job.asked).await?).await };
+            match made.await {
+                Ok(runner) => return Some(runner),
+                Err(error) => tracing::warn!(job = job.asked.into, %error, "waits"),
+            }
+            tokio::select! {
+                () = self.time.pause(RETRY_PAUSE) => {}
+                _ = stopped.wait_for(|stop| *stop) => return None,
+            }
+        }
+    }
+
+    /// What runs a job over the events of `source`.
+    async fn runner(
+        &self,
+        job: &Job,
+        source: Arc<dyn Log>,
+    ) -> Result<StageRunner<dyn Log>, ReprocessError> {
         let into = &job.asked.into;
         let no_topic = || ReprocessError::NotFound(into.clone());
         let topic = self.log.topic(into).ok_or_else(no_topic)?;
@@ -474,7 +524,7 @@ impl Workshop {
         let stage =
             EnrichStage::again(run, enrichers.all, known, topic, self.failed_lookup, clock::nanos);
         let shared = PartitionLoop {
-            log: Arc::clone(&self.log),
+            log: source,
             epoch: self.epoch,
             stage: Arc::new(stage),
             source: self.raw.clone(),
@@ -524,6 +574,19 @@ impl Workshop {
         let sources = self.raw.partitions();
         Ok(Then::new(log, state, self.enriched.clone(), sources))
     }
+}
+
+async fn place(
+    source: &dyn Log,
+    partition: PartitionId,
+    bound: Bound,
+) -> Result<Offset, ReprocessError> {
+    let extent = source.extent(partition).ok_or(FetchError::UnknownPartition { partition })?;
+    Ok(match bound {
+        Bound::Offset(offset) => offset.clamp(extent.start, extent.end),
+        Bound::Now => extent.end,
+        Bound::Time(time) => source.offset_at(partition, TimeKind::Append, time).await?,
+    })
 }
 
 impl fmt::Debug for Reprocesses {

@@ -79,18 +79,25 @@ impl ArchiveLog {
     pub async fn open(store: Store) -> Result<Self, ChainError> {
         let chain = Chain::load(&store).await?;
         let names: Vec<_> = chain.topics().into_iter().flat_map(|it| it.keys().cloned()).collect();
-        let topics = (0_u32..).zip(names).filter_map(|(id, name)| Archived::of(&chain, id, &name));
-        Ok(Self {
-            topics: topics.collect(),
-            store,
-            files: Mutex::default(),
-            ahead: Mutex::default(),
-            budget: Budget::new(0),
-        })
+        let topics = (0_u32..).zip(names);
+        let topics = topics.filter_map(|(id, name)| Archived::of(&chain, TopicId(id), &name));
+        Ok(Self::over(topics.collect(), store))
+    }
+
+    /// Opens one topic of it, if it has one of this name, under the id that `topic` has.
+    pub(super) async fn open_as(store: Store, topic: &Topic) -> Result<Self, ChainError> {
+        let chain = Chain::load(&store).await?;
+        let found = Archived::of(&chain, topic.id, topic.name());
+        Ok(Self::over(found.into_iter().collect(), store))
+    }
+
+    fn over(topics: Vec<Archived>, store: Store) -> Self {
+        let (files, ahead, budget) = (Mutex::default(), Mutex::default(), Budget::new(0));
+        Self { store, topics, files, ahead, budget }
     }
 
     fn archived(&self, id: PartitionId) -> Option<&Archived> {
-        let found = self.topics.get(id.topic.0 as usize);
+        let found = self.topics.iter().find(|it| it.topic.id == id.topic);
         found.filter(|it| (id.partition as usize) < it.spans.len())
     }
 
@@ -237,7 +244,7 @@ impl From<FileError> for OpenError {
 }
 
 impl Archived {
-    fn of(chain: &Chain, id: u32, name: &str) -> Option<Self> {
+    fn of(chain: &Chain, id: TopicId, name: &str) -> Option<Self> {
         let ends = chain.topics()?.get(name)?;
         let name = TopicName::new(name).ok()?;
         let partitions = u32::try_from(ends.partitions.len()).ok()?;
@@ -251,7 +258,7 @@ impl Archived {
             steps.push(StepFiles { files, missing });
         }
         let spec = TopicSpec { name, partitions, retention: Retention::Keep };
-        let topic = Topic { id: TopicId(id), spec, created: TimeMicros(ends.created) };
+        let topic = Topic { id, spec, created: TimeMicros(ends.created) };
         Some(Self { topic, spans: ends.partitions.clone(), steps, ranges })
     }
 

@@ -11,7 +11,8 @@
 //! Bytes are decided without I/O: [`columns`] (events as rows), [`properties`] (typed columns from
 //! schemas), [`file`](mod@file) (Parquet), [`layout`] (paths), [`manifest`] (steps). FORMAT.md has
 //! them. With I/O: [`store`] (the object store), [`chain`] (its manifests), [`archiver`] (from the
-//! log into it), [`log`] (it, read as a log), [`export`] (parts of it, taken out).
+//! log into it), [`log`] (it, read as a log), [`substitute`] (one topic of a log, read from it),
+//! [`export`] (parts of it, taken out).
 
 pub mod archiver;
 mod cells;
@@ -25,6 +26,7 @@ pub mod manifest;
 pub mod properties;
 pub mod store;
 mod stretch;
+pub mod substitute;
 pub mod verify;
 
 #[cfg(test)]

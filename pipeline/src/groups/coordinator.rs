@@ -46,8 +46,8 @@ pub enum Start {
     Earliest,
     /// Behind the last record that is there.
     Latest,
-    /// At these offsets, or at the first record that is there behind them. Partitions that are not
-    /// named: as [`Earliest`](Self::Earliest).
+    /// At these offsets, whether the log still has them or not: whoever reads tells what is gone.
+    /// Partitions that are not named: as [`Earliest`](Self::Earliest).
     At(BTreeMap<PartitionId, Offset>),
 }
 
@@ -348,9 +348,7 @@ impl<L: Log + ?Sized> Groups<L> {
         extent.map_or(Offset::ZERO, |extent| match start {
             Start::Earliest => extent.start,
             Start::Latest => extent.end,
-            Start::At(offsets) => {
-                offsets.get(&source).map_or(extent.start, |at| extent.start.max(*at))
-            }
+            Start::At(offsets) => offsets.get(&source).copied().unwrap_or(extent.start),
         })
     }
 

@@ -61,7 +61,9 @@ fn reprocess_refusal(error: &ReprocessError) -> Response<Content> {
         ReprocessError::Stage(_)
         | ReprocessError::Name(_)
         | ReprocessError::GroupName(_)
-        | ReprocessError::Bound(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+        | ReprocessError::Bound(_)
+        | ReprocessError::ThenOfArchive
+        | ReprocessError::Archive(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
         ReprocessError::Own(_) => (StatusCode::CONFLICT, "protected"),
         ReprocessError::Exists(_) | ReprocessError::NotEmpty(_) => (StatusCode::CONFLICT, "exists"),
         ReprocessError::Off | ReprocessError::Partitions => (StatusCode::CONFLICT, "in_use"),

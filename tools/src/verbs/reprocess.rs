@@ -29,7 +29,8 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
     after_help = "\
 Places are those of `raw`, [from, to): an integer is an offset, in each partition; a TIME goes by
 append time. With --state then each event sees of users, devices and visits what it saw when it was
-enriched the first time; with now, what is known now. The topic is made; one that has records is
+enriched the first time; with now, what is known now. An archive knows events and nothing else: it
+goes with now, and its topic `raw` must have as many partitions as the node's. The topic is made; one that has records is
 refused. A run is called like its topic. `tracklog diff` shows what came out otherwise.
 
 Exit status: 0 done, 1 it was cancelled, 2 it could not run.
@@ -38,6 +39,7 @@ Examples:
   tracklog reprocess --from -7d --stage enrich --into enriched.again
   tracklog diff enriched enriched.again --from -7d
   tracklog reprocess --from 0 --stage enrich --into enriched.now --state now --detach
+  tracklog reprocess --archive s3://bucket/events --from 0 --stage enrich --into enriched.2025
   tracklog reprocess status
   tracklog reprocess cancel enriched.now"
 )]
@@ -56,9 +58,13 @@ pub(crate) struct ReprocessCommand {
     /// The topic that its outputs go to
     #[arg(long, value_name = "TOPIC", required = true)]
     into: Option<String>,
-    /// What is known of users, devices and visits
-    #[arg(long, value_enum, default_value_t = StateArg::Then)]
-    state: StateArg,
+    /// What is known of users, devices and visits [default: then; of an archive: now]
+    #[arg(long, value_enum)]
+    state: Option<StateArg>,
+    /// Read `raw` from an archive instead of the log: a folder, or the URL of an object store, as
+    /// the node sees it
+    #[arg(long, value_name = "URL")]
+    archive: Option<String>,
     /// Do not wait until it is done
     #[arg(long)]
     detach: bool,
@@ -128,10 +134,11 @@ impl ReprocessCommand {
             stage: self.stage.clone().unwrap_or_default(),
             from: self.from.clone().unwrap_or_default(),
             to: self.to.clone(),
-            state: match self.state {
-                StateArg::Then => StateSeen::Then,
-                StateArg::Now => StateSeen::Now,
+            state: match (self.state, &self.archive) {
+                (Some(StateArg::Then), _) | (None, None) => StateSeen::Then,
+                (Some(StateArg::Now), _) | (None, Some(_)) => StateSeen::Now,
             },
+            archive: self.archive.as_deref().map(absolute).transpose()?,
         };
         let body = serde_json::to_vec(&asked).map_err(Failure::could_not_run)?;
         let mut job: JobView =
@@ -142,6 +149,16 @@ impl ReprocessCommand {
         show(std::slice::from_ref(&job), self.json)?;
         if job.status == Status::Cancelled { Err(Failure::AnswerIsNo) } else { Ok(()) }
     }
+}
+
+/// The node stands elsewhere: a folder is named from the root.
+fn absolute(url: &str) -> Result<String, Failure> {
+    if url.contains("://") {
+        return Ok(url.to_owned());
+    }
+    let path = std::path::absolute(url).map_err(|error| Failure::of(url, error))?;
+    let named = path.to_str().map(str::to_owned);
+    named.ok_or_else(|| Failure::of(path.display(), "its name is not UTF-8"))
 }
 
 /// Shows how far it is until it runs no more.

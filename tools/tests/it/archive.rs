@@ -225,6 +225,78 @@ fn restore_holds(site: &Site, sent: usize) {
 }
 
 #[test]
+fn a_stage_runs_again_over_an_archive_though_the_log_is_gone() {
+    const EVENTS: usize = 1_200;
+    let site = Site::new();
+    // What is known of visitors is no part of an archive.
+    let known =
+        ["identity", "profile", "session"].map(|it| format!("[enrich.{it}]\nenabled = false"));
+    site.configure(&known.join("\n"));
+    let node = site.start();
+    for first in (0..EVENTS).step_by(300) {
+        send(&node, first..first + 300);
+    }
+    site.await_rows(EVENTS as u64);
+    assert!(node.terminate().0.success());
+    let archive = site.path("kept-archive");
+    std::fs::rename(site.archive(), &archive).unwrap();
+    std::fs::remove_dir_all(site.data()).unwrap();
+    let before = lines("enriched", &["--archive", text(&archive)]);
+    assert_eq!(before.len(), EVENTS);
+
+    let mut node = site.start();
+    let data = site.data();
+    let again = ["reprocess", "--archive", text(&archive), "--from", "0", "--stage", "enrich"];
+    let place = ["--json", "--data", text(&data)];
+    let begin =
+        |into: &str, more: &[&str]| run(&[&again[..], &["--into", into], more, &place].concat());
+    let refused = begin("again", &["--state", "then"]);
+    assert!(refused.refusal().contains("goes with the state as of now"), "{refused:?}");
+    let elsewhere = ["--archive", text(site.parent.path())];
+    let refused =
+        run(&[&["reprocess"], &elsewhere[..], &again[3..], &["--into", "again"], &place].concat());
+    assert!(refused.refusal().contains("holds no archive"), "{refused:?}");
+    assert_eq!(begin("again", &["--detach"]).status, 0);
+    // It goes on after a kill, also when the archive was away meanwhile.
+    node.kill();
+    let away = site.path("away");
+    std::fs::rename(&archive, &away).unwrap();
+    node = site.start();
+    std::fs::rename(&away, &archive).unwrap();
+    let status = || {
+        let ran = run(&[&["reprocess", "status", "again"], &place[..]].concat());
+        serde_json::from_str::<Value>(ran.lines()[0]).unwrap()
+    };
+    let began = Instant::now();
+    while status()["status"] == "running" {
+        assert!(began.elapsed() < PATIENCE, "{}", status());
+    }
+    assert_eq!((&status()["status"], &status()["done"]), (&json!("done"), &json!(EVENTS)));
+    let after = lines("again", &["--data", text(&data)]);
+    assert_eq!(made_of(&after), made_of(&before));
+    assert_eq!(after.len(), EVENTS, "each once");
+    assert_eq!(lines("raw", &["--data", text(&data)]), Vec::<String>::new());
+
+    let part = begin("part", &["--to", "3"]);
+    assert_eq!(part.status, 0, "{}", part.stderr);
+    assert!(replay(&data, "part").iter().all(|event| event["rawOffset"].as_u64() < Some(3)));
+    assert!(node.terminate().0.success());
+}
+
+/// Enriched events without where and when they were stored, and which state they saw.
+fn made_of(lines: &[String]) -> BTreeSet<String> {
+    let strip = |line: &String| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        let fields = event.as_object_mut().unwrap();
+        for stored in ["topic", "partition", "offset", "appendedAt", "stateOffset"] {
+            assert!(fields.remove(stored).is_some(), "{stored}: {line}");
+        }
+        event.to_string()
+    };
+    lines.iter().map(strip).collect()
+}
+
+#[test]
 fn damage_is_named_and_the_rest_is_read() {
     let site = Site::new();
     let node = site.start();

@@ -19,6 +19,7 @@ use crate::archive::archiver::{ArchiveCounters, Archiver, ArchiverEnd, Flush, Sc
 use crate::archive::chain::Chain;
 use crate::archive::log::ArchiveLog;
 use crate::archive::store::Store;
+use crate::archive::substitute::{Substitute, SubstituteError};
 use crate::archive::verify::{self, Told};
 use crate::groups::Clock;
 use crate::rig::Rig;
@@ -373,6 +374,54 @@ fn times_are_found_as_in_the_log() {
             }
         }
     }
+}
+
+#[test]
+fn a_topic_is_read_from_the_archive_though_the_log_has_it_no_more() {
+    let mut world = World::new();
+    world.write(200);
+    assert!(world.live(|_| Fault::None));
+    let [raw, enriched] = [0, 1].map(|index| world.topics[index].clone());
+    let before: Vec<_> =
+        raw.partitions().map(|id| lines(&*world.rig.log, id, raw.name())).collect();
+    for partition in raw.partitions() {
+        let extent = world.rig.log.extent(partition).unwrap();
+        block_on(world.rig.log.trim(partition, extent.end)).unwrap();
+    }
+    world.write(40);
+    let log = Arc::clone(&world.rig.log) as Arc<dyn Log>;
+    let substitute = block_on(Substitute::open(log, raw.clone(), world.store())).unwrap();
+    for (partition, before) in raw.partitions().zip(before) {
+        assert_eq!(lines(&substitute, partition, raw.name()), before, "as it was archived");
+        let later =
+            block_on(substitute.offset_at(partition, TimeKind::Append, TimeMicros(i64::MAX)));
+        assert_eq!(later, Ok(substitute.extent(partition).unwrap().end));
+    }
+    for partition in enriched.partitions() {
+        let of_log = lines(&*world.rig.log, partition, enriched.name());
+        assert_eq!(lines(&substitute, partition, enriched.name()), of_log, "the log's own");
+    }
+    let both = [enriched.partition(1), raw.partition(2), enriched.partition(0)];
+    let from = both.map(|partition| (partition, Offset::ZERO)).to_vec();
+    let fetch = Fetch { from, bytes_max: 1 << 20, wait: true, mode: FetchMode::Replay };
+    let fetched = block_on(substitute.fetch(fetch)).unwrap();
+    assert_eq!(fetched.partitions.iter().map(|it| it.partition).collect::<Vec<_>>(), both);
+    assert!(fetched.partitions.iter().all(|it| !it.batches.is_empty()));
+}
+
+#[test]
+fn an_archive_of_other_partitions_or_without_the_topic_stands_in_for_nothing() {
+    let mut world = World::new();
+    world.write(20);
+    assert!(world.live(|_| Fault::None));
+    let other = Rig::new();
+    let open = |topic: Topic| {
+        let log = Arc::clone(&other.log) as Arc<dyn Log>;
+        block_on(Substitute::open(log, topic, world.store())).map(drop).unwrap_err()
+    };
+    let refused = open(other.topic("raw", 4));
+    assert!(matches!(refused, SubstituteError::Partitions { log: 4, archive: 3, .. }));
+    assert!(matches!(open(other.topic("rejected", 2)), SubstituteError::NoTopic { .. }));
 }
 
 /// SplitMix64.
