@@ -12,10 +12,11 @@
 //! Promises: applying the same records in the same order gives the same catalog, anywhere.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tracklog_log::{Retention, Topic, TopicName, TopicSpec};
+use tracklog_log::{Dedupe, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::fields::{Fields, FieldsMut};
@@ -55,6 +56,8 @@ struct Rows {
     first: u32,
     count: u32,
     compact: bool,
+    /// How long the ids of its events are known, where they are.
+    dedupe: Option<Duration>,
 }
 
 /// What a catalog record changed.
@@ -74,6 +77,8 @@ pub(crate) struct Catalog {
     rows: HashMap<TopicId, Rows>,
     partitions: Vec<PartitionId>,
     live: BTreeMap<(PartitionId, Bytes), LiveRecord>,
+    /// Topics that are deduplicated, there or not.
+    dedupe: Vec<Dedupe>,
 }
 
 impl Catalog {
@@ -85,6 +90,7 @@ impl Catalog {
             rows: HashMap::default(),
             partitions: Vec::new(),
             live: BTreeMap::new(),
+            dedupe: Vec::new(),
         };
         let spec = TopicSpec {
             name: TopicName::new(TOPIC_NAME).expect("the catalog's name is a topic name"),
@@ -100,10 +106,40 @@ impl Catalog {
         let first = u32::try_from(self.partitions.len()).expect("fewer than 2^32 partitions");
         let compact = topic.spec.retention == Retention::Compact;
         let count = topic.spec.partitions;
-        self.rows.insert(topic.id, Rows { first, count, compact });
+        let dedupe = self.dedupe_of(&topic.spec.name);
+        self.rows.insert(topic.id, Rows { first, count, compact, dedupe });
         self.partitions.extend(topic.partitions());
         self.names.insert(topic.id, topic.spec.name.clone());
         self.topics.insert(topic.name().to_owned(), topic);
+    }
+
+    /// From now on the events of these topics are stored once.
+    pub(crate) fn deduplicate(&mut self, topics: &[Dedupe]) {
+        self.dedupe = topics.to_vec();
+        let names: Vec<_> = self.names.iter().map(|(id, name)| (*id, name.clone())).collect();
+        for (id, name) in names {
+            let dedupe = self.dedupe_of(&name);
+            self.rows.entry(id).and_modify(|rows| rows.dedupe = dedupe);
+        }
+    }
+
+    fn dedupe_of(&self, name: &TopicName) -> Option<Duration> {
+        self.dedupe.iter().find(|it| it.topic == *name).map(|it| it.window)
+    }
+
+    /// Whether the events of a topic of this name are, or would be, stored once.
+    pub(crate) fn deduplicates(&self, name: &TopicName) -> bool {
+        self.dedupe_of(name).is_some()
+    }
+
+    /// How long the ids of a topic's events are known, where they are.
+    pub(crate) fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
+        self.rows.get(&topic)?.dedupe
+    }
+
+    /// The longest of these, of topics that are there or may come.
+    pub(crate) fn dedupe_window_max(&self) -> Option<Duration> {
+        self.dedupe.iter().map(|it| it.window).max()
     }
 
     pub(crate) fn topic(&self, name: &str) -> Option<&Topic> {
@@ -121,8 +157,14 @@ impl Catalog {
 
     /// The row of a partition that is there.
     pub(crate) fn row(&self, partition: PartitionId) -> Option<Row> {
+        self.row_and_dedupe(partition).map(|(row, _)| row)
+    }
+
+    /// The row of a partition that is there, and whether its events are stored once.
+    pub(crate) fn row_and_dedupe(&self, partition: PartitionId) -> Option<(Row, bool)> {
         let rows = self.rows.get(&partition.topic)?;
-        (partition.partition < rows.count).then(|| Row(rows.first + partition.partition))
+        let row = Row(rows.first + partition.partition);
+        (partition.partition < rows.count).then(|| (row, rows.dedupe.is_some()))
     }
 
     /// How many rows were given; those of deleted topics are not given again.

@@ -25,6 +25,7 @@ use crate::open::{Machines, Opening, OpeningReport, Threads, open_disk, open_pat
 use crate::options::Options;
 use crate::read::Reader;
 use crate::relay::Relay;
+use crate::seen::event_ids::ROWS_MAX;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
 use crate::verify::{Progress, VerifyReport, verify_published};
@@ -82,6 +83,10 @@ pub struct Status {
     pub reads_copied: u64,
     /// Bytes that replay threads are at, or that wait to be taken.
     pub replay_bytes: u64,
+    /// Ids of events in the journal that are known again.
+    pub ids: u64,
+    /// What they take of memory.
+    pub ids_bytes: u64,
     /// Segments in use.
     pub segments: usize,
     /// Size of a slot.
@@ -185,6 +190,8 @@ impl Engine {
             reads_pinned_bytes: self.reader.pinned_bytes(),
             reads_copied: self.reader.windows_copied(),
             replay_bytes: self.reader.replay_bytes(),
+            ids: load(&counters.ids),
+            ids_bytes: load(&counters.ids_bytes),
             segments: self.client.published.places.read().segment_ids().len(),
             slot_bytes: self.slot_bytes,
             state: self.state(),
@@ -279,6 +286,7 @@ impl Engine {
                 let why = "topic ids are used up".into();
                 return Err(AppendError::Full { why }.into());
             }
+            self.check_rows(&spec)?;
             let key = catalog::topic_key(&spec.name);
             let value = catalog::topic_value(&spec, self.disk.now());
             match self.change(&key, Some(&value), None)?.await {
@@ -287,6 +295,17 @@ impl Engine {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether events of one more topic can be stored once: their places hold no larger row.
+    fn check_rows(&self, spec: &TopicSpec) -> Result<(), AppendError> {
+        let topics = self.client.published.topics.read();
+        let rows = topics.catalog.row_count() + spec.partitions as usize;
+        if topics.catalog.deduplicates(&spec.name) && rows > ROWS_MAX as usize {
+            let why = "numbers of partitions are used up until the log is opened again".into();
+            return Err(AppendError::Full { why });
+        }
+        Ok(())
     }
 
     async fn delete(&self, name: TopicName) -> Result<(), CatalogError> {

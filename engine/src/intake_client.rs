@@ -7,6 +7,7 @@ use tracklog_log::{Append, AppendError, Budget, Busy, Lane, Permit, Ticket};
 use crate::journal::driver::Driver;
 use crate::journal::intake::{Intake, Measured};
 use crate::published::Published;
+use crate::seen::event_ids::IdKey;
 
 /// What it takes to append.
 #[derive(Clone)]
@@ -14,6 +15,7 @@ pub(crate) struct IntakeClient {
     pub(crate) driver: Arc<Driver>,
     pub(crate) published: Arc<Published>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) id_key: IdKey,
 }
 
 impl IntakeClient {
@@ -44,6 +46,6 @@ impl IntakeClient {
 
     fn measure(&self, append: &Append<'_>) -> Result<Measured, AppendError> {
         let topics = self.published.topics.read();
-        Measured::of(append, |partition| topics.catalog.row(partition))
+        Measured::of(append, self.id_key, |partition| topics.catalog.row_and_dedupe(partition))
     }
 }

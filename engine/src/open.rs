@@ -48,6 +48,7 @@ use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
 use crate::read::{Reader, ReaderOptions};
+use crate::seen::event_ids::{HotIds, IdKey, ids_of_segment};
 use crate::seen::producers::Producers;
 
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
@@ -210,6 +211,7 @@ fn begin_run(
     options: &Options,
     mut recovered: Recovered,
 ) -> Result<Opening, OpenError> {
+    recovered.catalog.deduplicate(&options.dedupe);
     if let Err(error) = keep_cuts(&**disk, &recovered.cuts) {
         // Nobody was told that it is there: a full disk must not keep the log from opening.
         tracing::warn!("no copy is kept of what was cut: {error}");
@@ -236,6 +238,7 @@ fn begin_run(
         ended: recovered.ended.clone(),
         checkpoint_sequence: recovered.checkpoint_sequence + 2,
         producers: std::mem::take(&mut recovered.producers),
+        ids: Some(ids_of(&**disk, options, &recovered, active.id.number)),
         kept_bytes: match options.when_full {
             WhenFull::DropOldest => kept_bytes(heading.slot_bytes),
             WhenFull::Refuse => 0,
@@ -252,6 +255,28 @@ fn begin_run(
     unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later)?);
     let run = (heading, start, active);
     assemble(disk, options, recovered, run, published, (unused, next_slot))
+}
+
+/// The ids of the events that are known again, from the segments that may hold some of the window.
+fn ids_of(
+    disk: &dyn Disk,
+    options: &Options,
+    recovered: &Recovered,
+    active: SegmentNumber,
+) -> HotIds {
+    let (catalog, key) = (&recovered.catalog, IdKey::of(recovered.cluster, options.id_hash_bits));
+    let first = recovered.segments.first().map_or(active, |(id, _)| id.number);
+    let mut ids = HotIds::new(first, options.ids_bytes);
+    let Some(window) = catalog.dedupe_window_max() else { return ids };
+    let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+    let not_before = later(recovered.append_time, disk.now()).0.saturating_sub(window);
+    for (id, index) in &recovered.segments {
+        if index.append_time_last().0 >= not_before {
+            ids_of_segment(disk, (id, index), catalog, key, &mut ids);
+        }
+    }
+    ids.begin_segment(active);
+    ids
 }
 
 /// Frees the slots of runs that held no data, where a full disk has no room for another: writes
@@ -315,6 +340,7 @@ fn assemble(
         driver: Driver::new(Arc::default()),
         published: Arc::clone(&published),
         budget: Budget::new(options.budget_bytes.min(slot_bytes)),
+        id_key: IdKey::of(heading.cluster, options.id_hash_bits),
     };
     let counters = Arc::new(Counters::default());
     let reader = reader_of(&published, disk, options)?;

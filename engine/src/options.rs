@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracklog_log::Dedupe;
+
 pub use crate::disk::BackendChoice;
 
 /// What to do when there is no room.
@@ -41,6 +43,14 @@ pub struct Options {
     pub journal_bytes_max: Option<u64>,
     /// What to do when there is no room.
     pub when_full: WhenFull,
+    /// The topics whose events are stored once: see [`tracklog_log::dedupe`].
+    pub dedupe: Vec<Dedupe>,
+    /// How much memory the ids of events in the journal may take, 16 bytes each. Beyond it the
+    /// oldest are known no more.
+    pub ids_bytes: u64,
+    /// How many bits the hash of an id has. Fewer than 64 have ids share one: for tests of what
+    /// happens then.
+    pub id_hash_bits: u32,
     /// Open although commits that were acked are gone, and record that.
     pub accept_loss: bool,
     /// After so long without an answer from the disk new work is shed.
@@ -60,6 +70,9 @@ impl Default for Options {
             replay_bytes: 128 << 20,
             journal_bytes_max: None,
             when_full: WhenFull::Refuse,
+            dedupe: Vec::new(),
+            ids_bytes: 1 << 30,
+            id_hash_bits: u64::BITS,
             accept_loss: false,
             commit_deadline: Duration::from_secs(2),
         }

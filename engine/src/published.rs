@@ -59,6 +59,11 @@ impl Topics {
         Extent { start: Offset(start), end: Offset(end) }
     }
 
+    /// Where the partition of `row` starts.
+    pub(crate) fn start_of(&self, row: Row) -> Offset {
+        Offset(self.extents[row.index()].start.load(Ordering::Acquire))
+    }
+
     pub(crate) fn extent(&self, partition: PartitionId) -> Option<Extent> {
         self.catalog.row(partition).map(|row| self.extent_of(row))
     }

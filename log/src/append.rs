@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tracklog_protocol::batch::Produced;
 use tracklog_protocol::{Offset, PartitionId, ProducerEpoch, Record, Sequence, VerifiedBatch};
 
-use crate::Epoch;
+use crate::{Epoch, Seen};
 
 /// One request to append: all of it lies in one commit, or none.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,17 @@ pub enum Condition {
         /// Where its last record is.
         last: Option<Offset>,
     },
+    /// The event of a single-record item is another one than the event at this place, or is to be
+    /// stored although it has the same id. It holds: who appends has looked. See
+    /// [`dedupe`](crate::dedupe).
+    Differs {
+        /// Its index in [`Append::items`].
+        item: usize,
+        /// Where the other lies.
+        partition: PartitionId,
+        /// See `partition`.
+        offset: Offset,
+    },
 }
 
 /// Why an append was not, or perhaps not, stored.
@@ -112,6 +123,10 @@ pub enum AppendError {
         /// The epoch that holds now.
         current: ProducerEpoch,
     },
+    /// Events of the append may be there already. Nothing was stored; look, and append the others:
+    /// [`dedupe::resolve`](crate::dedupe::resolve) does.
+    #[error("{} events of the append may be there already", .0.items.len())]
+    Seen(Arc<Seen>),
     /// Another writer took over the domain. Nothing was stored; stop.
     #[error("fenced: another writer holds epoch {}", current.0)]
     Fenced {

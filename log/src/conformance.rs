@@ -13,6 +13,7 @@
 mod appends;
 mod catalog;
 mod conditions;
+mod dedupe;
 mod intake;
 mod meta;
 mod producers;
@@ -32,11 +33,12 @@ use rig::Rig;
 pub use task::block_on;
 
 use crate::Log;
+use crate::dedupe::{Dedupe, WINDOW};
 
 /// An implementation under test.
 pub trait Harness {
     /// The log: when first asked, empty and opened by nobody. Its intake has a budget of 32 MiB or
-    /// more.
+    /// more, and it deduplicates [`deduplicated`].
     fn log(&self) -> Arc<dyn Log>;
 
     /// Closes the log and opens it again on what it stored. Nobody else holds it any more. An
@@ -62,6 +64,13 @@ impl Case {
     }
 }
 
+/// The topics in which the log under test stores each event once; some cases make them.
+#[must_use]
+pub fn deduplicated() -> Vec<Dedupe> {
+    let topic = |topic| Dedupe { topic: rig::name(topic), window: WINDOW };
+    ["once", "once-more"].map(topic).to_vec()
+}
+
 /// All cases.
 #[must_use]
 pub fn cases() -> Vec<Case> {
@@ -69,6 +78,7 @@ pub fn cases() -> Vec<Case> {
         appends::CASES,
         conditions::CASES,
         producers::CASES,
+        dedupe::CASES,
         reads::CASES,
         times::CASES,
         trims::CASES,

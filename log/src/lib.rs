@@ -7,7 +7,8 @@
 //! - [`memory`]: a twin of the log that lives in memory, plain enough to be an oracle in tests;
 //! - [`conformance`]: the suite that every implementation must pass;
 //! - [`meta`]: a linearizable key-value store over any log;
-//! - [`producers`]: when a batch that is sent twice is stored once.
+//! - [`producers`]: when a batch that is sent twice is stored once;
+//! - [`dedupe`]: when an event that is sent twice is stored once.
 //!
 //! It opens no file, and, but for the suite, reads no clock and starts no thread. If you want a log
 //! on a disk, that is `tracklog-engine`. Start reading at [`Log`] and [`Append`].
@@ -17,6 +18,7 @@ mod append;
 pub mod budget;
 mod catalog;
 pub mod conformance;
+pub mod dedupe;
 mod fetch;
 pub mod memory;
 pub mod meta;
@@ -28,6 +30,7 @@ use std::pin::Pin;
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
 pub use budget::{Budget, Busy, Lane, Permit};
 pub use catalog::{CatalogError, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+pub use dedupe::{Dedupe, Seen, SeenItem};
 pub use fetch::{
     Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
 };
@@ -75,7 +78,8 @@ impl Durability {
 /// - what [`append`](Self::append) acked is there after any crash, once and in order;
 /// - nothing is readable before it is durable, and an end offset never goes back;
 /// - offsets of a partition rise by one, but for skips after damage, and are never given twice;
-/// - a batch that names its producer is stored once, however often it is sent: [`producers`].
+/// - a batch that names its producer is stored once, however often it is sent: [`producers`];
+/// - so is an event, in topics for which the log is told so when it is opened: [`dedupe`].
 pub trait Log: Send + Sync + 'static {
     /// Becomes the writer of `domain`; fences all earlier writers of it.
     fn open(&self, domain: Domain) -> Pending<'_, Result<Epoch, AppendError>>;

@@ -14,6 +14,7 @@
 //! - [`fail_next`](MemoryLog::fail_next) refuses one append.
 
 mod history;
+mod ids;
 mod outcome;
 mod store;
 
@@ -28,8 +29,9 @@ use store::{Stamped, Store};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::{
-    Append, AppendError, Budget, Busy, CatalogError, Domain, Epoch, Extent, Fetch, FetchError,
-    Fetched, Lane, Log, Outcome, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+    Append, AppendError, Budget, Busy, CatalogError, Dedupe, Domain, Epoch, Extent, Fetch,
+    FetchError, Fetched, Lane, Log, Outcome, Pending, Permit, Ticket, TimeKind, Topic, TopicName,
+    TopicSpec,
 };
 
 /// What a [`MemoryLog`] is given.
@@ -84,6 +86,13 @@ impl MemoryLog {
             budget: Budget::new(options.budget_bytes),
             state: Mutex::default(),
         }
+    }
+
+    /// The same, with events stored once in these topics.
+    #[must_use]
+    pub fn deduplicating(self, topics: &[Dedupe]) -> Self {
+        self.state().store.deduplicate(topics);
+        self
     }
 
     /// From now on appends stay in flight until [`release`](Self::release).

@@ -36,6 +36,7 @@ use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
 use crate::partition::places::{SegmentId, SegmentIndex};
 use crate::published::Published;
+use crate::seen::event_ids::HotIds;
 use crate::seen::producers::Producers;
 
 /// So many commits may be on their way to the disk at once.
@@ -104,6 +105,9 @@ pub(crate) struct Counters {
     /// By power of two of microseconds: how long a commit's write took.
     pub(crate) write_micros: [AtomicU64; 32],
     pub(crate) write_micros_sum: AtomicU64,
+    /// Ids of events that are known, and their memory.
+    pub(crate) ids: AtomicU64,
+    pub(crate) ids_bytes: AtomicU64,
     /// A commit is past its deadline.
     pub(crate) shedding: AtomicBool,
 }
@@ -147,6 +151,8 @@ pub(crate) struct Start {
     pub(crate) ended: Vec<Base>,
     pub(crate) checkpoint_sequence: u64,
     pub(crate) producers: Producers,
+    /// Taken by the journal.
+    pub(crate) ids: Option<HotIds>,
     /// Room at a segment's end that only the log's own appends may use.
     pub(crate) kept_bytes: usize,
     pub(crate) commit_deadline: Duration,
@@ -204,6 +210,7 @@ impl Journal {
     ) -> Self {
         let opened = start.opened;
         let producers = std::mem::take(&mut start.producers);
+        let ids = start.ids.take().unwrap_or_else(|| HotIds::new(opened.segment, 0));
         effects.prepare(opened.segment.next());
         Self {
             slot: active.slot,
@@ -217,7 +224,12 @@ impl Journal {
             next_slot: None,
             no_room: None,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
-            stamper: Stamper::new(Arc::clone(&published), Arc::clone(&pool), producers.clone()),
+            stamper: Stamper::new(
+                Arc::clone(&published),
+                Arc::clone(&pool),
+                producers.clone(),
+                ids,
+            ),
             producers,
             inputs: Vec::new(),
             one_ended: false,
@@ -456,6 +468,7 @@ impl Journal {
             // With the segment goes what is told of damage in it and before it.
             let damaged = &mut self.start.opened_body.damaged;
             damaged.retain(|stretch| (stretch.run, stretch.last) > (id.run, last));
+            self.stamper.forget_segment(id.number);
             let checkpoint = self.checkpoint();
             self.checkpoint_sequence += 1;
             effects.dropped(id, checkpoint);
@@ -540,6 +553,7 @@ impl Journal {
         self.slot = next.slot;
         self.segment = next.id;
         self.position = FIRST_COMMIT_AT;
+        self.stamper.begin_segment(self.segment.number, self.append_time);
         effects.prepare(next.id.number.next());
     }
 
@@ -626,6 +640,9 @@ impl Journal {
     fn commit(&mut self, mut gather: Gather, effects: &mut impl Effects) {
         self.append_time = later(self.append_time, effects.now());
         let closed = self.stamper.close(&mut gather, self.append_time);
+        let (ids, ids_bytes) = self.stamper.ids();
+        self.counters.ids.store(ids, Ordering::Relaxed);
+        self.counters.ids_bytes.store(ids_bytes as u64, Ordering::Relaxed);
         let header = self.header(CommitKind::Data, &closed.pages, closed.directory_bytes, effects);
         let first_items = gather.appends.iter().map(|share| share.first_item).collect();
         let Closed { pages, entries, given, .. } = closed;

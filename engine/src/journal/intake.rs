@@ -17,14 +17,16 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
-use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Ticket};
+use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Seen, SeenItem, Ticket};
 use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, Produced};
-use tracklog_protocol::{Offset, PayloadKind, TimeMicros, VerifiedBatch};
+use tracklog_protocol::{Offset, PartitionId, PayloadKind, TimeMicros, VerifiedBatch};
 
 use crate::catalog::Row;
 use crate::disk::PAGE_BYTES;
 use crate::journal::appender::Prepared;
 use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
+
+use crate::seen::event_ids::{IdKey, TopicIdHash, topic_hash_of};
 
 use super::super::relay::Relays;
 use super::super::sync::{AtomicUsize, Mutex, OnceLock};
@@ -60,8 +62,20 @@ pub(crate) struct GatheredItem {
     bytes: u32,
     /// `i64::MIN` where it has none.
     pub(crate) event_time: TimeMicros,
+    /// By what a single event is known again.
+    pub(crate) id: Option<TopicIdHash>,
     kind: u8,
 }
+
+/// A whole batch of a gather.
+#[derive(Debug)]
+struct GatheredBatch {
+    batch: VerifiedBatch,
+    ids: BatchIds,
+}
+
+/// By what the events of a batch are known again, in order, where they are.
+type BatchIds = Option<Arc<[Option<TopicIdHash>]>>;
 
 /// What an item is.
 pub(crate) enum Gathered<'a> {
@@ -78,13 +92,15 @@ pub(crate) struct AppendShare {
     pub(crate) conditions: u32,
     /// Some of its batches name their producer.
     pub(crate) is_produced: bool,
+    /// Some of its single events may be there already.
+    pub(crate) has_ids: bool,
 }
 
 /// Appends that will be one commit.
 #[derive(Debug)]
 pub(crate) struct Gather {
     arena: Vec<u8>,
-    batches: Vec<VerifiedBatch>,
+    batches: Vec<GatheredBatch>,
     pub(crate) items: Vec<GatheredItem>,
     pub(crate) appends: Vec<AppendShare>,
     pub(crate) conditions: Vec<Condition>,
@@ -131,7 +147,7 @@ impl Gather {
     pub(crate) fn content(&self, index: u32) -> Gathered<'_> {
         let item = &self.items[index as usize];
         if item.kind == WHOLE_BATCH {
-            return Gathered::Batch(&self.batches[item.at as usize]);
+            return Gathered::Batch(&self.batches[item.at as usize].batch);
         }
         let kind = PayloadKind::from_byte(item.kind).expect("the intake wrote it from a kind");
         let at = item.at as usize;
@@ -154,6 +170,32 @@ impl Gather {
         }
     }
 
+    /// Whether the append says that its item `of` is not the event at `place`.
+    pub(crate) fn differs(
+        &self,
+        share: AppendShare,
+        of: usize,
+        place: (PartitionId, Offset),
+    ) -> bool {
+        let first = share.first_condition as usize;
+        let conditions = &self.conditions[first..first + share.conditions as usize];
+        conditions.iter().any(|condition| match condition {
+            Condition::Differs { item, partition, offset } => {
+                (*item, (*partition, *offset)) == (of, place)
+            }
+            _ => false,
+        })
+    }
+
+    /// By what the events of item `index` are known again: of the first, of the second, and so on.
+    pub(crate) fn ids(&self, index: u32) -> &[Option<TopicIdHash>] {
+        let item = &self.items[index as usize];
+        match item.kind {
+            WHOLE_BATCH => self.batches[item.at as usize].ids.as_deref().unwrap_or_default(),
+            _ => std::slice::from_ref(&item.id),
+        }
+    }
+
     fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Option<Permit>) -> u32 {
         let number = index_u32(self.appends.len());
         self.appends.push(AppendShare {
@@ -162,9 +204,12 @@ impl Gather {
             first_condition: index_u32(self.conditions.len()),
             conditions: index_u32(append.conditions.len()),
             is_produced: measured.is_produced,
+            has_ids: measured.has_ids,
         });
         self.conditions.extend_from_slice(append.conditions);
-        for (item, (row, event_time)) in append.items.iter().zip(&measured.rows) {
+        let mut batch_ids = measured.batch_ids.iter();
+        for (item, MeasuredItem { row, event_time, id }) in append.items.iter().zip(&measured.rows)
+        {
             let (at, bytes, kind) = match item {
                 Item::Record { record, .. } => {
                     let at = self.arena.len();
@@ -172,7 +217,8 @@ impl Gather {
                     (at, record.bytes().len(), record.kind() as u8)
                 }
                 Item::Batch { batch, .. } => {
-                    self.batches.push((*batch).clone());
+                    let ids = batch_ids.next().cloned().flatten();
+                    self.batches.push(GatheredBatch { batch: (*batch).clone(), ids });
                     (self.batches.len() - 1, batch.view().bytes().len(), WHOLE_BATCH)
                 }
             };
@@ -182,6 +228,7 @@ impl Gather {
                 at: index_u32(at),
                 bytes: index_u32(bytes),
                 event_time: *event_time,
+                id: *id,
                 kind,
             });
         }
@@ -196,26 +243,41 @@ fn index_u32(index: usize) -> u32 {
     u32::try_from(index).expect("a gather is far below 4 GiB")
 }
 
+/// What an item needs.
+struct MeasuredItem {
+    row: Row,
+    event_time: TimeMicros,
+    id: Option<TopicIdHash>,
+}
+
 /// What an append needs, found out before the lock is taken.
 pub(crate) struct Measured {
-    pub(crate) rows: SmallVec<[(Row, TimeMicros); 4]>,
+    rows: SmallVec<[MeasuredItem; 4]>,
+    /// For each batch.
+    batch_ids: SmallVec<[BatchIds; 1]>,
     payload_bytes: usize,
     body_bytes_max: usize,
     is_produced: bool,
+    has_ids: bool,
 }
 
 impl Measured {
-    /// Measures `append`, whose partitions `row` finds.
+    /// Measures `append`. Of its partitions `row` finds the row, and says whether events are stored
+    /// once there, by ids hashed under `key`.
     pub(crate) fn of(
         append: &Append<'_>,
-        row: impl Fn(tracklog_protocol::PartitionId) -> Option<Row>,
+        key: IdKey,
+        row: impl Fn(PartitionId) -> Option<(Row, bool)>,
     ) -> Result<Self, AppendError> {
         let mut rows = SmallVec::with_capacity(append.items.len());
+        let (mut batch_ids, mut has_ids) = (SmallVec::new(), false);
         let (mut payload_bytes, mut body_bytes_max, mut records) = (0, 0, 0);
         let (mut batch_bytes_max, mut is_produced) = (0, false);
         for item in append.items {
             let partition = item.partition();
-            let row = row(partition).ok_or(AppendError::UnknownPartition { partition })?;
+            let (row, dedupes) =
+                row(partition).ok_or(AppendError::UnknownPartition { partition })?;
+            let mut id = None;
             let (bytes, overhead, time, count) = match item {
                 Item::Record { record, .. } => {
                     // Its place in the table of ends, and the padding of that table.
@@ -223,16 +285,26 @@ impl Measured {
                     // The largest of them has a batch of its own, which must be a good one.
                     let alone = batch::gathered_bytes(1, record.bytes().len());
                     batch_bytes_max = alone.max(batch_bytes_max);
+                    if dedupes {
+                        id = topic_hash_of(key, partition.topic, *record);
+                        has_ids |= id.is_some();
+                    }
                     (record.bytes().len(), overhead, record.event_time(), 1)
                 }
                 Item::Batch { batch, .. } => {
                     let header = batch.view().header();
                     let time = header.event_times().map(|times| times.max);
                     is_produced |= header.produced().is_some();
+                    let ids = || {
+                        let records = batch.view().records();
+                        records.map(|(_, record)| topic_hash_of(key, partition.topic, record))
+                    };
+                    batch_ids.push(dedupes.then(|| ids().collect()));
                     (header.batch_bytes(), ENTRY_BYTES, time, header.count())
                 }
             };
-            rows.push((row, time.unwrap_or(TimeMicros(i64::MIN))));
+            let event_time = time.unwrap_or(TimeMicros(i64::MIN));
+            rows.push(MeasuredItem { row, event_time, id });
             records += u64::from(count);
             let padded = bytes.next_multiple_of(8);
             payload_bytes += padded;
@@ -247,8 +319,31 @@ impl Measured {
             let bytes = payload_bytes.max(body_bytes_max);
             return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
         }
-        Ok(Self { rows, payload_bytes, body_bytes_max, is_produced })
+        if has_ids {
+            refuse_repeats(&rows)?;
+        }
+        Ok(Self { rows, batch_ids, payload_bytes, body_bytes_max, is_produced, has_ids })
     }
+}
+
+/// Refuses an append two of whose events may have the same id: which of them goes first is for its
+/// caller to say.
+fn refuse_repeats(items: &[MeasuredItem]) -> Result<(), AppendError> {
+    if items.len() < 2 {
+        return Ok(());
+    }
+    let ids = items.iter().zip(0_usize..).filter_map(|(it, item)| Some((it.id?, item)));
+    let mut ids: SmallVec<[_; 64]> = ids.collect();
+    ids.sort_unstable();
+    let repeats = ids.windows(2).filter(|two| two[0].0 == two[1].0).map(|two| two[1].1);
+    let mut repeats: Vec<usize> = repeats.collect();
+    if repeats.is_empty() {
+        return Ok(());
+    }
+    repeats.sort_unstable();
+    let seen = |item| SeenItem { item, places: Vec::new(), not_before: TimeMicros(i64::MIN) };
+    let seen = Seen { items: repeats.into_iter().map(seen).collect() };
+    Err(AppendError::Seen(Arc::new(seen)))
 }
 
 /// Whether appends are taken.

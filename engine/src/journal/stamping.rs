@@ -5,6 +5,8 @@
 //!   the state as stamped: commits in flight, and earlier appends of the same gather, included.
 //! - So are batches of idempotent producers: what was stored before is not stored again, what is
 //!   out of sequence is refused. Appends without such batches pay one branch for it.
+//! - So are single events of topics that are deduplicated: an append with events that may be there
+//!   already is refused, and told where, when these are durable.
 //! - A partition's batches lie side by side, its records in the order in which they came.
 //! - Single records are copied once more here, from the gather's arena into the commit's pages:
 //!   only now is it known how much each partition got.
@@ -12,10 +14,11 @@
 //! No I/O. Called by the journal's step machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tracklog_log::{AppendError, Condition};
+use tracklog_log::{AppendError, Condition, Seen, SeenItem};
 use tracklog_protocol::batch::{self, EventTimes, Produced, Stamp};
 use tracklog_protocol::{
     KeyValue, Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch,
@@ -23,9 +26,12 @@ use tracklog_protocol::{
 
 use crate::catalog::Row;
 use crate::disk::{ChunkPool, PAGE_BYTES, PageBuffer};
-use crate::journal::commit::{COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, field};
+use crate::journal::commit::{
+    COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, SegmentNumber, field,
+};
 use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
-use crate::published::Published;
+use crate::published::{Published, Topics};
+use crate::seen::event_ids::HotIds;
 use crate::seen::producers::{Expected, Place, Producers};
 
 /// A gathered batch is split above this size.
@@ -85,6 +91,10 @@ pub(crate) struct Stamper {
     producers: Producers,
     /// The commit that is being closed holds batches of theirs.
     any_produced: bool,
+    /// Where events lie that are known again.
+    ids: HotIds,
+    /// The commit that is being closed holds some.
+    any_ids: bool,
     /// What producers' next batches must say, within an append that is being checked.
     expected: HashMap<Place, Expected>,
     touched: Vec<Row>,
@@ -111,6 +121,7 @@ impl Stamper {
         published: Arc<Published>,
         pool: Arc<ChunkPool>,
         producers: Producers,
+        ids: HotIds,
     ) -> Self {
         let topics = published.topics.read();
         let row = |row: usize| Row(u32::try_from(row).expect("rows are counted in u32"));
@@ -126,6 +137,8 @@ impl Stamper {
             keys,
             producers,
             any_produced: false,
+            ids,
+            any_ids: false,
             expected: HashMap::default(),
             touched: Vec::new(),
             groups: Vec::new(),
@@ -143,6 +156,25 @@ impl Stamper {
         self.producers.forget(topic);
     }
 
+    /// What comes next lies in `segment`, after `now`.
+    pub(crate) fn begin_segment(&mut self, segment: SegmentNumber, now: TimeMicros) {
+        self.ids.begin_segment(segment);
+        let window = self.published.topics.read().catalog.dedupe_window_max();
+        if let Some(window) = window {
+            self.ids.forget_before(before(now, window));
+        }
+    }
+
+    /// The segment is in the journal no more, as are those before it.
+    pub(crate) fn forget_segment(&mut self, segment: SegmentNumber) {
+        self.ids.forget_through(segment);
+    }
+
+    /// How many ids are known, and what they take.
+    pub(crate) fn ids(&self) -> (u64, usize) {
+        (self.ids.len(), self.ids.bytes())
+    }
+
     /// Where producers stand, commits in flight included.
     #[cfg(test)]
     pub(crate) const fn producers(&self) -> &Producers {
@@ -156,6 +188,9 @@ impl Stamper {
         self.group(gather);
         if std::mem::take(&mut self.any_produced) {
             given.produced = self.note_produced(gather, append_time);
+        }
+        if std::mem::take(&mut self.any_ids) {
+            self.ids.end_commit(append_time);
         }
         let directory_bytes = self.groups.len() * ENTRY_BYTES;
         let (pages, entries) = self.lay_out(gather, append_time);
@@ -174,6 +209,9 @@ impl Stamper {
             keyed: Vec::new(),
             records: 0,
         };
+        if gather.appends.iter().any(|share| share.has_ids) {
+            self.ids.touch(gather.items.iter().filter_map(|item| item.id));
+        }
         for append in 0..gather.appends.len() {
             let share = gather.appends[append];
             let row = |partition| topics.catalog.row(partition);
@@ -187,7 +225,12 @@ impl Stamper {
                 }
                 checked = self.check_sequences(gather, share, append_time, partition);
             }
-            if let Err(error) = checked.and_then(|()| self.check(gather, share, row)) {
+            checked = checked.and_then(|()| self.check(gather, share, row));
+            if share.has_ids {
+                checked =
+                    checked.and_then(|()| self.check_ids(gather, share, append_time, &topics));
+            }
+            if let Err(error) = checked {
                 given.refused.push((field(append), error));
                 continue;
             }
@@ -196,6 +239,12 @@ impl Stamper {
                 let (row, count) = (item.row, gather.count(index));
                 let partition = topics.catalog.partition(row);
                 let offset = self.link(gather, row, index, count);
+                for (id, at) in gather.ids(index).iter().zip(0_u64..) {
+                    if let Some(id) = id {
+                        self.ids.insert(*id, row, offset.plus(at));
+                        self.any_ids = true;
+                    }
+                }
                 given.offsets[index as usize] = offset;
                 given.records += u64::from(count);
                 if topics.catalog.is_compact(partition) {
@@ -301,12 +350,45 @@ impl Stamper {
                 row(*partition).is_some()
                     && self.keys.get(&(*partition, Bytes::copy_from_slice(key))) == last.as_ref()
             }
+            // Its caller has looked; it is asked for where an id is found.
+            Condition::Differs { .. } => true,
             _ => false,
         };
         match conditions.iter().position(|condition| !holds(condition)) {
             Some(index) => Err(AppendError::ConditionFailed { index }),
             None => Ok(()),
         }
+    }
+
+    /// Refuses an append whose events may be there already, unless it says that they differ. What
+    /// it is told is durable when this commit is.
+    fn check_ids(
+        &self,
+        gather: &Gather,
+        share: AppendShare,
+        now: TimeMicros,
+        topics: &Topics,
+    ) -> Result<(), AppendError> {
+        let mut items = Vec::new();
+        for item in 0..share.items as usize {
+            let gathered = &gather.items[share.first_item as usize + item];
+            let Some(id) = gathered.id else { continue };
+            let found = self.ids.find(id, |row| Offset(self.rows[row.index()].next));
+            if found.is_empty() {
+                continue;
+            }
+            let is_there = |(row, offset): &(Row, Offset)| *offset >= topics.start_of(*row);
+            let places = found.into_iter().filter(is_there);
+            let places = places.map(|(row, offset)| (topics.catalog.partition(row), offset));
+            let places: Vec<_> =
+                places.filter(|place| !gather.differs(share, item, *place)).collect();
+            if !places.is_empty() {
+                let window = topics.catalog.dedupe_window(places[0].0.topic);
+                let not_before = before(now, window.unwrap_or_default());
+                items.push(SeenItem { item, places, not_before });
+            }
+        }
+        if items.is_empty() { Ok(()) } else { Err(AppendError::Seen(Arc::new(Seen { items }))) }
     }
 
     /// Remembers the keys that an item of a compacted topic sets.
@@ -413,6 +495,12 @@ impl Stamper {
         head[HEADER_BYTES..].copy_from_slice(&directory);
         (pages, entries)
     }
+}
+
+/// The beginning of a window that ends `now`.
+fn before(now: TimeMicros, window: Duration) -> TimeMicros {
+    let micros = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+    TimeMicros(now.0.saturating_sub(micros))
 }
 
 impl Stamped {

@@ -70,8 +70,10 @@ use crate::disk::simulated::SimDisk;
 use crate::disk::{Access, Disk, Map, PAGE_BYTES, PageBuffer, SlotId};
 use crate::journal::appender::Next;
 use crate::journal::commit::{Run, Salt, SegmentNumber};
+use crate::journal::segment::ClusterId;
 use crate::partition::places::{Places, SegmentId};
 use crate::partition::tail::Tail;
+use crate::seen::event_ids::IdKey;
 
 /// Runs `model` in all schedules with at most three preemptions: nearly all that is known to go
 /// wrong goes wrong with two.
@@ -155,7 +157,8 @@ fn append<T>(
     let record = Record::opaque(b"record");
     let items = [Item::Record { partition: catalog::PARTITION, record }];
     let of_one = Append { conditions: &[], items: &items };
-    let measured = Measured::of(&of_one, |_| Some(Row(0))).unwrap();
+    let key = IdKey::of(ClusterId(1), u64::BITS);
+    let measured = Measured::of(&of_one, key, |_| Some((Row(0), false))).unwrap();
     let permit = budget.reserve(Lane::INTERNAL, 64).unwrap();
     append(of_one, &measured, permit)
 }

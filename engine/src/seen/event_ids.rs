@@ -4,40 +4,50 @@
 //! 64-bit hash of the two, keyed by the log, and the place of the event: partition and offset. So
 //! a hash that is found says *perhaps*: whoever appends looks at the event that lies there.
 //!
-//! - [`IdHash`], made by [`id_hash`]: the same for an event wherever it lies, in whatever topic.
+//! The rules are those of [`tracklog_log::dedupe`].
+//!
+//! - [`IdHash`], made by [`id_hash`]: the same for an event wherever it lies, in whatever topic;
+//!   [`TopicIdHash`]: one for each topic.
+//! - [`HotIds`]: the ids of what lies in the journal, changed when a commit is stamped.
+//! - [`ids_of_segment`]: makes it again at opening.
 //! - [`SettledIds`]: what is asked of a file that holds the ids of events that have left the
 //!   journal.
 //!
 //! Promises: the hash of an id is the same as long as the log lives; nobody without the log's
 //! files can choose ids that share one.
 
+mod hot;
+mod rebuild;
+#[allow(dead_code, reason = "whoever settles segments begins with it")]
 mod settled;
 
 use std::num::NonZeroU64;
 
 use tracklog_protocol::event::EventView;
-use tracklog_protocol::{Offset, PartitionId, Record};
+use tracklog_protocol::{Record, TopicId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::journal::segment::ClusterId;
 
-pub(crate) use settled::SettledIds;
-
-/// Where an event lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct EventPlace {
-    pub(crate) partition: PartitionId,
-    pub(crate) offset: Offset,
-}
+pub(crate) use hot::{HotIds, ROWS_MAX, TopicIdHash};
+pub(crate) use rebuild::ids_of_segment;
+#[allow(unused_imports, reason = "whoever settles segments begins with it")]
+pub(crate) use settled::{EventPlace, SettledIds};
 
 /// The key of a log's id hashes. It follows from the number that the log was given when it was
 /// made, which lies in its files alone.
-#[derive(Clone, Copy)]
-pub(crate) struct IdKey(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdKey {
+    seed: u64,
+    /// Which bits of a hash count: all, but where a test has ids share one.
+    mask: u64,
+}
 
 impl IdKey {
-    pub(crate) fn of(cluster: ClusterId) -> Self {
-        Self(xxh3_64_with_seed(&cluster.0.to_le_bytes(), KEY_SEED))
+    /// The key of a log whose hashes have `bits` bits.
+    pub(crate) fn of(cluster: ClusterId, bits: u32) -> Self {
+        let seed = xxh3_64_with_seed(&cluster.0.to_le_bytes(), KEY_SEED);
+        Self { seed, mask: u64::MAX.unbounded_shr(u64::BITS.saturating_sub(bits)) }
     }
 }
 
@@ -64,8 +74,8 @@ impl IdHash {
 /// The hash of `message_id`, as sent, from `source`: XXH3-64 of the id, seeded with the XXH3-64 of
 /// the source's name, which is seeded with the key; 1 in place of 0.
 pub(crate) fn id_hash(key: IdKey, source: &str, message_id: &str) -> IdHash {
-    let seed = xxh3_64_with_seed(source.as_bytes(), key.0);
-    IdHash::new(xxh3_64_with_seed(message_id.as_bytes(), seed))
+    let seed = xxh3_64_with_seed(source.as_bytes(), key.seed);
+    IdHash::new(xxh3_64_with_seed(message_id.as_bytes(), seed) & key.mask)
 }
 
 /// The hash of a record's id; `None` where it is no event.
@@ -74,11 +84,16 @@ pub(crate) fn hash_of(key: IdKey, record: Record<'_>) -> Option<IdHash> {
     Some(id_hash(key, event.source().unwrap_or_default(), event.message_id()))
 }
 
+/// The hash of a record's id in a topic; `None` where it is no event.
+pub(crate) fn topic_hash_of(key: IdKey, topic: TopicId, record: Record<'_>) -> Option<TopicIdHash> {
+    hash_of(key, record).map(|id| TopicIdHash::new(topic, id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KEY: IdKey = IdKey(7);
+    const KEY: IdKey = IdKey { seed: 7, mask: u64::MAX };
 
     #[test]
     fn an_id_is_known_by_source_and_text_and_log() {
@@ -89,7 +104,7 @@ mod tests {
             id_hash(KEY, "app", "m-1"),
             id_hash(KEY, "", "webm-1"),
             id_hash(KEY, "webm", "-1"),
-            id_hash(IdKey(8), "web", "m-1"),
+            id_hash(IdKey { seed: 8, ..KEY }, "web", "m-1"),
         ] {
             assert_ne!(hash, other);
         }
@@ -97,7 +112,15 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_log_stays_what_it_is() {
-        let key = IdKey::of(ClusterId(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF));
+        let key = IdKey::of(ClusterId(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF), 64);
         assert_eq!(id_hash(key, "web", "m-1").get(), 0x5FE5_4CAF_33B1_20EA);
+    }
+
+    #[test]
+    fn narrow_hashes_are_shared() {
+        let key = IdKey::of(ClusterId(1), 4);
+        let hashes: std::collections::BTreeSet<_> =
+            (0..1_000).map(|number| id_hash(key, "web", &number.to_string())).collect();
+        assert_eq!(hashes.len(), 15, "0 counts as 1");
     }
 }

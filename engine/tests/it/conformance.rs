@@ -6,10 +6,11 @@ use tempfile::TempDir;
 use tracklog_engine::disk::simulated::SimDisk;
 use tracklog_engine::{BackendChoice, Engine, Options};
 use tracklog_log::Log;
-use tracklog_log::conformance::{Harness, run_all};
+use tracklog_log::conformance::{Harness, deduplicated, run_all};
 
 fn options(backend: BackendChoice) -> Options {
-    Options { slot_bytes: Some(32 << 20), backend, ..Options::default() }
+    let dedupe = deduplicated();
+    Options { slot_bytes: Some(32 << 20), backend, dedupe, ..Options::default() }
 }
 
 /// A log in a folder of its own.

@@ -10,8 +10,9 @@ use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder, Stamp};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
 
 use super::history::History;
+use super::ids::Ids;
 use crate::{
-    Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
+    Append, AppendError, CatalogError, Condition, Dedupe, Domain, Epoch, Extent, Fetch, FetchError,
     Fetched, FetchedPartition, Item, Retention, TimeKind, Topic, TopicName, TopicSpec,
 };
 
@@ -23,6 +24,7 @@ pub(super) struct Store {
     topics: BTreeMap<TopicName, Topic>,
     partitions: BTreeMap<PartitionId, Partition>,
     history: History,
+    ids: Ids,
 }
 
 struct Partition {
@@ -55,11 +57,17 @@ impl Default for Store {
             topics: BTreeMap::new(),
             partitions: BTreeMap::new(),
             history: History::default(),
+            ids: Ids::default(),
         }
     }
 }
 
 impl Store {
+    /// Stores events once in these topics, from now on.
+    pub(super) fn deduplicate(&mut self, topics: &[Dedupe]) {
+        self.ids.deduplicate(topics);
+    }
+
     pub(super) fn open(&mut self, domain: Domain) -> Result<Epoch, AppendError> {
         if domain != Domain::WHOLE {
             return Err(AppendError::Closed { why: "this log is one domain, 0".into() });
@@ -87,8 +95,14 @@ impl Store {
         if let Some(index) = append.conditions.iter().position(|it| !self.holds(it)) {
             return Err(AppendError::ConditionFailed { index });
         }
+        let partitions = &self.partitions;
+        let is_there = |id: PartitionId, offset| {
+            partitions.get(&id).is_some_and(|partition| offset >= partition.start)
+        };
+        self.ids.check(append, append_time, is_there)?;
         let stamped = self.stamp(cut, append_time);
         self.history.add(append.items, &stamped.offsets, append_time);
+        self.ids.add(append.items, &stamped.offsets, append_time);
         Ok(stamped)
     }
 
@@ -102,11 +116,13 @@ impl Store {
     fn check_partitions(&self, append: &Append<'_>) -> Result<(), AppendError> {
         let of_conditions = append.conditions.iter().map(|condition| match condition {
             Condition::NextOffset { partition, .. } | Condition::LastOfKey { partition, .. } => {
-                *partition
+                Some(*partition)
             }
+            // The other event may be gone with its topic.
+            Condition::Differs { .. } => None,
         });
         let of_items = append.items.iter().map(Item::partition);
-        match of_items.chain(of_conditions).find(|it| !self.partitions.contains_key(it)) {
+        match of_items.chain(of_conditions.flatten()).find(|it| !self.partitions.contains_key(it)) {
             Some(partition) => Err(AppendError::UnknownPartition { partition }),
             None => Ok(()),
         }
@@ -119,6 +135,7 @@ impl Store {
                 let partition = &self.partitions[partition];
                 partition.compact && partition.last_of_key(key) == *last
             }
+            Condition::Differs { .. } => true,
         }
     }
 
@@ -157,7 +174,10 @@ impl Store {
             partition.batches.retain(|batch| batch.end_offset() <= partition.end);
         }
         let partitions = &self.partitions;
-        self.history.retain(|id, first| partitions.get(&id).is_some_and(|it| first < it.end));
+        let is_stored =
+            |id, first| partitions.get(&id).is_some_and(|it: &Partition| first < it.end);
+        self.history.retain(is_stored);
+        self.ids.retain(is_stored);
         self.closed = Some(Arc::clone(why));
     }
 
@@ -221,6 +241,7 @@ impl Store {
         let topic = Topic { id: TopicId(self.topics_made), spec, created };
         let compact = topic.spec.retention == Retention::Compact;
         self.partitions.extend(topic.partitions().map(|id| (id, Partition::new(compact))));
+        self.ids.create(&topic);
         self.topics.insert(topic.spec.name.clone(), topic.clone());
         Ok(topic)
     }
@@ -232,6 +253,7 @@ impl Store {
             .ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
         self.partitions.retain(|id, _| id.topic != topic.id);
         self.history.retain(|id, _| id.topic != topic.id);
+        self.ids.forget(topic.id);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ mod twin;
 
 use std::sync::Arc;
 
-use tracklog_log::conformance::block_on;
+use tracklog_log::conformance::{block_on, deduplicated};
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::{
     Append, AppendError, Condition, Domain, Epoch, Item, Lane, Log, Retention, Ticket, Topic,
@@ -20,7 +20,8 @@ use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros};
 /// A twin whose clock stands still.
 fn memory_log() -> MemoryLog {
     let clock = Arc::new(|| TimeMicros(1_000));
-    MemoryLog::new(MemoryOptions { clock, budget_bytes: 64 << 20 })
+    let options = MemoryOptions { clock, budget_bytes: 64 << 20 };
+    MemoryLog::new(options).deduplicating(&deduplicated())
 }
 
 /// A twin, opened, with a topic of two partitions.

@@ -183,12 +183,28 @@ impl EventBuilder {
         event: &EventView<'_>,
         enriched: &EnrichedParts<'_>,
     ) -> Record<'_> {
+        self.rebuild(event, &EventParts { enriched: Some(enriched), ..EventParts::of(event) })
+    }
+
+    /// Builds `event` anew, with all its fields as they are, what enrichment found out too, and
+    /// `flags` in the place of its own. Lies in the builder as [`build`](Self::build)'s does.
+    ///
+    /// # Panics
+    /// When the event takes 2 GiB.
+    pub fn build_flagged(&mut self, event: &EventView<'_>, flags: EventFlags) -> Record<'_> {
+        let enriched = event.enriched();
+        let is_enriched = enriched != EnrichedParts::default();
+        let enriched = is_enriched.then_some(&enriched);
+        self.rebuild(event, &EventParts { flags, enriched, ..EventParts::of(event) })
+    }
+
+    /// Builds the event of `parts` with the headers and the index of `event`.
+    fn rebuild(&mut self, event: &EventView<'_>, parts: &EventParts<'_>) -> Record<'_> {
         self.clear();
         let headers = self.write_headers(event.headers());
         let index = event.table().property_index();
         let index = index.map(|index| self.write_property_index(index.iter().copied()));
-        let parts = EventParts { enriched: Some(enriched), ..EventParts::of(event) };
-        self.finish(&parts, headers, index)
+        self.finish(parts, headers, index)
     }
 
     fn finish(

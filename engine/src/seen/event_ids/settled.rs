@@ -5,7 +5,16 @@
 
 use std::io;
 
-use super::{EventPlace, IdHash};
+use tracklog_protocol::{Offset, PartitionId};
+
+use super::IdHash;
+
+/// Where an event lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EventPlace {
+    pub(crate) partition: PartitionId,
+    pub(crate) offset: Offset,
+}
 
 /// The ids in one settled file.
 pub(crate) trait SettledIds: Send + Sync {

@@ -1,0 +1,577 @@
+//! The ids of events that lie in the journal: where each event is, by the hash of its id.
+//!
+//! | bits | what an entry of 12 bytes says |
+//! |---|---|
+//! | 12 | the hash's highest bits: the page that it lies in, not written |
+//! | 32 | the hash's lowest bits, never 0 |
+//! | 8 | the generation: which segments its event lies in |
+//! | 22 | the row of its partition |
+//! | 34 | the lowest bits of its offset; the highest follow from where the partition ends |
+//!
+//! Entries lie in buckets of sixteen, a cache line of hashes beside two of places. A page has as
+//! many buckets as it needs, in order of hashes; what its bucket has no room for lies in the next.
+//! A page that is full is laid out anew, somewhat larger, by itself: that takes a thousandth of
+//! what laying out a whole table would, so no insertion waits long, and between 13 and 15 bytes are
+//! spent on an id.
+//!
+//! Promises
+//! - An id that was inserted is found until its segment is forgotten, and then never again.
+//! - Of one hash [`EVENTS_PER_ID_MAX`] entries are kept, the first: whoever sends one id again and
+//!   again, each time with another content, makes nobody's search long.
+//! - The memory stays below its bound: beyond it the oldest segments are forgotten, and it is said.
+//!
+//! It is a cache of the log, of what was stamped: a failed write closes the journal, and the table
+//! with it. Called by the stamper, and at opening.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::num::NonZeroU64;
+
+use smallvec::SmallVec;
+use tracklog_log::dedupe::EVENTS_PER_ID_MAX;
+use tracklog_protocol::{Offset, TimeMicros, TopicId};
+
+use super::IdHash;
+use crate::catalog::Row;
+use crate::journal::commit::SegmentNumber;
+
+/// So many rows fit an entry: partitions that there ever were since the log was opened.
+pub(crate) const ROWS_MAX: u32 = 1 << ROW_BITS;
+
+const PAGE_BITS: u32 = 12;
+const PAGES: usize = 1 << PAGE_BITS;
+const SLOTS: usize = 16;
+const OFFSET_BITS: u32 = 34;
+const ROW_BITS: u32 = 22;
+const GENERATIONS: usize = 1 << (u64::BITS - ROW_BITS - OFFSET_BITS);
+/// Of sixteen slots so many are used when a page is laid out anew, in the mean.
+const SLOTS_USED: usize = 13;
+/// And so many when it has to be.
+const SLOTS_USED_MAX: usize = 15;
+/// What an id takes at most, in a table of many.
+const ID_BYTES: u64 = 16;
+
+const _: () = assert!(size_of::<Bucket>() == 12 * SLOTS);
+
+/// The hash of an id in one topic: the same event is there once in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TopicIdHash(NonZeroU64);
+
+impl TopicIdHash {
+    pub(crate) const fn new(topic: TopicId, id: IdHash) -> Self {
+        /// Odd, so that no two topics are mixed in alike (the golden ratio of 2^64).
+        const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+        match NonZeroU64::new(id.get() ^ (topic.0 as u64).wrapping_mul(SPREAD)) {
+            Some(hash) => Self(hash),
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
+    const fn page(self) -> usize {
+        (self.0.get() >> (u64::BITS - PAGE_BITS)) as usize
+    }
+
+    /// Never 0, which says that a slot is empty.
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
+    const fn tag(self) -> u32 {
+        match self.0.get() as u32 {
+            0 => 1,
+            tag => tag,
+        }
+    }
+}
+
+/// Sixteen entries; the first are used.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Bucket {
+    tags: [u32; SLOTS],
+    places: [u64; SLOTS],
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { tags: [0; SLOTS], places: [0; SLOTS] };
+
+    const fn is_full(&self) -> bool {
+        self.tags[SLOTS - 1] != 0
+    }
+}
+
+/// Which segments an entry's event lies in, and where.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    fn new(generation: u8, row: Row, offset: Offset) -> Self {
+        let row = u64::from(row.0) << OFFSET_BITS;
+        let generation = u64::from(generation) << (OFFSET_BITS + ROW_BITS);
+        Self(generation | row | (offset.0 & OFFSET_MASK))
+    }
+
+    const fn generation(self) -> u8 {
+        (self.0 >> (OFFSET_BITS + ROW_BITS)) as u8
+    }
+
+    const fn row(self) -> Row {
+        Row(((self.0 >> OFFSET_BITS) & (ROWS_MAX as u64 - 1)) as u32)
+    }
+
+    /// The last offset below `next` that ends with these bits.
+    const fn offset(self, next: Offset) -> Offset {
+        let below = next.0.wrapping_sub(1);
+        let offset = (below & !OFFSET_MASK) | (self.0 & OFFSET_MASK);
+        Offset(if offset > below { offset.wrapping_sub(1 << OFFSET_BITS) } else { offset })
+    }
+}
+
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+
+/// The entries whose hashes begin alike.
+#[derive(Default)]
+struct Page {
+    buckets: Vec<Bucket>,
+    used: usize,
+}
+
+impl Page {
+    /// Where a search begins.
+    fn first(&self, tag: u32) -> usize {
+        scaled(tag, self.buckets.len())
+    }
+
+    /// The buckets in which `tag` may lie.
+    fn search(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
+        let first = if self.buckets.is_empty() { 0 } else { self.first(tag) };
+        let mut more = true;
+        let buckets = self.buckets[first..].iter().chain(&self.buckets[..first]);
+        buckets.take_while(move |bucket| std::mem::replace(&mut more, bucket.is_full()))
+    }
+
+    fn find(&self, tag: u32) -> impl Iterator<Item = Place> {
+        self.search(tag).flat_map(move |bucket| {
+            let same = bucket.tags.iter().zip(&bucket.places).filter(move |(it, _)| **it == tag);
+            same.map(|(_, place)| Place(*place))
+        })
+    }
+
+    /// Whether there is room without laying it out anew.
+    const fn has_room(&self) -> bool {
+        self.used < self.buckets.len() * SLOTS_USED_MAX
+    }
+
+    fn put(&mut self, tag: u32, place: Place) {
+        let mut at = self.first(tag);
+        while self.buckets[at].is_full() {
+            at = if at + 1 == self.buckets.len() { 0 } else { at + 1 };
+        }
+        let bucket = &mut self.buckets[at];
+        let slot = bucket.tags.iter().position(|tag| *tag == 0).expect("it is not full");
+        bucket.tags[slot] = tag;
+        bucket.places[slot] = place.0;
+        self.used += 1;
+    }
+
+    /// Lays it out anew, with room for some more, without those who are not to be kept.
+    fn lay_out(&mut self, keep: impl Fn(Place) -> bool) {
+        let kept = self.entries().filter(|(_, place)| keep(*place)).count();
+        let buckets = if kept == 0 { 0 } else { kept / SLOTS_USED + 1 };
+        let before = Self {
+            buckets: std::mem::replace(&mut self.buckets, vec![Bucket::EMPTY; buckets]),
+            used: std::mem::take(&mut self.used),
+        };
+        for (tag, place) in before.entries().filter(|(_, place)| keep(*place)) {
+            self.put(tag, place);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u32, Place)> {
+        let slots = self.buckets.iter().flat_map(|bucket| bucket.tags.iter().zip(&bucket.places));
+        slots.filter(|(tag, _)| **tag != 0).map(|(tag, place)| (*tag, Place(*place)))
+    }
+}
+
+/// `tag` as a share of `count`: in the same order, whatever the count.
+fn scaled(tag: u32, count: usize) -> usize {
+    ((u64::from(tag) * count as u64) >> u32::BITS) as usize
+}
+
+/// Ids of events of some segments, one behind the other.
+#[derive(Clone, Copy)]
+struct Generation {
+    number: u8,
+    last: SegmentNumber,
+    /// The greatest of its events.
+    append_time: TimeMicros,
+    ids: u64,
+}
+
+/// Where events lie, by the hash of their id. See the [module](self).
+pub(crate) struct HotIds {
+    /// None before the first id.
+    pages: Vec<Page>,
+    /// The oldest first; the last is added to.
+    generations: VecDeque<Generation>,
+    is_live: [bool; GENERATIONS],
+    /// Numbers that no entry has.
+    free: Vec<u8>,
+    /// Numbers whose entries are being taken out, and those that are to be next.
+    dying: Vec<u8>,
+    dead: Vec<u8>,
+    /// The page that is swept next.
+    sweep_at: usize,
+    buckets: usize,
+    ids_max: u64,
+}
+
+/// Where an event may lie.
+pub(crate) type Found = SmallVec<[(Row, Offset); 1]>;
+
+impl HotIds {
+    /// Knows nothing; `segment` is what comes first.
+    pub(crate) fn new(segment: SegmentNumber, bytes_max: u64) -> Self {
+        let free = (0..=u8::MAX).rev().collect();
+        let mut ids = Self {
+            pages: Vec::new(),
+            generations: VecDeque::new(),
+            is_live: [false; GENERATIONS],
+            free,
+            dying: Vec::new(),
+            dead: Vec::new(),
+            sweep_at: 0,
+            buckets: 0,
+            ids_max: bytes_max / ID_BYTES,
+        };
+        ids.begin_generation(segment);
+        ids
+    }
+
+    /// How many ids it knows.
+    pub(crate) fn len(&self) -> u64 {
+        self.generations.iter().map(|generation| generation.ids).sum()
+    }
+
+    /// The memory of its entries.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.buckets * size_of::<Bucket>()
+    }
+
+    /// What follows lies in `segment`, or behind it.
+    pub(crate) fn begin_segment(&mut self, segment: SegmentNumber) {
+        let current = self.generations.back_mut().expect("there is always one");
+        if current.ids == 0 || self.free.is_empty() {
+            current.last = segment;
+        } else {
+            self.begin_generation(segment);
+        }
+    }
+
+    fn begin_generation(&mut self, last: SegmentNumber) {
+        let number = self.free.pop().expect("it was looked whether one is free");
+        self.is_live[usize::from(number)] = true;
+        let append_time = TimeMicros(i64::MIN);
+        self.generations.push_back(Generation { number, last, append_time, ids: 0 });
+    }
+
+    /// Forgets the ids of all segments up to `segment`, as far as no later one shares a generation
+    /// with them.
+    pub(crate) fn forget_through(&mut self, segment: SegmentNumber) {
+        while self.generations.len() > 1 && self.generations[0].last <= segment {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets segments whose events were all appended before `time`.
+    pub(crate) fn forget_before(&mut self, time: TimeMicros) {
+        while self.generations.len() > 1 && self.generations[0].append_time < time {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) -> Option<Generation> {
+        let oldest = self.generations.pop_front()?;
+        self.is_live[usize::from(oldest.number)] = false;
+        self.dead.push(oldest.number);
+        Some(oldest)
+    }
+
+    /// Has the processor fetch what a search for each of `hashes` looks at, all at once.
+    pub(crate) fn touch(&self, hashes: impl Iterator<Item = TopicIdHash>) {
+        if self.pages.is_empty() {
+            return;
+        }
+        let mut any = 0;
+        for hash in hashes {
+            let page = &self.pages[hash.page()];
+            if let Some(bucket) = page.buckets.get(page.first(hash.tag())) {
+                any ^= u64::from(bucket.tags[0]) ^ bucket.places[0] ^ bucket.places[SLOTS - 1];
+            }
+        }
+        black_box(any);
+    }
+
+    /// Where events lie whose id may be this, those stored first first. `next` tells where a
+    /// partition ends.
+    pub(crate) fn find(&self, hash: TopicIdHash, next: impl Fn(Row) -> Offset) -> Found {
+        let found = self.find_live(hash);
+        found.map(|place| (place.row(), place.offset(next(place.row())))).collect()
+    }
+
+    fn find_live(&self, hash: TopicIdHash) -> impl Iterator<Item = Place> {
+        let page = self.pages.get(hash.page());
+        let found = page.into_iter().flat_map(move |page| page.find(hash.tag()));
+        found.filter(|place| self.is_live[usize::from(place.generation())])
+    }
+
+    /// Takes note of an event that was given its place.
+    pub(crate) fn insert(&mut self, hash: TopicIdHash, row: Row, offset: Offset) {
+        if row.0 >= ROWS_MAX || self.find_live(hash).count() >= EVENTS_PER_ID_MAX {
+            return;
+        }
+        if self.pages.is_empty() {
+            self.pages.resize_with(PAGES, Page::default);
+        }
+        if !self.pages[hash.page()].has_room() {
+            self.lay_out(hash.page());
+            self.keep_bound();
+        }
+        let current = self.generations.back_mut().expect("there is always one");
+        current.ids += 1;
+        let place = Place::new(current.number, row, offset);
+        self.pages[hash.page()].put(hash.tag(), place);
+    }
+
+    /// What was inserted was appended at `append_time`. Takes out some of what was forgotten.
+    pub(crate) fn end_commit(&mut self, append_time: TimeMicros) {
+        let current = self.generations.back_mut().expect("there is always one");
+        current.append_time = append_time;
+        if self.dying.is_empty() {
+            std::mem::swap(&mut self.dying, &mut self.dead);
+            self.sweep_at = 0;
+        }
+        if self.dying.is_empty() {
+            return;
+        }
+        if self.sweep_at < self.pages.len() {
+            self.lay_out(self.sweep_at);
+            self.sweep_at += 1;
+        } else {
+            self.free.append(&mut self.dying);
+        }
+    }
+
+    fn lay_out(&mut self, page: usize) {
+        let page = &mut self.pages[page];
+        self.buckets -= page.buckets.len();
+        page.lay_out(|place| self.is_live[usize::from(place.generation())]);
+        if page.buckets.is_empty() {
+            page.buckets.push(Bucket::EMPTY);
+        }
+        self.buckets += page.buckets.len();
+    }
+
+    fn keep_bound(&mut self) {
+        while self.generations.len() > 1 && self.len() > self.ids_max {
+            let Some(oldest) = self.forget_oldest() else { return };
+            let (ids, segment) = (oldest.ids, oldest.last);
+            tracing::warn!(
+                "{ids} message ids up to segment {segment} are known no more: \
+                 the table is bound to {} of them",
+                self.ids_max
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for HotIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HotIds({} ids, {} bytes)", self.len(), self.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hash(number: u64) -> TopicIdHash {
+        let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = mixed ^ (mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        TopicIdHash::new(TopicId(0), IdHash::new(mixed))
+    }
+
+    fn ids() -> HotIds {
+        HotIds::new(SegmentNumber(1), u64::MAX)
+    }
+
+    fn found(ids: &HotIds, number: u64) -> Vec<(u32, u64)> {
+        let found = ids.find(hash(number), |_| Offset(1 << 60));
+        found.into_iter().map(|(row, offset)| (row.0, offset.0 & OFFSET_MASK)).collect()
+    }
+
+    #[test]
+    fn each_of_many_ids_is_found_and_no_other() {
+        let mut ids = ids();
+        let count = 300_000_u64;
+        for number in 0..count {
+            ids.insert(hash(number), Row(7), Offset(number));
+        }
+        assert_eq!(ids.len(), count);
+        for number in 0..count {
+            assert_eq!(found(&ids, number), [(7, number)]);
+            assert_eq!(found(&ids, number + count), []);
+        }
+        let bytes = ids.bytes() as f64 / count as f64;
+        assert!(bytes < 16.0, "{bytes} bytes for each");
+    }
+
+    #[test]
+    fn an_offset_comes_back_whole_however_large() {
+        for (offset, next) in [
+            (0, 1),
+            (OFFSET_MASK, OFFSET_MASK + 1),
+            (OFFSET_MASK, OFFSET_MASK + 2),
+            (OFFSET_MASK + 1, OFFSET_MASK + 2),
+            (3 << OFFSET_BITS, (4 << OFFSET_BITS) - 1),
+            (u64::MAX - 5, u64::MAX),
+        ] {
+            let place = Place::new(255, Row(ROWS_MAX - 1), Offset(offset));
+            assert_eq!(place.offset(Offset(next)), Offset(offset));
+            assert_eq!((place.row(), place.generation()), (Row(ROWS_MAX - 1), 255));
+        }
+    }
+
+    #[test]
+    fn a_forgotten_segment_is_found_no_more_and_its_number_is_used_again() {
+        let mut ids = ids();
+        for segment in 1..=300 {
+            ids.begin_segment(SegmentNumber(segment));
+            ids.insert(hash(segment), Row(0), Offset(segment));
+            if segment > 3 {
+                ids.forget_through(SegmentNumber(segment - 3));
+                assert_eq!(found(&ids, segment - 3), []);
+            }
+            assert_eq!(found(&ids, segment.max(3) - 2).len(), 1);
+            for time in 0..PAGES {
+                ids.end_commit(TimeMicros(time as i64));
+            }
+        }
+        assert_eq!(ids.len(), 3);
+        let entries: usize = ids.pages.iter().map(|page| page.used).sum();
+        assert!(entries < 10, "what was forgotten is taken out");
+    }
+
+    #[test]
+    fn without_free_numbers_segments_share_a_generation() {
+        let mut ids = ids();
+        for segment in 1..=400 {
+            ids.begin_segment(SegmentNumber(segment));
+            ids.insert(hash(segment), Row(0), Offset(segment));
+        }
+        ids.forget_through(SegmentNumber(300));
+        assert_eq!(found(&ids, 255), [], "it had a generation of its own");
+        assert_eq!(found(&ids, 300).len(), 1, "its generation goes on");
+        assert_eq!(found(&ids, 400).len(), 1);
+    }
+
+    #[test]
+    fn beyond_the_window_whole_segments_are_forgotten() {
+        let mut ids = ids();
+        for segment in 1..=4 {
+            ids.begin_segment(SegmentNumber(segment));
+            ids.insert(hash(segment), Row(0), Offset(segment));
+            ids.end_commit(TimeMicros(segment as i64));
+        }
+        ids.forget_before(TimeMicros(3));
+        let known = (1..=4).map(|number| found(&ids, number).len());
+        assert_eq!(known.collect::<Vec<_>>(), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn of_one_hash_the_first_entries_are_kept() {
+        let mut ids = ids();
+        for offset in 0..100 {
+            ids.insert(hash(1), Row(0), Offset(offset));
+        }
+        let expected: Vec<_> = (0..EVENTS_PER_ID_MAX as u64).map(|offset| (0, offset)).collect();
+        assert_eq!(found(&ids, 1), expected);
+    }
+
+    #[test]
+    fn beyond_its_bound_the_oldest_ids_go() {
+        let mut ids = HotIds::new(SegmentNumber(1), 100_000 * ID_BYTES);
+        for number in 0..400_000 {
+            if number % 10_000 == 0 {
+                ids.begin_segment(SegmentNumber(1 + number / 10_000));
+            }
+            ids.insert(hash(number), Row(0), Offset(number));
+            if number % 4 == 0 {
+                ids.end_commit(TimeMicros(0));
+            }
+        }
+        assert_eq!(found(&ids, 0), []);
+        assert_eq!(found(&ids, 399_999).len(), 1);
+        assert!(ids.len() <= 100_000 && ids.bytes() < 120_000 * 16, "{ids:?}");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u64, u32),
+        Begin,
+        Forget(u64),
+        Commit,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            20 => (0_u64..300, 0_u32..9).prop_map(|(number, row)| Step::Insert(number, row)),
+            2 => Just(Step::Begin),
+            1 => (0_u64..3).prop_map(Step::Forget),
+            3 => Just(Step::Commit),
+        ]
+    }
+
+    proptest! {
+        /// The table and a map are told the same.
+        #[test]
+        fn it_knows_what_a_map_knows(steps in prop::collection::vec(step(), 1..600)) {
+            let mut ids = ids();
+            let mut map: BTreeMap<u64, Vec<(u64, u32, u64)>> = BTreeMap::new();
+            let (mut segment, mut forgotten) = (1, 0);
+            for (offset, step) in (0..).zip(steps) {
+                match step {
+                    Step::Insert(number, row) => {
+                        ids.insert(hash(number), Row(row), Offset(offset));
+                        let known = map.entry(number).or_default();
+                        known.retain(|(segment, ..)| *segment > forgotten);
+                        if known.len() < EVENTS_PER_ID_MAX {
+                            known.push((segment, row, offset));
+                        }
+                    }
+                    Step::Begin => {
+                        segment += 1;
+                        ids.begin_segment(SegmentNumber(segment));
+                    }
+                    Step::Forget(kept) => {
+                        forgotten = forgotten.max(segment.saturating_sub(kept + 1));
+                        ids.forget_through(SegmentNumber(forgotten));
+                    }
+                    Step::Commit => ids.end_commit(TimeMicros(0)),
+                }
+                for number in [0, 7, 299] {
+                    let known = map.get(&number).map_or(&[][..], Vec::as_slice);
+                    let known = known.iter().filter(|(segment, ..)| *segment > forgotten);
+                    let known: Vec<_> = known.map(|(_, row, offset)| (*row, *offset)).collect();
+                    prop_assert_eq!(found(&ids, number), known);
+                }
+            }
+            for (number, known) in map {
+                let known = known.iter().filter(|(segment, ..)| *segment > forgotten);
+                let known: Vec<_> = known.map(|(_, row, offset)| (*row, *offset)).collect();
+                prop_assert_eq!(found(&ids, number), known);
+            }
+        }
+    }
+}

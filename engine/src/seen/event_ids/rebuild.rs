@@ -1,0 +1,98 @@
+//! The ids of a segment's events, read from the segment itself: at opening, when the table that
+//! holds them is made again from the log.
+//!
+//! What cannot be read is known no more, as are events that are lost to damage: recovery and
+//! `verify` tell of it.
+
+use bytes::Bytes;
+
+use super::{HotIds, IdKey, topic_hash_of};
+use crate::catalog::{Catalog, Row};
+use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
+use crate::partition::places::{Place, SegmentId, SegmentIndex};
+
+use tracklog_protocol::{BatchView, PartitionId};
+
+/// So much is read at once.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Adds the ids of a segment's events, in the order in which they were stored.
+pub(crate) fn ids_of_segment(
+    disk: &dyn Disk,
+    (id, index): (&SegmentId, &SegmentIndex),
+    catalog: &Catalog,
+    key: IdKey,
+    ids: &mut HotIds,
+) {
+    ids.begin_segment(id.number);
+    let batches = batches(index, catalog);
+    if !batches.is_empty() {
+        match disk.open_slot(id.slot, Access::Read) {
+            Ok(slot) => read(&*slot, &batches, key, ids),
+            Err(error) => tracing::warn!("no message id of {} is known: {error}", id.slot),
+        }
+    }
+    ids.end_commit(index.append_time_last());
+}
+
+/// The batches of a segment whose events are stored once, in order.
+fn batches(index: &SegmentIndex, catalog: &Catalog) -> Vec<(Place, Row, PartitionId)> {
+    let mut batches = Vec::new();
+    for share in &index.shares {
+        if let Some((row, true)) = catalog.row_and_dedupe(share.partition) {
+            batches.extend(share.places.iter().map(|place| (*place, row, share.partition)));
+        }
+    }
+    batches.sort_unstable_by_key(|(place, ..)| place.at());
+    batches
+}
+
+fn read(slot: &dyn Slot, batches: &[(Place, Row, PartitionId)], key: IdKey, ids: &mut HotIds) {
+    let mut window = Window { at: 0, bytes: Bytes::new() };
+    for (place, row, partition) in batches {
+        let Some(batch) = window.batch(slot, place) else { continue };
+        let stamp = batch.header().stamp();
+        if (stamp.partition, stamp.base_offset) != (*partition, place.base_offset) {
+            continue;
+        }
+        for (offset, record) in batch.records() {
+            if let Some(hash) = topic_hash_of(key, partition.topic, record) {
+                ids.insert(hash, *row, offset);
+            }
+        }
+    }
+}
+
+/// A stretch of a slot that was read.
+struct Window {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    /// The batch at `place`, if it is good.
+    fn batch(&mut self, slot: &dyn Slot, place: &Place) -> Option<BatchView> {
+        if place.at() < self.at || place.end() > self.at + self.bytes.len() as u64 {
+            self.read(slot, place);
+        }
+        let start = usize::try_from(place.at().checked_sub(self.at)?).ok()?;
+        let end = start + place.batch_bytes as usize;
+        (end <= self.bytes.len()).then(|| batch_of_slot(self.bytes.slice(start..end)).ok())?
+    }
+
+    /// Reads from `place` on; no more than its batch where all of the stretch cannot be read.
+    fn read(&mut self, slot: &dyn Slot, place: &Place) {
+        let page = PAGE_BYTES as u64;
+        self.at = place.at() / page * page;
+        let needed = place.end().next_multiple_of(page);
+        for end in [needed.max(self.at + WINDOW_BYTES), needed] {
+            let length = end.min(slot.bytes()).saturating_sub(self.at);
+            let mut pages = PageBuffer::zeroed(usize::try_from(length).unwrap_or(0));
+            if slot.read(self.at, &mut pages).is_ok() {
+                self.bytes = pages.freeze();
+                return;
+            }
+        }
+        self.bytes = Bytes::new();
+    }
+}
