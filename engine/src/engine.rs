@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracklog_log::{
@@ -13,7 +14,7 @@ use tracklog_log::{
     FetchError, Fetched, Item, Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName,
     TopicSpec,
 };
-use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{self, PARTITIONS_MAX};
 use crate::disk::{Backend, Disk};
@@ -434,6 +435,10 @@ impl Log for Engine {
 
     fn topic(&self, name: &str) -> Option<Topic> {
         self.client.published.topics.read().catalog.topic(name).cloned()
+    }
+
+    fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
+        self.client.published.topics.read().catalog.dedupe_window(topic)
     }
 }
 

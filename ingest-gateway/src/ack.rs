@@ -7,15 +7,19 @@
 //! - An answer of success is given only when all of these appends are durable. Where some are and
 //!   others failed, or nobody knows, the client is told to send all of it again: ids tell what is
 //!   there already.
+//! - An event that the log knows already is not stored again: it is told with its first place. That
+//!   takes looking at the stored one, which only requests with such events wait for.
 //! - Room for all appends of a request is taken before the first is made: a busy log refuses the
 //!   whole request.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
+use tracklog_log::dedupe::{self, OnceError, Outcomes, Seen, Verdict, VerdictKind};
 use tracklog_log::{
     Append, AppendError, Busy, Epoch, Item, Lane, Log, Permit, Stored, Ticket, Topic,
 };
@@ -91,6 +95,7 @@ impl Writer {
     /// Hands all events over. Nothing was stored if this fails; the permit holds enough for them.
     pub(crate) fn write(&self, mut permit: Permit, judged: Judged) -> Written {
         let epoch = Epoch(self.epoch.load(Ordering::SeqCst));
+        let lane = permit.lane();
         let mut appends = SmallVec::new();
         let mut items: SmallVec<[Item<'_>; 8]> = SmallVec::new();
         let mut items_bytes = 0;
@@ -113,7 +118,7 @@ impl Writer {
             appends.push(PendingAppend { ticket, first });
         }
         drop(items);
-        Written { appends, judged }
+        Written { appends, judged, lane, epoch }
     }
 
     fn append(&self, permit: Permit, epoch: Epoch, items: &[Item<'_>]) -> Ticket {
@@ -143,14 +148,25 @@ impl Writer {
         written: Written,
         deadline: Instant,
     ) -> Result<Acked, Refusal> {
-        let Written { appends, judged } = written;
-        let mut stored: SmallVec<[(Stored, usize); 1]> = SmallVec::new();
+        let Written { appends, judged, lane, epoch } = written;
+        let mut stored: SmallVec<[(Fate, usize); 1]> = SmallVec::new();
         let mut failed = None;
-        for PendingAppend { ticket, first } in appends {
-            match timeout_at(deadline, ticket).await {
-                Ok(Ok(done)) => stored.push((done, first)),
-                Ok(Err(error)) => failed = Some(worse(failed, error)),
-                Err(_) => return Err(Refusal::unavailable("not durable within the time given")),
+        let late = |_| Refusal::unavailable("not durable within the time given");
+        let mut appends = appends.into_iter().peekable();
+        while let Some(PendingAppend { ticket, first }) = appends.next() {
+            match timeout_at(deadline, ticket).await.map_err(late)? {
+                Ok(done) => stored.push((Fate::Stored(done), first)),
+                Err(AppendError::Seen(seen)) => {
+                    let end = appends.peek().map_or(judged.len(), |next| next.first);
+                    let resolving = self.resolve(&judged, first..end, (lane, epoch), seen);
+                    match timeout_at(deadline, resolving).await.map_err(late)? {
+                        Ok(outcomes) => stored.push((Fate::Resolved(outcomes), first)),
+                        Err(OnceError::Append(error)) => failed = Some(worse(failed, error)),
+                        Err(OnceError::Busy(refused)) => return Err(busy(refused)),
+                        Err(error) => return Err(Refusal::unavailable(error.to_string())),
+                    }
+                }
+                Err(error) => failed = Some(worse(failed, error)),
             }
         }
         match failed {
@@ -160,6 +176,20 @@ impl Writer {
                 Err(refusal(&error, stored.is_empty()))
             }
         }
+    }
+
+    /// Stores of an append's events those that are not there already.
+    async fn resolve(
+        &self,
+        judged: &Judged,
+        of: Range<usize>,
+        (lane, epoch): (Lane, Epoch),
+        seen: Arc<Seen>,
+    ) -> Result<Outcomes, OnceError> {
+        let events = of.filter_map(|index| judged.get(index));
+        let items: Vec<_> = events.map(|judgement| self.item(&judgement)).collect();
+        let append = Append { conditions: &[], items: &items };
+        dedupe::resolve(&*self.log, lane, epoch, append, seen).await
     }
 
     fn unwell(&self, error: &AppendError) {
@@ -211,6 +241,8 @@ fn refusal(error: &AppendError, nothing_stored: bool) -> Refusal {
 pub(crate) struct Written {
     appends: SmallVec<[PendingAppend; 1]>,
     judged: Judged,
+    lane: Lane,
+    epoch: Epoch,
 }
 
 struct PendingAppend {
@@ -219,19 +251,68 @@ struct PendingAppend {
     first: usize,
 }
 
+/// How an append ended.
+#[derive(Debug)]
+enum Fate {
+    /// All of it is stored, and nothing of it was there.
+    Stored(Stored),
+    /// Each event has its own verdict.
+    Resolved(Outcomes),
+}
+
 /// Events that are durable.
 #[derive(Debug)]
 pub(crate) struct Acked {
-    stored: SmallVec<[(Stored, usize); 1]>,
+    /// And the index of the first event of each.
+    stored: SmallVec<[(Fate, usize); 1]>,
     /// What became of each.
     pub(crate) judged: Judged,
 }
 
+/// What is to be counted of events that the log knew.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    /// They were there, and are not stored again.
+    pub(crate) duplicates: u64,
+    /// Others with their id were there, so they are marked.
+    pub(crate) reused: u64,
+    /// Others were looked at since they share a hash.
+    pub(crate) collisions: u64,
+}
+
 impl Acked {
-    /// The offset of the event with this index.
-    pub(crate) fn offset(&self, index: usize) -> Offset {
+    /// The offset of the event with this index; its partition too, and whether it was there
+    /// before, where its append met events that the log knew.
+    pub(crate) fn place(&self, index: usize) -> (Offset, Option<Verdict>) {
         let after = self.stored.partition_point(|(_, first)| *first <= index);
-        let (stored, first) = &self.stored[after - 1];
-        stored.offset(index - first)
+        let (fate, first) = &self.stored[after - 1];
+        match fate {
+            Fate::Stored(stored) => (stored.offset(index - first), None),
+            Fate::Resolved(outcomes) => {
+                let verdict = outcomes.verdicts[index - first];
+                (verdict.offset, Some(verdict))
+            }
+        }
+    }
+
+    /// What is to be counted of events that the log knew.
+    pub(crate) fn known(&self) -> Known {
+        let mut known = Known::default();
+        for (fate, _) in &self.stored {
+            if let Fate::Resolved(outcomes) = fate {
+                known.add(outcomes);
+            }
+        }
+        known
+    }
+}
+
+impl Known {
+    /// Counts one append more.
+    pub(crate) fn add(&mut self, outcomes: &Outcomes) {
+        let count = |kind| outcomes.verdicts.iter().filter(|it| it.kind == kind).count() as u64;
+        self.duplicates += count(VerdictKind::Duplicate);
+        self.reused += count(VerdictKind::Reused);
+        self.collisions += outcomes.collisions;
     }
 }

@@ -177,7 +177,7 @@ impl Arrived {
             if self.is_large() { self.write_on_a_thread(deadline).await? } else { self.write()? };
         let acked = desk.writer.durable(written, deadline).await?;
         desk.metrics.acked(began.elapsed());
-        source.count(&acked.judged);
+        source.count(&acked.judged, acked.known());
         Ok(Delivered { acked, desk })
     }
 

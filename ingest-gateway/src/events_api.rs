@@ -2,6 +2,7 @@
 
 use http::Response;
 use tracklog_log::Durability;
+use tracklog_log::dedupe::VerdictKind;
 
 use crate::answer::{Content, json, push_number, push_text};
 use crate::delivery::Delivered;
@@ -19,10 +20,20 @@ pub(crate) fn answer(delivered: &Delivered) -> Response<Content> {
         if index > 0 {
             out.push(b',');
         }
+        let (offset, verdict) = acked.place(index);
         match judgement.rejected() {
             None => {
-                let (topic, partition) = desk.writer.place(&judgement);
-                out.extend_from_slice(b"{\"status\":\"stored\",\"topic\":");
+                let (topic, mut partition) = desk.writer.place(&judgement);
+                let mut status = "stored";
+                if let Some(verdict) = verdict {
+                    partition = verdict.partition.partition;
+                    if verdict.kind == VerdictKind::Duplicate {
+                        status = "duplicate";
+                    }
+                }
+                out.extend_from_slice(b"{\"status\":");
+                push_text(&mut out, status);
+                out.extend_from_slice(b",\"topic\":");
                 push_text(&mut out, topic);
                 out.extend_from_slice(b",\"partition\":");
                 push_number(&mut out, u64::from(partition));
@@ -33,7 +44,7 @@ pub(crate) fn answer(delivered: &Delivered) -> Response<Content> {
             }
         }
         out.extend_from_slice(b",\"offset\":");
-        push_number(&mut out, acked.offset(index).0);
+        push_number(&mut out, offset.0);
         if judgement.rejected().is_none() {
             out.extend_from_slice(b",\"durability\":");
             push_text(&mut out, Durability::Disk.as_str());

@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::ack::Known;
 use crate::http::Refused;
 use crate::rejection::Code;
 use crate::route::RouteName;
@@ -88,6 +89,9 @@ pub struct Metrics {
     request_handles: [Handles; RouteName::ALL.len()],
     accepted: Family<SourceLabels, Counter>,
     rejected: Family<RejectedLabels, Counter>,
+    duplicate: Family<SourceLabels, Counter>,
+    id_reused: Family<SourceLabels, Counter>,
+    id_collisions: Family<SourceLabels, Counter>,
     body_bytes: Family<SourceLabels, Counter>,
     unreadable: Family<CodeLabels, Counter>,
     ack_seconds: Histogram,
@@ -110,6 +114,9 @@ impl Metrics {
             request_handles: Default::default(),
             accepted: Family::default(),
             rejected: Family::default(),
+            duplicate: Family::default(),
+            id_reused: Family::default(),
+            id_collisions: Family::default(),
             body_bytes: Family::default(),
             unreadable: Family::default(),
             ack_seconds: Histogram::new(ACK_SECONDS),
@@ -129,6 +136,12 @@ impl Metrics {
         registry.register("events_accepted", help, self.accepted.clone());
         let help = "Events stored in the topic of rejected events";
         registry.register("events_rejected", help, self.rejected.clone());
+        let help = "Events that were stored before, and are not stored again";
+        registry.register("events_duplicate", help, self.duplicate.clone());
+        let help = "Events stored and marked, as another one has their message id";
+        registry.register("events_id_reused", help, self.id_reused.clone());
+        let help = "Events looked at that share no more than the hash of a message id";
+        registry.register("events_id_collision", help, self.id_collisions.clone());
         let help = "Bytes of bodies as sent";
         registry.register("body_bytes", help, self.body_bytes.clone());
         let help = "Bodies that could not be read as events at all";
@@ -191,6 +204,9 @@ impl Metrics {
         let labels = SourceLabels { source: source.to_owned() };
         SourceMetrics {
             accepted: self.accepted.get_or_create_owned(&labels),
+            duplicate: self.duplicate.get_or_create_owned(&labels),
+            id_reused: self.id_reused.get_or_create_owned(&labels),
+            id_collisions: self.id_collisions.get_or_create_owned(&labels),
             body_bytes: self.body_bytes.get_or_create_owned(&labels),
             rejected: self.rejected.clone(),
             source: source.to_owned(),
@@ -212,6 +228,9 @@ impl Drop for OpenConnection {
 #[derive(Debug)]
 pub(crate) struct SourceMetrics {
     accepted: Counter,
+    duplicate: Counter,
+    id_reused: Counter,
+    id_collisions: Counter,
     body_bytes: Counter,
     rejected: Family<RejectedLabels, Counter>,
     source: String,
@@ -220,6 +239,12 @@ pub(crate) struct SourceMetrics {
 impl SourceMetrics {
     pub(crate) fn accepted(&self, events: u64) {
         self.accepted.inc_by(events);
+    }
+
+    pub(crate) fn known(&self, known: Known) {
+        self.duplicate.inc_by(known.duplicates);
+        self.id_reused.inc_by(known.reused);
+        self.id_collisions.inc_by(known.collisions);
     }
 
     /// `code` is one of ours: their number is small.

@@ -9,8 +9,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use tracklog_log::Item;
+use tracklog_log::dedupe::Outcomes;
 
-use crate::ack::RECORD_OVERHEAD_BYTES;
+use crate::ack::{Known, RECORD_OVERHEAD_BYTES};
 use crate::delivery::{Desk, now, with_bench};
 use crate::intake::kept::Kept;
 use crate::intake::rows::{Row, Zoneless};
@@ -114,9 +115,16 @@ impl JudgedRows {
         judgement.record.bytes().len() + RECORD_OVERHEAD_BYTES
     }
 
-    /// Counts rows that are durable.
-    pub fn count<'a>(&self, stored: impl Iterator<Item = Judgement<'a>> + Clone) {
-        self.source.count_rows(stored);
+    /// Counts rows that are durable, and what the log said of each; of further items too, which
+    /// lie behind.
+    pub fn count<'a>(
+        &self,
+        stored: impl Iterator<Item = Judgement<'a>> + Clone,
+        outcomes: &Outcomes,
+    ) {
+        let mut known = Known::default();
+        known.add(outcomes);
+        self.source.count_rows(stored, known);
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use smallvec::SmallVec;
 use tracklog_log::Lane;
 
+use crate::ack::Known;
 use crate::answer::Refusal;
 use crate::config::Source;
 use crate::delivery::text_of;
@@ -142,17 +143,24 @@ impl KnownSource {
     }
 
     /// Counts events that are durable.
-    pub(crate) fn count(&self, judged: &Judged) {
-        self.metrics.accepted((judged.len() - judged.rejected_count()) as u64);
+    pub(crate) fn count(&self, judged: &Judged, known: Known) {
+        let accepted = (judged.len() - judged.rejected_count()) as u64;
+        self.metrics.accepted(accepted - known.duplicates);
+        self.metrics.known(known);
         if judged.rejected_count() > 0 {
             self.count_rejected(judged.iter());
         }
     }
 
     /// Counts rows that are durable.
-    pub(crate) fn count_rows<'a>(&self, rows: impl Iterator<Item = Judgement<'a>> + Clone) {
+    pub(crate) fn count_rows<'a>(
+        &self,
+        rows: impl Iterator<Item = Judgement<'a>> + Clone,
+        known: Known,
+    ) {
         let accepted = rows.clone().filter(|judgement| judgement.rejected().is_none());
-        self.metrics.accepted(accepted.count() as u64);
+        self.metrics.accepted(accepted.count() as u64 - known.duplicates);
+        self.metrics.known(known);
         self.count_rejected(rows);
     }
 

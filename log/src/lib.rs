@@ -26,6 +26,7 @@ pub mod producers;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
 pub use budget::{Budget, Busy, Lane, Permit};
@@ -35,7 +36,7 @@ pub use fetch::{
     Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
 };
 pub use meta::Meta;
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 /// An answer that comes later. Dropping it gives up waiting and cancels nothing that was begun.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -128,4 +129,10 @@ pub trait Log: Send + Sync + 'static {
 
     /// The topic called `name`.
     fn topic(&self, name: &str) -> Option<Topic>;
+
+    /// How long an event of this topic is known again, where it is stored once: see [`dedupe`].
+    fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
+        let _ = topic;
+        None
+    }
 }

@@ -23,10 +23,11 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use outcome::AppendOutcome;
 use store::{Stamped, Store};
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::{
     Append, AppendError, Budget, Busy, CatalogError, Dedupe, Domain, Epoch, Extent, Fetch,
@@ -337,6 +338,10 @@ impl Log for MemoryLog {
 
     fn topic(&self, name: &str) -> Option<Topic> {
         self.state().store.topics().find(|topic| topic.name() == name).cloned()
+    }
+
+    fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
+        self.state().store.dedupe_window(topic)
     }
 }
 

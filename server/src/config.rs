@@ -28,12 +28,13 @@ pub use enrich::{
 pub use file::{
     BackendName, IpSetting, SourceSettings, UnknownEventsSetting, UserIdSetting, WhenFullSetting,
 };
-use file::{Document, Layer};
+use file::{Document, Layer, Window};
 use ipnet::IpNet;
 pub use live::LiveSettings;
 pub use route::{RouteFrom, RouteSettings};
 pub use threshold::ThresholdSettings;
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
+use tracklog_log::dedupe::WINDOW;
 use tracklog_pipeline::quantity;
 
 /// What variables of the environment begin with.
@@ -93,6 +94,10 @@ pub struct JournalSettings {
     pub ring_bytes: Option<usize>,
     /// After how long an unfinished commit means overload.
     pub commit_deadline: Option<Duration>,
+    /// How long an event is known again that is sent once more; `None`: each is stored.
+    pub dedupe_window: Option<Duration>,
+    /// Memory for the ids by which it is known.
+    pub ids_bytes_max: Option<u64>,
     /// Opens although commits that were acked are lost. Only ever said by flag.
     pub accept_loss: bool,
 }
@@ -217,6 +222,8 @@ impl Settings {
                 budget_bytes: layer.budget_bytes.map(quantity::Bytes::to_usize),
                 ring_bytes: layer.ring_bytes.map(quantity::Bytes::to_usize),
                 commit_deadline: layer.commit_deadline.map(|span| span.0),
+                dedupe_window: layer.dedupe_window.unwrap_or(Window(Some(WINDOW))).0,
+                ids_bytes_max: layer.ids_bytes_max.map(|quantity| quantity.0),
                 accept_loss: false,
             },
             connections: layer.limits.connections(),

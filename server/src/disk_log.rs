@@ -8,12 +8,12 @@ use tokio::runtime::Handle;
 pub use tracklog_engine::OpenError;
 use tracklog_engine::disk::OpenFolderError;
 use tracklog_engine::{BackendChoice, Engine, Options, State, WhenFull};
-use tracklog_log::Log;
+use tracklog_log::{Dedupe, Log, TopicName};
 
 use crate::admin::Verification;
 use crate::config::{BackendName, JournalSettings, WhenFullSetting};
 use crate::offline::Written;
-use crate::{metrics, verify};
+use crate::{metrics, topics, verify};
 
 /// How often a folder in use is tried again, and after which pause: a reading verb looks at the
 /// lock for a moment, and such a moment must not keep a node from starting.
@@ -122,10 +122,18 @@ pub(crate) fn options(settings: &JournalSettings) -> Options {
             WhenFullSetting::Refuse => WhenFull::Refuse,
             WhenFullSetting::DropOldest => WhenFull::DropOldest,
         },
+        dedupe: settings.dedupe_window.map(deduplicated).into_iter().collect(),
+        ids_bytes: settings.ids_bytes_max.unwrap_or(usual.ids_bytes),
         accept_loss: settings.accept_loss,
         commit_deadline: settings.commit_deadline.unwrap_or(usual.commit_deadline),
         ..usual
     }
+}
+
+/// Where events are stored once: in the topic that takes them from outside. Topics that are
+/// derived from it keep whatever a stage makes, for else a second making would come to nothing.
+fn deduplicated(window: Duration) -> Dedupe {
+    Dedupe { topic: TopicName::new(topics::RAW).expect("our own names are good"), window }
 }
 
 /// Whether another process holds the folder or one of its files.

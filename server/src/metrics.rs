@@ -36,6 +36,9 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
     gauge(text, "tracklog_log_waiting_bytes", "Bytes that wait for a commit.", waiting);
     gauge(text, "tracklog_log_segments", "Segments in use.", status.segments as u64);
     gauge(text, "tracklog_log_slot_bytes", "Size of a slot.", status.slot_bytes);
+    const IDS: &str = "Message ids in memory by which events are known again.";
+    gauge(text, "tracklog_log_ids", IDS, status.ids);
+    gauge(text, "tracklog_log_ids_bytes", "Bytes that they take.", status.ids_bytes);
     encode_reads(status, text);
     encode_writes(status, text);
     encode_state(status, text);

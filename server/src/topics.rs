@@ -28,6 +28,9 @@ pub struct TopicDetails {
     pub topic: String,
     /// `keep` or `compact`.
     pub retention: String,
+    /// For how many seconds an event is known again that is sent once more, where it is stored once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedupe_seconds: Option<u64>,
     /// When it was made.
     pub created_at: String,
     /// All of them, in order.
@@ -73,9 +76,12 @@ pub enum TopicError {
     Catalog(#[from] CatalogError),
 }
 
+/// The topic of accepted events.
+pub const RAW: &str = "raw";
+
 /// The topics that a node makes on its first start.
 pub const OWN_TOPICS: [(&str, u32); 4] =
-    [("raw", 16), ("rejected", 4), ("enriched", 16), ("undelivered", 4)];
+    [(RAW, 16), ("rejected", 4), ("enriched", 16), ("undelivered", 4)];
 
 /// All topics, by name.
 #[must_use]
@@ -101,6 +107,7 @@ pub fn describe(log: &dyn Log, topic: &Topic) -> TopicDetails {
     TopicDetails {
         topic: topic.name().to_owned(),
         retention: retention(topic).to_owned(),
+        dedupe_seconds: log.dedupe_window(topic.id).map(|window| window.as_secs()),
         created_at: format_time(topic.created),
         partitions: ranges(log, topic).collect(),
     }

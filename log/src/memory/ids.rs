@@ -40,6 +40,10 @@ impl Ids {
         }
     }
 
+    pub(super) fn window(&self, topic: TopicId) -> Option<Duration> {
+        self.topics.get(&topic).copied()
+    }
+
     pub(super) fn forget(&mut self, topic: TopicId) {
         self.topics.remove(&topic);
         self.known.retain(|(of, ..), _| *of != topic);

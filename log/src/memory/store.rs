@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder, Stamp};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
@@ -255,6 +256,10 @@ impl Store {
         self.history.retain(|id, _| id.topic != topic.id);
         self.ids.forget(topic.id);
         Ok(())
+    }
+
+    pub(super) fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
+        self.ids.window(topic)
     }
 
     pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {

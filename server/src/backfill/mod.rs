@@ -14,6 +14,7 @@
 
 mod rows;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,9 +24,10 @@ use tokio::sync::Mutex;
 use tracklog_ingest_gateway::intake::Judgement;
 pub use tracklog_ingest_gateway::intake::rows::{Row, RowContent, Zoneless};
 use tracklog_ingest_gateway::{JudgedRows, RowDesk, UnknownSource};
+use tracklog_log::dedupe::{OnceError, append_once};
 use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
-    Append, AppendError, Busy, Condition, Epoch, Item, Lane, Log, Meta as _, TopicName,
+    Append, AppendError, Busy, Condition, Epoch, FetchError, Item, Lane, Log, Meta as _, TopicName,
 };
 use tracklog_protocol::KeyValue;
 use tracklog_protocol::event::{EventFlags, EventView};
@@ -175,12 +177,25 @@ pub enum BackfillError {
     /// The log did not store it.
     #[error(transparent)]
     Append(AppendError),
+    /// An event that may be the same as a row cannot be read for now. Send it again.
+    #[error("an event that may be the same cannot be read: {0}")]
+    Fetch(FetchError),
     /// A record of how far the file is, that no program of this version wrote.
     #[error("how far the file has come cannot be read: {0}")]
     Record(#[from] serde_json::Error),
     /// The topic of backfills can't be used.
     #[error("the topic {TOPIC}: {0}")]
     Ledger(#[from] MetaError),
+}
+
+impl From<OnceError> for BackfillError {
+    fn from(error: OnceError) -> Self {
+        match error {
+            OnceError::Append(error) => error.into(),
+            OnceError::Busy(busy) => busy.into(),
+            OnceError::Fetch(error) => Self::Fetch(error),
+        }
+    }
 }
 
 impl From<AppendError> for BackfillError {
@@ -342,21 +357,18 @@ impl Storing<'_> {
         let value = serde_json::to_vec(&after).expect("texts and numbers become JSON");
         let mut buffer = Vec::new();
         let record = KeyValue { key: &self.key, value: Some(&value) }.encode(&mut buffer);
-        let bytes = some.iter().map(JudgedRows::bytes_of).sum::<usize>() + record.bytes().len();
         let partition = self.of.ledger.partition();
         let mut items: Vec<_> = some.iter().map(|judgement| rows.item(judgement)).collect();
         items.push(Item::Record { partition, record });
         let key = self.key.clone();
         let conditions = [Condition::LastOfKey { partition, key, last }];
-        let permit = self.of.log.reserve(Lane::REPLAY, bytes)?;
         let append = Append { conditions: &conditions, items: &items };
-        let appended = self.of.log.append(permit, self.of.epoch, append);
+        let appended = append_once(&*self.of.log, Lane::REPLAY, self.of.epoch, append).await;
         drop(items);
-        let appended = appended.await;
         self.of.ledger.refresh().await?;
-        appended?;
+        let outcomes = appended?;
         self.progress = after;
-        rows.count(some.iter().copied());
+        rows.count(some.iter().copied(), &outcomes);
         self.tell(numbers, some);
         Ok(())
     }
@@ -393,14 +405,16 @@ impl Storing<'_> {
     }
 }
 
-/// How many of `rows` one commit holds.
+/// How many of `rows` one commit holds. None of them has the id of another: how far the file has
+/// come is stored with all of them, and of two with one id the second would come behind.
 fn commit_len(rows: &[Judgement<'_>]) -> usize {
-    let mut bytes = 0;
-    let fits = |judgement: &&Judgement<'_>| {
+    let (mut bytes, mut ids) = (0, HashSet::new());
+    let ends = rows.iter().position(|judgement| {
         bytes += JudgedRows::bytes_of(judgement);
-        bytes <= COMMIT_BYTES
-    };
-    rows.iter().take_while(fits).count().max(1)
+        let id = EventView::of(judgement.record).map(|event| event.message_id());
+        bytes > COMMIT_BYTES || id.is_some_and(|id| !ids.insert(id))
+    });
+    ends.unwrap_or(rows.len()).max(1)
 }
 
 impl fmt::Debug for Backfills {

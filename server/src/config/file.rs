@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Deserializer};
 use tracklog_ingest_gateway::Source;
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_ingest_gateway::scan::ScanLimits;
@@ -38,6 +41,23 @@ pub enum WhenFullSetting {
     Refuse,
     /// The oldest segments go.
     DropOldest,
+}
+
+/// How long an event is known again: a span of time, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window(pub(super) Option<Duration>);
+
+impl<'de> Deserialize<'de> for Window {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let span = Span::deserialize(StrDeserializer::<D::Error>::new(&text));
+        let told =
+            |_| D::Error::custom(format!("{text:?} is no time like \"24h\", and not \"off\""));
+        span.map(|span| Self(Some(span.0))).map_err(told)
+    }
 }
 
 /// What becomes of events without a schema.
@@ -202,6 +222,8 @@ layer! {
         budget_bytes: Bytes,
         ring_bytes: Bytes,
         commit_deadline: Span,
+        dedupe_window: Window,
+        ids_bytes_max: Bytes,
     } nested {
         limits: Limits,
     }

@@ -59,6 +59,8 @@ fn every_kind_of_value_can_come_from_the_environment() {
             ("TRACKLOG_TRUSTED_PROXIES", "10.0.0.0/8, 192.168.0.0/16"),
             ("TRACKLOG_LIMITS_EVENTS_MAX", "50"),
             ("TRACKLOG_LIMITS_ANSWER_TIMEOUT", "900ms"),
+            ("TRACKLOG_DEDUPE_WINDOW", "90m"),
+            ("TRACKLOG_IDS_BYTES_MAX", "64 MiB"),
             ("TRACKLOG_PORT", "tcp://10.0.0.1:80"),
             ("TRACKLOG_LOG", "warn"),
         ]),
@@ -68,6 +70,8 @@ fn every_kind_of_value_can_come_from_the_environment() {
     assert_eq!(settings.journal.bytes_max, Some(2 << 30));
     assert_eq!(settings.journal.when_full, WhenFullSetting::DropOldest);
     assert_eq!(settings.journal.backend, BackendName::Blocking);
+    assert_eq!(settings.journal.dedupe_window, Some(Duration::from_secs(90 * 60)));
+    assert_eq!(settings.journal.ids_bytes_max, Some(64 << 20));
     let networks: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.168.0.0/16"]);
     assert_eq!(settings.sources["default"].scan_limits().events_max, 50);
@@ -80,6 +84,7 @@ fn a_bad_variable_is_named() {
     for (name, value, says) in [
         ("TRACKLOG_BACKEND", "fast", "unknown variant `fast`"),
         ("TRACKLOG_SLOT_BYTES", "big", "\"big\" is no size"),
+        ("TRACKLOG_DEDUPE_WINDOW", "a day", "is no time like \"24h\", and not \"off\""),
         ("TRACKLOG_HTTP", "8080", "is no address like 127.0.0.1:8080"),
         ("TRACKLOG_TRUSTED_PROXIES", "10.0.0.0/8, ten", "\"ten\" is no network"),
     ] {

@@ -119,6 +119,15 @@ fn tell_made(topic: &TopicSummary) -> Result<(), Failure> {
     output.flush()
 }
 
+/// A span of time in its largest whole unit.
+fn span(seconds: u64) -> String {
+    match seconds {
+        _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
+        _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        _ => format!("{seconds} s"),
+    }
+}
+
 /// When a topic was made. The catalog's own is as old as the log, and has no time.
 fn made_at(time: &str) -> &str {
     if time.starts_with("1970-01-01T00:00:00") { "-" } else { time }
@@ -182,8 +191,12 @@ fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
             output.json(&PartitionLine { topic: &topic.topic, partition, start, end })?;
         }
     } else {
-        let TopicDetails { topic: name, retention, created_at, .. } = topic;
-        output.line(&format!("{name}: retention {retention}, created {}", made_at(created_at)))?;
+        let TopicDetails { topic: name, retention, created_at, dedupe_seconds, .. } = topic;
+        let dedupe = dedupe_seconds.map_or_else(String::new, |seconds| {
+            format!(", each event stored once within {}", span(seconds))
+        });
+        let made = made_at(created_at);
+        output.line(&format!("{name}: retention {retention}{dedupe}, created {made}"))?;
         let mut rows = vec![["partition", "start", "end", "records"].map(str::to_owned).to_vec()];
         rows.extend(topic.partitions.iter().map(|range| {
             let records = range.end - range.start;

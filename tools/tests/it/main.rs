@@ -14,6 +14,7 @@ mod kill;
 mod live;
 mod reading;
 mod reprocess;
+mod resends;
 mod rig;
 mod route;
 mod schemas;

@@ -16,6 +16,7 @@ mod http2;
 mod limits;
 mod outcome;
 mod registry;
+mod resends;
 mod rig;
 mod routes;
 mod tls;

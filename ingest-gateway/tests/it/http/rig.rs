@@ -10,6 +10,7 @@ use tracklog_ingest_gateway::{
     AdminToken, Backing, Door, Gateway, GatewayConfig, Listen, NoDoor, Running, Source, TlsFiles,
     Topics,
 };
+use tracklog_log::dedupe::{Dedupe, WINDOW};
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::meta::MetaTopic;
 use tracklog_log::{
@@ -62,7 +63,8 @@ impl Setup {
     pub(crate) async fn start(self) -> Rig {
         let clock = Arc::new(|| TimeMicros(1_795_597_200_000_000));
         let options = MemoryOptions { clock, budget_bytes: self.budget_bytes };
-        let log = Arc::new(MemoryLog::new(options));
+        let once = Dedupe { topic: TopicName::new("raw").unwrap(), window: WINDOW };
+        let log = Arc::new(MemoryLog::new(options).deduplicating(&[once]));
         let epoch = log.open(Domain::WHOLE).await.unwrap();
         let topics = Topics {
             raw: topic(&log, "raw", 16).await,
