@@ -30,6 +30,7 @@ fn without_anything_there_are_defaults() {
     assert_eq!(settings.http, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(settings.https, Some("127.0.0.1:8443".parse().unwrap()));
     assert_eq!(settings.sources.keys().collect::<Vec<_>>(), ["default"]);
+    assert_eq!(settings.journal.dedupe_window, Some(Duration::from_secs(24 * 3_600)));
     assert_eq!(settings.requests, RequestLimits::DEFAULT);
 }
 
@@ -93,6 +94,13 @@ fn a_bad_variable_is_named() {
         assert!(message.starts_with(name) && message.contains(says), "{message}");
         assert_eq!(message.lines().count(), 1);
     }
+}
+
+#[test]
+fn dedupe_can_be_off() {
+    let variables = environment(&[("TRACKLOG_DEDUPE_WINDOW", "off")]);
+    let settings = Settings::load(&Flags::default(), variables).unwrap();
+    assert_eq!(settings.journal.dedupe_window, None);
 }
 
 #[test]

@@ -116,6 +116,21 @@ fn damaged_lines_are_rejected_with_their_numbers_and_cost_no_others() {
 }
 
 #[test]
+fn rows_that_are_there_already_are_not_stored_again() {
+    let rig = Rig::start();
+    let live = rig.node.post("/v1/track", &event("a", ""));
+    assert_eq!(live.status, 200, "{}", live.body);
+    let other = event("b", ",\"properties\":{\"n\":1}");
+    let [a, b, c] = ["a", "b", "c"].map(|id| event(id, ""));
+    let file = rig.file("again.ndjson", [&a, &b, &b, &other, &c, &b].map(|it| &**it).join("\n"));
+    assert_eq!(rig.summary(&file, &[]).0, 0);
+    let raw = rig.raw();
+    assert_eq!(texts(&raw, "/messageId"), ["a", "b", "b", "c"]);
+    let marked = raw.iter().filter(|line| line["flags"].to_string().contains("idReused"));
+    assert!(marked.clone().count() == 1 && marked.clone().all(|line| line["properties"]["n"] == 1));
+}
+
+#[test]
 fn types_may_change_from_line_to_line_where_no_schema_says_otherwise() {
     let rig = Rig::start();
     let values = ["1", "\"one\"", "[1]", "null", "12345678901234567890.10"];
