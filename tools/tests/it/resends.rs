@@ -81,26 +81,29 @@ fn a_node_that_is_told_to_keeps_every_event() {
     assert_eq!(places(folder.path())["X"].len(), 2);
 }
 
-/// Where the node answers now, if it runs.
-#[derive(Clone, Default)]
-struct Address(Arc<(Mutex<Option<(SocketAddr, String)>>, Condvar)>);
+/// Where the node answers now, with its key, if it runs.
+#[derive(Default)]
+struct Address {
+    now: Mutex<Option<(SocketAddr, String)>>,
+    set: Condvar,
+}
 
 impl Address {
     fn set(&self, address: Option<(SocketAddr, String)>) {
-        *self.0.0.lock().unwrap() = address;
-        self.0.1.notify_all();
+        *self.now.lock().unwrap() = address;
+        self.set.notify_all();
     }
 
     fn wait(&self) -> (SocketAddr, String) {
-        let address = self.0.0.lock().unwrap();
-        let address = self.0.1.wait_while(address, |address| address.is_none()).unwrap();
-        address.clone().expect("it was waited for")
+        let now = self.now.lock().unwrap();
+        let now = self.set.wait_while(now, |now| now.is_none()).unwrap();
+        now.clone().expect("it was waited for")
     }
 }
 
 /// One of those who send a group's requests.
 struct Resender {
-    address: Address,
+    address: Arc<Address>,
     group: u64,
     attempt: u64,
     told: Sender<Vec<(String, Place)>>,
@@ -150,10 +153,10 @@ impl Resender {
 fn requests_sent_three_times_at_once_over_kills_store_each_event_once() {
     let folder = tempfile::tempdir().unwrap();
     let (told, acks) = mpsc::channel();
-    let address = Address::default();
+    let address = Arc::new(Address::default());
     let mut senders = Vec::new();
     for (group, attempt) in (0..GROUPS).flat_map(|group| (0..ATTEMPTS).map(move |it| (group, it))) {
-        let (address, told) = (address.clone(), told.clone());
+        let (address, told) = (Arc::clone(&address), told.clone());
         let resender = Resender { address, group, attempt, told };
         senders.push(thread::spawn(|| resender.run()));
     }
