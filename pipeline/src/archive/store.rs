@@ -195,16 +195,25 @@ fn folder(path: &std::path::Path, opening: Opening) -> Result<Arc<dyn ObjectStor
 
 #[cfg(feature = "full")]
 fn cloud(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
-    // The one TLS provider of this program; whoever set it before set the same.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let place = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
     // Names of settings are those of the vendors' environment: AWS_REGION, GOOGLE_…, AZURE_….
     let environment = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?.to_ascii_lowercase();
         Some((name, value.into_string().ok()?))
     });
+    cloud_by(url, environment)
+}
+
+/// The same with these settings instead of the environment's.
+#[cfg(feature = "full")]
+pub(super) fn cloud_by(
+    url: &str,
+    settings: impl IntoIterator<Item = (String, String)>,
+) -> Result<Arc<dyn ObjectStore>, String> {
+    // The one TLS provider of this program; whoever set it before set the same.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let place = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
     let (store, prefix) =
-        object_store::parse_url_opts(&place, environment).map_err(|error| error.to_string())?;
+        object_store::parse_url_opts(&place, settings).map_err(|error| error.to_string())?;
     Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)))
 }
 

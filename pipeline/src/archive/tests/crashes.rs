@@ -54,22 +54,27 @@ impl Schemas for TestSchemas {
     }
 }
 
-struct World {
+pub(super) struct World {
     rig: Rig,
     topics: Vec<Topic>,
-    objects: Arc<InMemory>,
+    objects: Arc<dyn ObjectStore>,
     written: u64,
 }
 
 impl World {
     fn new() -> Self {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    /// One whose archive is in these objects.
+    pub(super) fn over(objects: Arc<dyn ObjectStore>) -> Self {
         let rig = Rig::new();
         let topics = vec![rig.topic("raw", 3), rig.topic("enriched", 2)];
-        Self { rig, topics, objects: Arc::new(InMemory::new()), written: 0 }
+        Self { rig, topics, objects, written: 0 }
     }
 
     /// Writes events of some names to all partitions, some days apart.
-    fn write(&mut self, events: u64) {
+    pub(super) fn write(&mut self, events: u64) {
         for _ in 0..events {
             let number = self.written;
             self.written += 1;
@@ -111,19 +116,19 @@ impl World {
     }
 
     /// A life of an archiver; whether it came to its end.
-    fn live(&self, plan: impl Fn(u64) -> Fault + Send + Sync + 'static) -> bool {
+    pub(super) fn live(&self, plan: impl Fn(u64) -> Fault + Send + Sync + 'static) -> bool {
         let objects = Faulty::new(&self.objects, plan);
         let archiver = self.archiver(Arc::clone(&objects) as Arc<dyn ObjectStore>, 6_000);
         let ended = block_on(objects.run(archiver.catch_up()));
         ended.map(|ended| ended.expect("it may go on")).is_some()
     }
 
-    fn store(&self) -> Store {
-        Store::of(Arc::clone(&self.objects) as Arc<dyn ObjectStore>, "memory")
+    pub(super) fn store(&self) -> Store {
+        Store::of(Arc::clone(&self.objects), "memory")
     }
 
     /// The archive is the log: the same records at the same offsets, each once, and all is whole.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let archive = block_on(ArchiveLog::open(self.store())).unwrap();
         for topic in &self.topics {
             let archived = archive.topic(topic.name()).expect("it is archived");
@@ -256,7 +261,7 @@ fn two_writers_at_one_archive_double_nothing() {
     let objects =
         Faulty::new(&world.objects, |at| if at > 3 { Fault::Slow(40) } else { Fault::None });
     let late = world.archiver(Arc::clone(&objects) as Arc<dyn ObjectStore>, 6_000);
-    let early = world.archiver(Arc::clone(&world.objects) as Arc<dyn ObjectStore>, 6_000);
+    let early = world.archiver(Arc::clone(&world.objects), 6_000);
     block_on(async {
         let late = std::pin::pin!(late.catch_up());
         let both = futures_util::future::join(late, early.catch_up());
@@ -279,7 +284,7 @@ fn the_archive_of_another_log_is_left_alone() {
     // Made at another time, under the same name.
     let mut impostor = World::new();
     impostor.objects = Arc::clone(&world.objects);
-    let archiver = impostor.archiver(Arc::clone(&world.objects) as Arc<dyn ObjectStore>, 6_000);
+    let archiver = impostor.archiver(Arc::clone(&world.objects), 6_000);
     let refused = block_on(archiver.catch_up());
     assert!(
         matches!(refused, Err(ArchiverEnd::AnotherLog { .. })),
@@ -425,7 +430,7 @@ fn an_archive_of_other_partitions_or_without_the_topic_stands_in_for_nothing() {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -436,7 +441,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 }

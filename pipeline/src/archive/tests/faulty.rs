@@ -1,4 +1,4 @@
-//! A store in memory that fails where a test wants it: before or after it did what was asked, by
+//! A store that fails where a test wants it: before or after it did what was asked, by
 //! an error, by being slow, or for ever, as a process that was killed sees it.
 
 use std::future::{Future, pending, poll_fn};
@@ -9,7 +9,6 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -36,7 +35,7 @@ pub(super) enum Fault {
 type Plan = Box<dyn Fn(u64) -> Fault + Send + Sync>;
 
 pub(super) struct Faulty {
-    inner: Arc<InMemory>,
+    inner: Arc<dyn ObjectStore>,
     plan: Plan,
     operations: AtomicU64,
     killed: AtomicBool,
@@ -45,7 +44,7 @@ pub(super) struct Faulty {
 impl Faulty {
     /// A process' view of the store `inner`.
     pub(super) fn new(
-        inner: &Arc<InMemory>,
+        inner: &Arc<dyn ObjectStore>,
         plan: impl Fn(u64) -> Fault + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {

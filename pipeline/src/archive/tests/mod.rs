@@ -3,3 +3,5 @@
 mod crashes;
 mod faulty;
 mod rows;
+#[cfg(feature = "full")]
+mod s3;
