@@ -55,9 +55,9 @@ impl Schemas for TestSchemas {
 }
 
 pub(super) struct World {
-    rig: Rig,
-    topics: Vec<Topic>,
-    objects: Arc<dyn ObjectStore>,
+    pub(super) rig: Rig,
+    pub(super) topics: Vec<Topic>,
+    pub(super) objects: Arc<dyn ObjectStore>,
     written: u64,
 }
 
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    fn archiver(
+    pub(super) fn archiver(
         &self,
         objects: Arc<dyn ObjectStore>,
         flush_bytes: u64,
@@ -174,7 +174,7 @@ fn lines(log: &dyn Log, partition: PartitionId, topic: &str) -> Vec<String> {
     lines
 }
 
-fn line(topic: &str, batch: &BatchView, offset: Offset, record: Record<'_>) -> String {
+pub(super) fn line(topic: &str, batch: &BatchView, offset: Offset, record: Record<'_>) -> String {
     let (partition, appended_at) = (batch.partition().partition, batch.append_time());
     let mut line = Vec::new();
     write_line(&mut line, LinePlace { topic, partition, offset, appended_at }, record);

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faulty;
+mod golden;
 mod rows;
 #[cfg(feature = "full")]
 mod s3;

@@ -15,7 +15,7 @@ use crate::archive::properties::PropertyColumns;
 
 /// Everything that owns what an event borrows.
 #[derive(Clone, Debug)]
-struct Sample {
+pub(super) struct Sample {
     texts: Vec<Option<String>>,
     jsons: Vec<Option<String>>,
     headers: Vec<(String, String)>,
@@ -28,8 +28,40 @@ struct Sample {
 }
 
 impl Sample {
+    /// One that has everything, each field another.
+    pub(super) fn full() -> Self {
+        let json =
+            |number| Some(format!("{{\"price\": {number}.50,\"on\":true , \"\\u00e4\":null}}"));
+        Self {
+            texts: (0..70).map(|number| Some(format!("tëxt {number}"))).collect(),
+            jsons: (0..8).map(json).collect(),
+            headers: vec![("dnt".to_owned(), "1".to_owned()), ("x".to_owned(), String::new())],
+            times: (0..5).map(|number| 1_767_323_045_678_901 + number).collect(),
+            numbers: (1..7).collect(),
+            offsets: vec![7, 8, u64::MAX],
+            degrees: Some(51.5),
+            kind: 1,
+            is: vec![true; 13],
+        }
+    }
+
+    /// One that has nothing but what every event has.
+    pub(super) fn bare() -> Self {
+        Self {
+            texts: vec![None; 70],
+            jsons: vec![None; 8],
+            headers: Vec::new(),
+            times: vec![0; 5],
+            numbers: vec![0; 6],
+            offsets: vec![0; 3],
+            degrees: None,
+            kind: 0,
+            is: vec![false; 13],
+        }
+    }
+
     /// The record of the event that has all of it.
-    fn build(&self, with: impl FnOnce(Record<'_>)) {
+    pub(super) fn build(&self, with: impl FnOnce(Record<'_>)) {
         let mut texts = self.texts.iter().map(Option::as_deref);
         let mut text = || texts.next().expect("there are enough texts");
         let mut jsons = self.jsons.iter().map(Option::as_deref);
