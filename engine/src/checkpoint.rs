@@ -18,11 +18,14 @@ use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{Base, CommitNumber, Opened, Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::SegmentId;
+use crate::sections::{
+    MAY_SKIP, SECTION_HEAD_BYTES, next_section, section, section_that_may_be_skipped,
+};
 use crate::seen::producers::Standing;
+use crate::settled::pack::PackHead;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TLOGCKPT");
 const VERSION: u32 = 1;
-const MAY_SKIP: u16 = 1;
 
 const SECTION_POSITION: u16 = 1;
 const SECTION_SLOTS: u16 = 2;
@@ -32,6 +35,7 @@ const SECTION_OPENED: u16 = 4;
 const SECTION_TOPICS: u16 = 5;
 const SECTION_PARTITIONS: u16 = 6;
 const SECTION_LIVE: u16 = 7;
+const SECTION_PACKS: u16 = 9;
 const SECTION_END: u16 = u16::MAX;
 
 /// The published commit that a checkpoint adds up to.
@@ -59,6 +63,8 @@ pub(crate) struct Checkpoint {
     pub(crate) base: Option<Base>,
     /// All segments in use, in order; the last is being written.
     pub(crate) slots: Vec<SegmentId>,
+    /// The packs, in order; all of them older than the slots.
+    pub(crate) packs: Vec<PackHead>,
     /// Where each ended run with segments in use ended.
     pub(crate) ended: Vec<Base>,
     /// What the current run's `opened` says.
@@ -118,6 +124,12 @@ impl Checkpoint {
                 fields.put_sized(&live.value);
             });
         });
+        if !self.packs.is_empty() {
+            // Who cannot read packs must not open the log without them.
+            section(&mut file, SECTION_PACKS, |fields| {
+                fields.put_list(&self.packs, |fields, head| head.encode(fields));
+            });
+        }
         section_that_may_be_skipped(&mut file, SECTION_PRODUCERS, |fields| {
             fields.put_list(&self.producers, |fields, standing| standing.encode(fields));
         });
@@ -155,7 +167,7 @@ fn sworn_version(mut fields: Fields<'_>) -> Option<u32> {
 /// The sections of a file, each under a checksum that held.
 #[derive(Default)]
 struct Sections<'a> {
-    known: [Option<Fields<'a>>; SECTION_PRODUCERS as usize + 1],
+    known: [Option<Fields<'a>>; SECTION_PACKS as usize + 1],
 }
 
 impl<'a> Sections<'a> {
@@ -194,6 +206,10 @@ impl<'a> Sections<'a> {
             position: decode_position(&mut head)?,
             base: Base::decode(&mut head)?,
             slots: self.section(SECTION_SLOTS)?.list(decode_slot)?,
+            packs: match self.section(SECTION_PACKS) {
+                Some(mut section) => section.list(PackHead::decode)?,
+                None => Vec::new(),
+            },
             ended: self.section(SECTION_ENDED)?.list(|fields| Base::decode(fields)?)?,
             opened: Opened::decode(opened.rest())?,
             topics: self.section(SECTION_TOPICS)?.list(decode_topic)?,
@@ -248,6 +264,7 @@ pub(crate) const fn section_name(kind: u16) -> &'static str {
         SECTION_PARTITIONS => "partitions",
         SECTION_LIVE => "live records",
         SECTION_PRODUCERS => "producers",
+        SECTION_PACKS => "packs",
         SECTION_END => "end",
         _ => "of a later version",
     }
@@ -283,47 +300,6 @@ pub(crate) fn look(file: &[u8]) -> Look {
             return look;
         }
     }
-}
-
-/// Kind, flags, length and checksum.
-const SECTION_HEAD_BYTES: usize = 12;
-
-/// A section: u16 kind, u16 flags, u32 length, u32 CRC-32 of these three and the body, body.
-fn section(file: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
-    section_with(file, kind, 0, write);
-}
-
-/// One that programs which do not know it pass over.
-fn section_that_may_be_skipped(file: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
-    section_with(file, kind, MAY_SKIP, write);
-}
-
-fn section_with(file: &mut Vec<u8>, kind: u16, flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut body = Vec::new();
-    write(&mut body);
-    let at = file.len();
-    file.put_u16(kind);
-    file.put_u16(flags);
-    file.put_u32(crate::fields::length_u32(body.len()));
-    let crc = section_crc(&file[at..], &body);
-    file.put_u32(crc);
-    file.put(&body);
-}
-
-fn next_section<'a>(fields: &mut Fields<'a>) -> Option<(u16, u16, &'a [u8])> {
-    let head = fields.bytes(8)?;
-    let crc = fields.u32()?;
-    let mut parts = Fields::new(head);
-    let (kind, flags, length) = (parts.u16()?, parts.u16()?, parts.u32()?);
-    let body = fields.bytes(length as usize)?;
-    (section_crc(head, body) == crc).then_some((kind, flags, body))
-}
-
-fn section_crc(head: &[u8], body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(head);
-    hasher.update(body);
-    hasher.finalize()
 }
 
 fn encode_position(position: &Position, fields: &mut Vec<u8>) {
@@ -392,6 +368,7 @@ fn decode_topic(fields: &mut Fields<'_>) -> Option<Topic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sections::section_crc;
 
     /// The end section, with the version in it.
     const END_BYTES: usize = SECTION_HEAD_BYTES + 4;
@@ -423,6 +400,7 @@ mod tests {
                 run,
                 salt: Salt(4),
             }],
+            packs: vec![crate::settled::pack::sample_head()],
             ended: vec![Base { run: Run(2), number: CommitNumber(9), hash: 1 }],
             opened: Opened { skip: 1 << 20, ..Opened::default() },
             topics: vec![Topic { id: TopicId(1), spec, created: TimeMicros(1) }],

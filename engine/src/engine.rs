@@ -22,6 +22,7 @@ use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::Counters;
 use crate::journal::intake::{Door, Input};
+use crate::journal::segment::ClusterId;
 use crate::open::{Machines, Opening, OpeningReport, Threads, open_disk, open_path};
 use crate::options::Options;
 use crate::read::Reader;
@@ -43,6 +44,7 @@ pub struct Engine {
     reader: Arc<Reader>,
     counters: Arc<Counters>,
     report: OpeningReport,
+    cluster: ClusterId,
     slot_bytes: u64,
     threads: Mutex<Option<Threads>>,
     /// Rises when the domain is opened again: earlier writers are fenced.
@@ -78,6 +80,12 @@ pub struct Status {
     pub reads_active: u64,
     /// Batches read from maps of full segments.
     pub reads_map: u64,
+    /// Stretches of batches read from packs.
+    pub reads_pack: u64,
+    /// Frames of packs that were decoded for it.
+    pub frames_decoded: u64,
+    /// What is kept of them.
+    pub frame_bytes: u64,
     /// Bytes of maps that answers hold.
     pub reads_pinned_bytes: u64,
     /// Windows of maps that were copied, since answers held too much of them already.
@@ -90,6 +98,12 @@ pub struct Status {
     pub ids_bytes: u64,
     /// Segments in use.
     pub segments: usize,
+    /// Packs in use.
+    pub packs: usize,
+    /// What their files take.
+    pub pack_bytes: u64,
+    /// What the journal took for what is in them.
+    pub settled_bytes: u64,
     /// Size of a slot.
     pub slot_bytes: u64,
     /// Whether new appends are taken.
@@ -157,10 +171,12 @@ impl Engine {
         for note in &opening.report.notes {
             tracing::warn!("{note}");
         }
-        let Opening { client, reader, counters, report, slot_bytes, machines } = opening;
+        let Opening { client, reader, counters, report, cluster, slot_bytes, machines } = opening;
         let opened = std::sync::atomic::AtomicU64::new(report.run << 16);
         let threads = Mutex::default();
-        (Self { disk, client, reader, counters, report, slot_bytes, threads, opened }, machines)
+        let log =
+            Self { disk, client, reader, counters, report, cluster, slot_bytes, threads, opened };
+        (log, machines)
     }
 
     /// What the opening found.
@@ -175,6 +191,8 @@ impl Engine {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &*self.counters;
         let reads = &self.client.published.reads;
+        let (frame_bytes, frames_decoded) = self.reader.frames();
+        let packs = self.client.published.places.read().packs();
         Status {
             backend: self.disk.backend(),
             commits: load(&counters.commits),
@@ -188,12 +206,18 @@ impl Engine {
             reads_ring: load(&reads.ring),
             reads_active: load(&reads.active),
             reads_map: load(&reads.map),
+            reads_pack: load(&reads.pack),
+            frames_decoded,
+            frame_bytes,
             reads_pinned_bytes: self.reader.pinned_bytes(),
             reads_copied: self.reader.windows_copied(),
             replay_bytes: self.reader.replay_bytes(),
             ids: load(&counters.ids),
             ids_bytes: load(&counters.ids_bytes),
             segments: self.client.published.places.read().segment_ids().len(),
+            packs: packs.len(),
+            pack_bytes: packs.iter().map(|head| head.file_bytes).sum(),
+            settled_bytes: packs.iter().map(|head| head.journal_bytes).sum(),
             slot_bytes: self.slot_bytes,
             state: self.state(),
         }
@@ -223,7 +247,8 @@ impl Engine {
     /// When the folder cannot be listed. Damage is in the report.
     pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
         let notes = &self.report.notes;
-        verify_published(&*self.disk, &self.client.published, self.slot_bytes, notes, progress)
+        let log = (self.cluster, self.slot_bytes);
+        verify_published(&*self.disk, &self.client.published, log, notes, progress)
     }
 
     /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when

@@ -16,7 +16,7 @@ use tracklog_log::Retention;
 use tracklog_protocol::TimeMicros;
 
 use crate::checkpoint::{self, Checkpoint, Ending};
-use crate::disk::{PAGE_BYTES, PageBuffer, Slot, SlotId, open_alone, read_alone};
+use crate::disk::{PAGE_BYTES, PageBuffer, Slot, SlotId, open_alone, open_pack_alone, read_alone};
 use crate::error::OpenError;
 use crate::index_file;
 use crate::journal::commit::{
@@ -26,6 +26,7 @@ use crate::journal::commit::{
 use crate::journal::segment::{FIRST_COMMIT_AT, SLOT_BYTES_MAX, SlotPage};
 use crate::journal::walk::Walker;
 use crate::partition::places::SegmentId;
+use crate::settled::pack::{PackHead, PackIndex};
 
 /// No file but a slot is larger.
 const FILE_BYTES_MAX: u64 = SLOT_BYTES_MAX;
@@ -34,7 +35,7 @@ const FILE_BYTES_MAX: u64 = SLOT_BYTES_MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// What the file is: `slot`, `checkpoint`, `index` or `cut`.
+    /// What the file is: `slot`, `pack`, `checkpoint`, `index` or `cut`.
     pub kind: &'static str,
     /// What its head says, by name.
     pub facts: Vec<(&'static str, String)>,
@@ -73,11 +74,37 @@ pub fn inspect(file: &Path) -> Result<Inspection, OpenError> {
             inspect_index(&bytes).ok_or_else(|| rotten(file, "an index"))
         }
         Kind::Cut => inspect_cut(file),
+        Kind::Pack => inspect_pack(file),
         Kind::Other => {
-            let what = format!("{shown} is no slot, checkpoint, index or cut of a log");
+            let what = format!("{shown} is no slot, pack, checkpoint, index or cut of a log");
             Err(OpenError::Damaged { what })
         }
     }
+}
+
+fn inspect_pack(file: &Path) -> Result<Inspection, OpenError> {
+    let alone = open_pack_alone(file);
+    let alone = alone.map_err(OpenError::io(format!("read {}", file.display())))?;
+    let (index, _) = PackIndex::read_any(&*alone).map_err(|error| OpenError::Damaged {
+        what: format!("{} cannot be read: {error}", file.display()),
+    })?;
+    let PackHead { id, run, last, append_time_last, batches, records, journal_bytes, file_bytes } =
+        index.head;
+    let facts = vec![
+        ("segments", format!("{} to {}", id.first, id.last)),
+        ("generation", id.generation.to_string()),
+        ("last commit", format!("{last} of run {run}")),
+        ("last append time", format!("{append_time_last} µs")),
+        ("records", format!("{records} in {batches} batches")),
+        ("bytes", format!("{file_bytes} in {} frames", index.frames.len())),
+        ("bytes in the journal", journal_bytes.to_string()),
+    ];
+    let lines = index.shares.iter().map(|share| {
+        let first = share.places.first().map_or(share.end, |place| place.base_offset);
+        let (partition, places) = (share.partition, share.places.len());
+        format!("{partition}: offsets {first} to {} in {places} places", share.end)
+    });
+    Ok(Inspection { kind: "pack", facts, lines: lines.collect() })
 }
 
 fn rotten(file: &Path, kind: &str) -> OpenError {
@@ -92,6 +119,7 @@ enum Kind {
     Checkpoint,
     Index,
     Cut,
+    Pack,
     Other,
 }
 
@@ -108,6 +136,9 @@ fn kind_of(file: &Path) -> std::io::Result<Kind> {
     }
     if name.ends_with(".idx") {
         return Ok(Kind::Index);
+    }
+    if name.ends_with(".pack") {
+        return Ok(Kind::Pack);
     }
     if folder.is_some_and(|folder| folder == "cut") {
         return Ok(Kind::Cut);

@@ -24,22 +24,27 @@ use tracklog_protocol::{KeyValue, Offset, PartitionId};
 
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
-use crate::disk::{Access, Disk, FileName, PAGE_BYTES, Slot, SlotId, is_passing};
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, Slot, SlotId, is_passing};
 use crate::index_file;
 use crate::intake_client::IntakeClient;
-use crate::journal::appender::{Prepared, SegmentFull};
+use crate::journal::appender::{Prepared, SegmentFull, Unlisted};
 use crate::journal::commit::{Base, Run, Salt, SegmentNumber};
 use crate::journal::intake::{Door, Input};
 use crate::journal::segment::{ClusterId, SlotHeader};
 use crate::options::WhenFull;
-use crate::partition::places::{SegmentId, SegmentIndex};
+use crate::partition::places::{Home, SegmentId, SegmentIndex};
 use crate::read::Reader;
+use crate::settled::settler::Settling;
 
 /// No limit is lower: a segment to drop, one to write, one prepared, one to prepare.
-const SLOTS_MIN: u64 = 4;
+pub(crate) const SLOTS_MIN: u64 = 4;
 /// So many slots that can be neither written nor removed are made up for with new ones, beyond the
 /// journal's limit too. A disk with more of them is no place to make files on.
 const SPOILED_MAX: u64 = 4;
+
+/// So many idle slots are kept for later segments: to make one costs as much as to fill it. What
+/// a backlog left beyond that goes back to the file system.
+const FREE_SLOTS_MAX: usize = 4;
 
 /// What the keeper is asked to do.
 pub(crate) enum Job {
@@ -49,8 +54,8 @@ pub(crate) enum Job {
     Full(SegmentFull),
     /// A segment of an ended run has no index file yet.
     Index { id: SegmentId, index: Arc<SegmentIndex> },
-    /// The oldest segment was given up; the checkpoint no longer names it.
-    Dropped { id: SegmentId, checkpoint: Checkpoint },
+    /// Segments or packs are out of the tables; the checkpoint no longer names them.
+    Unlisted { unlisted: Unlisted, checkpoint: Checkpoint },
 }
 
 /// What of the run every slot header repeats.
@@ -94,8 +99,10 @@ pub(crate) struct Keeper {
     wanted: Option<SegmentNumber>,
     rolled: bool,
     dropping: bool,
-    /// A segment that was given up, until both checkpoints have forgotten it.
-    forgetting: Option<(SegmentId, Checkpoint)>,
+    /// What is out of the tables, until both checkpoints have forgotten it.
+    forgetting: Option<(Vec<Home>, Checkpoint)>,
+    /// Whoever makes packs.
+    settling: Arc<Settling>,
     /// The checkpoint's file whose last write failed.
     torn: Option<FileName>,
     full: bool,
@@ -112,6 +119,7 @@ impl Keeper {
         next_slot: SlotId,
         slots: u64,
         (journal_bytes_max, when_full): (Option<u64>, WhenFull),
+        settling: Arc<Settling>,
     ) -> Self {
         let slots_max = journal_bytes_max.map(|bytes| bytes / heading.slot_bytes);
         Self {
@@ -129,6 +137,7 @@ impl Keeper {
             rolled: false,
             dropping: false,
             forgetting: None,
+            settling,
             torn: None,
             full: false,
         }
@@ -141,12 +150,10 @@ impl Keeper {
             Job::Full(full) => {
                 self.rolled = true;
                 self.segment_full(&full);
+                self.settling.look();
             }
             Job::Index { id, index } => self.write_index(&id, &index),
-            Job::Dropped { id, checkpoint } => {
-                self.dropping = false;
-                self.forgetting = Some((id, checkpoint));
-            }
+            Job::Unlisted { unlisted, checkpoint } => self.unlisted(&unlisted, checkpoint),
         }
         self.catch_up();
     }
@@ -158,7 +165,11 @@ impl Keeper {
 
     /// Frees what was given up, prepares the slot that is wanted and fills up the ballast.
     pub(crate) fn catch_up(&mut self) {
-        let lack = self.forget().map_err(Lack::Other).and_then(|()| self.try_catch_up());
+        let forgotten = self.forget();
+        if forgotten.is_ok() {
+            self.settling.look();
+        }
+        let lack = forgotten.map_err(Lack::Other).and_then(|()| self.try_catch_up());
         let why = match lack {
             Ok(()) => {
                 if std::mem::replace(&mut self.full, false) {
@@ -310,10 +321,11 @@ impl Keeper {
         }
         let oldest = self.client.published.places.read().oldest();
         let oldest = oldest.ok_or_else(|| "there is no full segment to give up".to_owned())?;
+        let oldest = oldest.home;
         self.move_live_records(oldest)?;
         self.dropping = true;
         let after_gathers = self.client.intake().gathers_ahead();
-        self.client.driver.push(Input::DropOldest { segment: oldest.number, after_gathers });
+        self.client.driver.push(Input::DropOldest { oldest, after_gathers });
         Ok(())
     }
 
@@ -321,7 +333,7 @@ impl Keeper {
     /// go ahead of all that waits, into room that is kept for them, so that making room never
     /// waits for room; and into an earlier commit than the order to drop is carried out after.
     /// More than fits in there does not move.
-    fn move_live_records(&self, oldest: SegmentId) -> Result<(), String> {
+    fn move_live_records(&self, oldest: Home) -> Result<(), String> {
         let moving = self.live_records_of(oldest);
         let kept_bytes = kept_bytes(self.heading.slot_bytes);
         let bytes = moving_bytes(&moving);
@@ -346,13 +358,13 @@ impl Keeper {
         Ok(())
     }
 
-    fn live_records_of(&self, oldest: SegmentId) -> Vec<Moving> {
+    fn live_records_of(&self, oldest: Home) -> Vec<Moving> {
         let topics = self.client.published.topics.read();
         let places = self.client.published.places.read();
         let live = topics.catalog.live().iter();
         let moving = live.filter_map(|((partition, key), live)| {
             let row = topics.catalog.row(*partition)?;
-            let next = places.first_after(row, oldest.number);
+            let next = places.first_after(row, oldest.number());
             let stays = next.is_some_and(|next| next <= live.offset);
             let value = if *partition == catalog::PARTITION {
                 moved_value(&topics.catalog, key, &live.value)
@@ -365,21 +377,51 @@ impl Keeper {
         moving.collect()
     }
 
-    /// A segment is out of the tables: both checkpoints must forget it before its slot is free.
+    fn unlisted(&mut self, unlisted: &Unlisted, checkpoint: Checkpoint) {
+        match unlisted {
+            Unlisted::Dropped(_) => self.dropping = false,
+            Unlisted::Settled(_) => self.settling.taken(),
+            Unlisted::Refused(pack) => {
+                tracing::info!("{pack} comes too late: what it holds was given up");
+                self.settling.taken();
+            }
+        }
+        // What could not be written down before is not named by this checkpoint either.
+        let (mut homes, _) =
+            self.forgetting.take().unwrap_or_else(|| (Vec::new(), checkpoint.clone()));
+        homes.extend(unlisted.homes());
+        self.forgetting = Some((homes, checkpoint));
+    }
+
+    /// Both checkpoints must forget what is out of the tables before it is freed.
     fn forget(&mut self) -> Result<(), String> {
-        let Some((id, mut checkpoint)) = self.forgetting.take() else { return Ok(()) };
+        let Some((homes, mut checkpoint)) = self.forgetting.take() else { return Ok(()) };
         if self.torn.as_ref().is_some_and(|torn| *torn != checkpoint.file()) {
             checkpoint.sequence += 1;
         }
         for _ in 0..2 {
             if let Err(why) = self.write_checkpoint(&checkpoint) {
-                self.forgetting = Some((id, checkpoint));
+                self.forgetting = Some((homes, checkpoint));
                 return Err(why);
             }
             checkpoint.sequence += 1;
         }
-        self.forgotten(id);
+        for home in homes {
+            match home {
+                Home::Segment(id) => self.forgotten(id),
+                Home::Pack(pack) => self.remove_pack(pack),
+            }
+        }
         Ok(())
+    }
+
+    /// No checkpoint names the pack any more. Who still reads it holds its file.
+    fn remove_pack(&self, pack: PackId) {
+        if let Err(error) = self.disk.remove_file(&FileName::Pack(pack)) {
+            // The next opening removes what nothing names.
+            tracing::warn!("cannot remove {pack}: {error}");
+        }
+        self.reader.forget_pack(pack);
     }
 
     /// No checkpoint names the segment any more.
@@ -388,7 +430,7 @@ impl Keeper {
             tracing::warn!("cannot remove the index of segment {}: {error}", id.number);
         }
         let pinned = self.reader.forget(id.number);
-        if !pinned {
+        if !pinned && self.free.len() < FREE_SLOTS_MAX {
             self.free.push_back(id.slot);
             return;
         }

@@ -29,7 +29,9 @@ mod partition;
 mod published;
 mod read;
 mod relay;
+mod sections;
 mod seen;
+mod settled;
 #[cfg(any(test, feature = "simulation"))]
 mod stepped;
 mod sync;

@@ -54,7 +54,7 @@ impl OfflineLog {
         let published = Published::new(topics, places, tail);
         published.close();
         let reading = Options { replay_threads: REPLAY_THREADS, ..Options::default() };
-        let reader = reader_of(&published, &disk, &reading)?;
+        let reader = reader_of(&published, &disk, &reading, recovered.cluster)?;
         Ok(Some(Self { published, reader, budget: Budget::new(0), notes: recovered.notes }))
     }
 

@@ -31,7 +31,7 @@ use crate::disk::{
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::{
-    Counters, Effects, Journal, Next, Prepared, SegmentFull, Start, control_pages, later,
+    Counters, Effects, Journal, Next, Prepared, SegmentFull, Start, Unlisted, control_pages, later,
     position_of, snapshot,
 };
 use crate::journal::commit::{
@@ -42,14 +42,15 @@ use crate::journal::intake::Input;
 use crate::journal::recovery::{Cut, Note, Recovered, recover};
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT, is_slot_size};
 use crate::journal::walk;
-use crate::keeper::{Heading, Job, Keeper, kept_bytes, put_aside, write_heading};
+use crate::keeper::{Heading, Job, Keeper, SLOTS_MIN, kept_bytes, put_aside, write_heading};
 use crate::options::{Options, WhenFull};
-use crate::partition::places::{Places, SegmentId};
+use crate::partition::places::{Home, Index, Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
 use crate::read::{Reader, ReaderOptions};
 use crate::seen::event_ids::{HotIds, IdKey, ids_of_segment};
 use crate::seen::producers::Producers;
+use crate::settled::settler::{SettleOptions, Settler, Settling};
 
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
 /// Commit buffers kept for reuse.
@@ -88,6 +89,7 @@ pub(crate) struct Opening {
     pub(crate) reader: Arc<Reader>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) report: OpeningReport,
+    pub(crate) cluster: ClusterId,
     pub(crate) slot_bytes: u64,
     pub(crate) machines: Machines,
 }
@@ -96,6 +98,8 @@ pub(crate) struct Opening {
 pub(crate) struct Machines {
     pub(crate) journal: Journal,
     pub(crate) keeper: Keeper,
+    pub(crate) settler: Settler,
+    pub(crate) settling: Arc<Settling>,
     /// What the journal asked for while it was made.
     pub(crate) jobs: Vec<Job>,
 }
@@ -187,6 +191,8 @@ fn new_log(disk: &dyn Disk, options: &Options) -> Result<Recovered, OpenError> {
         extents,
         segments: Vec::new(),
         unindexed: Vec::new(),
+        packs: Vec::new(),
+        unnamed_packs: Vec::new(),
         base: None,
         append_time: TimeMicros(0),
         producers: Producers::default(),
@@ -251,7 +257,11 @@ fn begin_run(
         let checkpoint = snapshot(&start, &published, producers, at, base, sequence);
         write_checkpoint(&**disk, &checkpoint)?;
     }
-    // Both checkpoints are anew: what they no longer name may be used again.
+    // Both checkpoints are anew: what they no longer name is of no use, or may be used again.
+    for pack in &recovered.unnamed_packs {
+        disk.remove_file(&FileName::Pack(*pack))
+            .map_err(OpenError::io(format!("remove {pack}")))?;
+    }
     unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later)?);
     let run = (heading, start, active);
     assemble(disk, options, recovered, run, published, (unused, next_slot))
@@ -299,6 +309,7 @@ fn unname(disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), OpenError> {
         },
         base: recovered.base,
         slots: recovered.segments.iter().map(|(id, _)| *id).collect(),
+        packs: recovered.packs.iter().map(|index| index.head).collect(),
         ended: recovered.ended.clone(),
         opened: opened_of(recovered),
         topics: catalog.topics().cloned().collect(),
@@ -343,7 +354,22 @@ fn assemble(
         id_key: IdKey::of(heading.cluster, options.id_hash_bits),
     };
     let counters = Arc::new(Counters::default());
-    let reader = reader_of(&published, disk, options)?;
+    let reader = reader_of(&published, disk, options, heading.cluster)?;
+    let settling = Arc::<Settling>::default();
+    let settler = Settler::new(
+        Arc::clone(disk),
+        Arc::clone(&published),
+        Arc::clone(&reader),
+        Arc::clone(&client.driver),
+        Arc::clone(&settling),
+        SettleOptions {
+            cluster: heading.cluster,
+            slot_bytes: heading.slot_bytes,
+            hot_segments: hot_segments(options, heading.slot_bytes),
+            level: options.pack_level,
+        },
+    );
+    settling.look();
     let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
     let keeper = Keeper::new(
         Arc::clone(disk),
@@ -354,6 +380,7 @@ fn assemble(
         next_slot,
         folder.slots.len() as u64,
         (options.journal_bytes_max, options.when_full),
+        Arc::clone(&settling),
     );
     let mut asked = Asked { jobs: Vec::new(), disk: Arc::clone(disk) };
     let journal = Journal::new(
@@ -374,8 +401,9 @@ fn assemble(
     let unindexed = recovered.segments.into_iter();
     let unindexed = unindexed.filter(|(id, _)| recovered.unindexed.contains(&id.number));
     asked.jobs.extend(unindexed.map(|(id, index)| Job::Index { id, index }));
-    let machines = Machines { journal, keeper, jobs: asked.jobs };
-    Ok(Opening { client, reader, counters, report, slot_bytes: heading.slot_bytes, machines })
+    let machines = Machines { journal, keeper, settler, settling, jobs: asked.jobs };
+    let Heading { cluster, slot_bytes, .. } = heading;
+    Ok(Opening { client, reader, counters, report, cluster, slot_bytes, machines })
 }
 
 /// Starts what reads from the log on `disk`.
@@ -383,6 +411,7 @@ pub(crate) fn reader_of(
     published: &Arc<Published>,
     disk: &Arc<dyn Disk>,
     opened: &Options,
+    cluster: ClusterId,
 ) -> Result<Arc<Reader>, OpenError> {
     let rebuilds = Arc::clone(disk);
     let options = ReaderOptions {
@@ -391,10 +420,21 @@ pub(crate) fn reader_of(
         replay_bytes: opened.replay_bytes,
         open_slots_max: usize::try_from(OPEN_SLOTS_MAX.min(descriptors_max() / 4))
             .expect("a few hundred"),
+        frame_bytes: opened.frame_bytes,
+        cluster,
         rebuild: Arc::new(move |id, last| walk::index_of(&*rebuilds, id, last)),
     };
     Reader::new(Arc::clone(published), Arc::clone(disk), options)
         .map_err(OpenError::io("start the replay threads"))
+}
+
+/// So many full segments stay hot: as the options say, and no more than leave room for those that
+/// come where the journal is limited.
+fn hot_segments(options: &Options, slot_bytes: u64) -> u64 {
+    let room =
+        options.journal_bytes_max.map(|bytes| (bytes / slot_bytes).saturating_sub(SLOTS_MIN));
+    let Some(hot_bytes) = options.hot_bytes else { return u64::MAX };
+    room.unwrap_or(u64::MAX).min(hot_bytes / slot_bytes)
 }
 
 /// Unused slots of the right size; others (from a crash while they were made) are removed.
@@ -520,8 +560,13 @@ pub(crate) fn published_of(
     }
     let mut places = Places::new(index_bytes);
     places.grow_to(recovered.catalog.row_count());
+    for index in &recovered.packs {
+        let home = Home::Pack(index.head.id);
+        places.add_full(home, Index::Pack(Arc::clone(index)), &recovered.catalog);
+    }
     for (id, index) in &recovered.segments {
-        places.add_full(*id, index, &recovered.catalog);
+        let index = Index::Segment(Arc::clone(index));
+        places.add_full(Home::Segment(*id), index, &recovered.catalog);
     }
     (topics, places, Tail::new(ring_bytes))
 }
@@ -615,8 +660,8 @@ impl Effects for Asked {
         self.jobs.push(Job::Full(full));
     }
 
-    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint) {
-        self.jobs.push(Job::Dropped { id, checkpoint });
+    fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint) {
+        self.jobs.push(Job::Unlisted { unlisted, checkpoint });
     }
 
     fn now(&self) -> TimeMicros {
@@ -670,8 +715,8 @@ impl Effects for Handed {
         self.hand(Job::Full(full));
     }
 
-    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint) {
-        self.hand(Job::Dropped { id, checkpoint });
+    fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint) {
+        self.hand(Job::Unlisted { unlisted, checkpoint });
     }
 
     fn now(&self) -> TimeMicros {
@@ -699,34 +744,40 @@ impl Machine for Running {
 pub(crate) struct Threads {
     watcher: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    settler: JoinHandle<()>,
+    settling: Arc<Settling>,
 }
 
 impl Threads {
-    /// Starts the journal, its watcher and the keeper.
+    /// Starts the journal, its watcher, the keeper and the settler.
     pub(crate) fn start(
         disk: &Arc<dyn Disk>,
         driver: &Arc<Driver>,
         machines: Machines,
     ) -> Result<Self, OpenError> {
-        let Machines { journal, keeper, jobs } = machines;
+        let Machines { journal, keeper, mut settler, settling, jobs } = machines;
         let (handed, taken) = Handed::new(disk, driver, jobs);
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let tells = Arc::clone(driver);
         let keeper = named("tracklog-keeper")
             .spawn(move || keep(keeper, &taken, tells))
             .map_err(OpenError::io("start the keeper"))?;
+        let settler = named("tracklog-settler")
+            .spawn(move || settler.run())
+            .map_err(OpenError::io("start the settler"))?;
         let watched = Arc::clone(driver);
         let watcher = named("tracklog-watcher")
             .spawn(move || watched.watch())
             .map_err(OpenError::io("start the journal"))?;
         // The driver has the journal, which has the driver, until the journal ends.
         driver.start(Box::new(Running { journal, handed }));
-        Ok(Self { watcher, keeper })
+        Ok(Self { watcher, keeper, settler, settling })
     }
 
-    /// Waits for both to end; the journal must have been told to stop.
+    /// Waits for all to end; the journal must have been told to stop.
     pub(crate) fn join(self) {
-        let ended = [self.watcher.join(), self.keeper.join()];
+        self.settling.stop();
+        let ended = [self.settler.join(), self.watcher.join(), self.keeper.join()];
         for panic in ended.into_iter().filter_map(Result::err) {
             if !std::thread::panicking() {
                 std::panic::resume_unwind(panic);

@@ -39,6 +39,14 @@ pub struct Options {
     /// What the replay threads may be at: what is being read for replays, and what was read and not
     /// taken by its caller. More waits, first come, first served; a single larger fetch goes alone.
     pub replay_bytes: u64,
+    /// How much of the log's newest full segments stays as it was written, and less where the
+    /// journal's limit asks for it. What is older is settled into packs: sorted, compressed, and
+    /// read through decoded frames. With `None` nothing is.
+    pub hot_bytes: Option<u64>,
+    /// How hard packs are compressed, as zstd counts: 1 to 22.
+    pub pack_level: i32,
+    /// How much is kept of what was decoded of packs.
+    pub frame_bytes: u64,
     /// How large the journal may grow; only the disk bounds it otherwise.
     pub journal_bytes_max: Option<u64>,
     /// What to do when there is no room.
@@ -68,6 +76,9 @@ impl Default for Options {
             replay_threads: 2,
             pinned_bytes: 256 << 20,
             replay_bytes: 128 << 20,
+            hot_bytes: Some(2 << 30),
+            pack_level: 3,
+            frame_bytes: 32 << 20,
             journal_bytes_max: None,
             when_full: WhenFull::Refuse,
             dedupe: Vec::new(),

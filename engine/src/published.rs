@@ -133,6 +133,7 @@ pub(crate) struct ReadCounts {
     pub(crate) ring: AtomicU64,
     pub(crate) active: AtomicU64,
     pub(crate) map: AtomicU64,
+    pub(crate) pack: AtomicU64,
 }
 
 /// What readers see.

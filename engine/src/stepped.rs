@@ -16,6 +16,7 @@ use crate::journal::appender::{Journal, Next};
 use crate::journal::driver::Driver;
 use crate::keeper::{Job, Keeper};
 use crate::open::{Handed, Machines};
+use crate::settled::settler::Settler;
 
 /// Drives a log that has no threads. See [`Engine::open_stepped`](crate::Engine::open_stepped).
 ///
@@ -23,15 +24,16 @@ use crate::open::{Handed, Machines};
 pub struct Stepper {
     pub(crate) journal: Journal,
     keeper: Keeper,
+    settler: Settler,
     handed: Handed,
     jobs: mpsc::Receiver<Job>,
 }
 
 impl Stepper {
     pub(crate) fn new(disk: &Arc<dyn Disk>, driver: &Arc<Driver>, machines: Machines) -> Self {
-        let Machines { journal, keeper, jobs } = machines;
+        let Machines { journal, keeper, settler, settling: _, jobs } = machines;
         let (handed, jobs) = Handed::new(disk, driver, jobs);
-        Self { journal, keeper, handed, jobs }
+        Self { journal, keeper, settler, handed, jobs }
     }
 
     /// Lets the journal do all that it can do now. False once it has stopped, in good order or
@@ -59,6 +61,12 @@ impl Stepper {
             }
             Err(_) => false,
         }
+    }
+
+    /// Lets the settler make a pack, if there are segments for one. False when there are none, or
+    /// the last one is not listed yet.
+    pub fn run_settler(&mut self) -> bool {
+        self.settler.turn()
     }
 
     /// What the keeper does once a second while it waits for room. False when it does not wait.

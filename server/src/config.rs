@@ -26,7 +26,8 @@ pub use enrich::{
     ProfileStoreName, RedisLayout, SessionSettings, Switch,
 };
 pub use file::{
-    BackendName, IpSetting, SourceSettings, UnknownEventsSetting, UserIdSetting, WhenFullSetting,
+    BackendName, IpSetting, SettleSetting, SourceSettings, UnknownEventsSetting, UserIdSetting,
+    WhenFullSetting,
 };
 use file::{Document, Layer, Window};
 use ipnet::IpNet;
@@ -84,6 +85,12 @@ pub struct JournalSettings {
     pub backend: BackendName,
     /// The size of a slot when the log is made.
     pub slot_bytes: Option<u64>,
+    /// Whether old segments become packs.
+    pub settle: SettleSetting,
+    /// How much of the newest stays as it was written.
+    pub hot_bytes: Option<u64>,
+    /// How hard packs are compressed.
+    pub pack_level: Option<u32>,
     /// The space that the journal may take.
     pub bytes_max: Option<u64>,
     /// What happens when it is used up.
@@ -217,6 +224,9 @@ impl Settings {
             journal: JournalSettings {
                 backend: layer.backend.unwrap_or_default(),
                 slot_bytes: layer.slot_bytes.map(|quantity| quantity.0),
+                settle: layer.settle.unwrap_or_default(),
+                hot_bytes: layer.hot_bytes.map(|quantity| quantity.0),
+                pack_level: pack_level(layer.pack_level)?,
                 bytes_max: layer.journal_bytes_max.map(|quantity| quantity.0),
                 when_full: layer.when_full.unwrap_or_default(),
                 budget_bytes: layer.budget_bytes.map(quantity::Bytes::to_usize),
@@ -259,6 +269,17 @@ impl Settings {
             return Err(ConfigError::new("settings", what));
         }
         Ok(())
+    }
+}
+
+/// As zstd counts.
+fn pack_level(level: Option<u32>) -> Result<Option<u32>, ConfigError> {
+    match level {
+        Some(level) if !(1..=22).contains(&level) => {
+            let what = format!("pack_level is 1 to 22, not {level}");
+            Err(ConfigError::new("settings", what))
+        }
+        level => Ok(level),
     }
 }
 

@@ -11,7 +11,7 @@ use tracklog_engine::{BackendChoice, Engine, Options, State, WhenFull};
 use tracklog_log::{Dedupe, Log, TopicName};
 
 use crate::admin::Verification;
-use crate::config::{BackendName, JournalSettings, WhenFullSetting};
+use crate::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting};
 use crate::offline::Written;
 use crate::{metrics, topics, verify};
 
@@ -117,6 +117,13 @@ pub(crate) fn options(settings: &JournalSettings) -> Options {
         },
         budget_bytes: settings.budget_bytes.unwrap_or(usual.budget_bytes),
         ring_bytes: settings.ring_bytes.unwrap_or(usual.ring_bytes),
+        hot_bytes: match settings.settle {
+            SettleSetting::On => settings.hot_bytes.or(usual.hot_bytes),
+            SettleSetting::Off => None,
+        },
+        pack_level: settings.pack_level.map_or(usual.pack_level, |level| {
+            i32::try_from(level).expect("a level is checked when it is read")
+        }),
         journal_bytes_max: settings.bytes_max,
         when_full: match settings.when_full {
             WhenFullSetting::Refuse => WhenFull::Refuse,

@@ -35,6 +35,15 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
     let waiting = status.waiting_bytes as u64;
     gauge(text, "tracklog_log_waiting_bytes", "Bytes that wait for a commit.", waiting);
     gauge(text, "tracklog_log_segments", "Segments in use.", status.segments as u64);
+    gauge(text, "tracklog_log_packs", "Packs in use.", status.packs as u64);
+    gauge(text, "tracklog_log_pack_bytes", "What the files of packs take.", status.pack_bytes);
+    let settled = status.settled_bytes;
+    gauge(
+        text,
+        "tracklog_log_settled_bytes",
+        "What the journal took for what is in packs.",
+        settled,
+    );
     gauge(text, "tracklog_log_slot_bytes", "Size of a slot.", status.slot_bytes);
     const IDS: &str = "Message ids in memory by which events are known again.";
     gauge(text, "tracklog_log_ids", IDS, status.ids);
@@ -53,8 +62,12 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
 
 fn encode_reads(status: &Status, text: &mut String) {
     declare(text, "tracklog_log_batches_read", "counter", "Batches read, by where they lay.");
-    let places =
-        [("ring", status.reads_ring), ("active", status.reads_active), ("map", status.reads_map)];
+    let places = [
+        ("ring", status.reads_ring),
+        ("active", status.reads_active),
+        ("map", status.reads_map),
+        ("pack", status.reads_pack),
+    ];
     for (place, count) in places {
         line(text, "tracklog_log_batches_read_total", &format!("{{place=\"{place}\"}}"), count);
     }
@@ -64,6 +77,12 @@ fn encode_reads(status: &Status, text: &mut String) {
     const COPIED: &str = "tracklog_log_windows_copied";
     declare(text, COPIED, "counter", "Windows copied since answers held too much of maps.");
     line(text, &format!("{COPIED}_total"), "", status.reads_copied);
+    const FRAMES: &str = "tracklog_log_frames_decoded";
+    declare(text, FRAMES, "counter", "Frames of packs that were read and decoded.");
+    line(text, &format!("{FRAMES}_total"), "", status.frames_decoded);
+    const FRAME_BYTES: &str = "tracklog_log_frame_bytes";
+    declare(text, FRAME_BYTES, "gauge", "Decoded bytes of packs that are kept.");
+    line(text, FRAME_BYTES, "", status.frame_bytes);
     const REPLAY: &str = "tracklog_log_replay_bytes";
     declare(text, REPLAY, "gauge", "Bytes being read for replays, or read and not yet taken.");
     line(text, REPLAY, "", status.replay_bytes);

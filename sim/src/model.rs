@@ -174,7 +174,7 @@ pub(crate) struct Model {
     /// way of an index, and not the next time.
     loss: Loss,
     /// Of the commits of which something was lost.
-    broken: BTreeSet<Option<TimeMicros>>,
+    broken: BTreeSet<TimeMicros>,
     /// The last opening told of commits that it could not read.
     told: bool,
 }
@@ -386,6 +386,10 @@ impl Model {
         let is_plain =
             !name.starts_with('x') && topic.spec.retention == tracklog_log::Retention::Keep;
         let known = Known { topic: topic.clone(), standing: Standing::There, is_plain };
+        if self.may_be_undone() && self.topics.get(&topic.id).is_some_and(|it| it.topic != *topic) {
+            // A disk that lied lost it with all that knew of it.
+            self.forget(topic.id);
+        }
         let known = self.topics.entry(topic.id).or_insert(known);
         assert_eq!(&known.topic, topic, "an id is given once");
         assert!(known.standing != Standing::Gone, "{name} was deleted and came back");
@@ -551,7 +555,8 @@ impl Model {
         if let (Loss::None, Some(((partition, at), number))) = (self.loss, lost.first()) {
             panic!("record {number} of {partition} at {at} is gone: {}", self.tell(*number));
         }
-        let times = lost.iter().map(|(_, number)| self.records[index(*number)].time);
+        // Of what nobody read before nobody knows in which commit it lay.
+        let times = lost.iter().filter_map(|(_, number)| self.records[index(*number)].time);
         self.broken.extend(times);
         let broken = &self.broken;
         assert!(self.loss != Loss::OneCommit || broken.len() <= 1, "one page took {broken:?}");

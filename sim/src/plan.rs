@@ -39,6 +39,9 @@ const DAMAGES: [Damage; 8] = [
     Damage::Forget,
 ];
 
+/// Sets the chance of settling apart.
+const SETTLING: u64 = 0x5e77_1e5e_771e_5e77;
+
 /// One kind of step of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -70,6 +73,8 @@ pub(crate) enum Step {
     Disk,
     /// Let the keeper do a job.
     Keeper,
+    /// Let the settler make a pack.
+    Settler,
     /// Let a moment pass.
     Moment,
     /// Let seconds pass.
@@ -80,7 +85,7 @@ pub(crate) enum Step {
     Fill,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step::Append,
     Step::AppendIf,
     Step::WriteKey,
@@ -95,6 +100,7 @@ const STEPS: [Step; 18] = [
     Step::Journal,
     Step::Disk,
     Step::Keeper,
+    Step::Settler,
     Step::Moment,
     Step::Seconds,
     Step::Stall,
@@ -128,6 +134,9 @@ impl Plan {
     /// Draws a plan.
     pub(crate) fn draw(chance: &mut Chance) -> Self {
         let damage = chance.one_in(3).then(|| *chance.one_of(&DAMAGES));
+        // From a chance of its own, so that programs that settle nothing stay what they were.
+        let mut apart = Chance::new(chance.clone().number() ^ SETTLING);
+        let hot_slots = *apart.one_of(&[None, None, Some(0), Some(0), Some(1), Some(3)]);
         let drops = chance.one_in(3);
         let fills = chance.one_in(4);
         let options = Options {
@@ -137,6 +146,8 @@ impl Plan {
             index_bytes: *chance.one_of(&[0, 16 << 10, 256 << 20]),
             pinned_bytes: *chance.one_of(&[0, 1 << 20, 256 << 20]),
             budget_bytes: *chance.one_of(&[2 << 20, 64 << 20]),
+            hot_bytes: hot_slots.map(|slots| SLOT_BYTES * slots),
+            frame_bytes: *apart.one_of(&[0, 64 << 10, 32 << 20]),
             journal_bytes_max: drops.then(|| SLOT_BYTES * (4 + chance.below(4))),
             when_full: if drops { WhenFull::DropOldest } else { WhenFull::Refuse },
             commit_deadline: Duration::from_secs(2),
@@ -146,6 +157,8 @@ impl Plan {
         for step in STEPS {
             let likely = match step {
                 Step::Fill if !fills => 0,
+                Step::Settler if hot_slots.is_none() => 0,
+                Step::Settler => 1 + apart.below(12),
                 Step::Journal | Step::Disk => 8 + chance.below(24),
                 Step::Append | Step::Keeper => 2 + chance.below(12),
                 Step::Trim | Step::ChangeTopics | Step::TakeOver => chance.below(2),
@@ -175,6 +188,7 @@ impl Plan {
             replay_threads: 0,
             ring_bytes: 64 << 10,
             index_bytes: 0,
+            hot_bytes: Some(SLOT_BYTES),
             journal_bytes_max: Some(SLOT_BYTES * 5),
             when_full: WhenFull::DropOldest,
             ..Options::default()

@@ -204,6 +204,7 @@ impl Program {
         outcome.did.count_some(Did::Roll, written.rolls);
         outcome.did.count_some(Did::SlotReuse, written.slots_used_again);
         outcome.did.count_some(Did::Checkpoint, written.checkpoints);
+        outcome.did.count_some(Did::Settle, written.packs);
         outcome
     }
 
@@ -278,7 +279,7 @@ impl Program {
         self.disk.heal();
         let report = tracklog_engine::verify_on(&disk, &mut |_| {});
         let report = report.expect("it opens").expect("there is a log");
-        assert!(report.clean || self.damaged, "verify finds {:?}", report.problems);
+        assert!(report.clean || self.damaged, "verify finds {report}");
     }
 
     fn send_what_is_unacked(&mut self) {
@@ -632,6 +633,9 @@ impl Program {
                     node.stepper.look_for_room();
                 }
             }
+            Step::Settler => {
+                self.node().stepper.run_settler();
+            }
             Step::Moment => self.disk.advance(Duration::from_micros(self.chance.below(2_000))),
             Step::Seconds => self.disk.advance(Duration::from_millis(self.chance.below(6_000))),
             Step::Stall => {
@@ -680,7 +684,9 @@ impl Program {
     fn run_until_idle(&mut self) {
         loop {
             self.node().stepper.step_journal();
-            if !self.node().stepper.run_keeper() && !self.disk.step() {
+            let stepper = &mut self.node().stepper;
+            let did = stepper.run_keeper() || stepper.run_settler();
+            if !did && !self.disk.step() {
                 // What failed at once has been told since; and clients may have gone on.
                 self.node().stepper.step_journal();
                 let tasks = self.tasks.len();

@@ -33,6 +33,8 @@ pub enum Did {
     SlotReuse,
     /// A checkpoint was written.
     Checkpoint,
+    /// A pack was made.
+    Settle,
     /// A topic was deleted.
     DeleteTopic,
     /// A process ended that was not asked to, with the log open or not.
@@ -46,7 +48,7 @@ pub enum Did {
 }
 
 /// All kinds and their names, in the order of the enum.
-const KINDS: [(Did, &str); 17] = [
+const KINDS: [(Did, &str); 18] = [
     (Did::Create, "create"),
     (Did::Append, "append"),
     (Did::Conditional, "conditional"),
@@ -59,6 +61,7 @@ const KINDS: [(Did, &str); 17] = [
     (Did::Roll, "roll"),
     (Did::SlotReuse, "slot_reuse"),
     (Did::Checkpoint, "checkpoint"),
+    (Did::Settle, "settle"),
     (Did::DeleteTopic, "delete_topic"),
     (Did::Crash, "crash"),
     (Did::CrashInRecovery, "crash_in_recovery"),

@@ -34,8 +34,8 @@ use super::map::FileMap;
 use super::probe;
 use super::uring::Ring;
 use super::{
-    Access, Backend, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PageBuffer, Slot, SlotId,
-    WriteDone,
+    Access, Backend, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PackFile, PackId, PackWriter,
+    PageBuffer, Slot, SlotId, WriteDone,
 };
 
 /// How many writes may wait for a backend. The journal has four in flight; more than this is a
@@ -122,6 +122,13 @@ pub(crate) fn open_alone(path: &Path) -> io::Result<Arc<dyn Slot>> {
     let file = Arc::new(SlotFile::open_to_read(path, probe::reads_direct(path))?);
     let folder = Arc::new(Folder { path: path.to_owned(), _lock: None });
     Ok(Arc::new(FileSlot { slot: SlotId(0), file, writers: None, _folder: folder }))
+}
+
+/// Opens one pack to look at it, wherever it lies.
+pub(crate) fn open_pack_alone(path: &Path) -> io::Result<Arc<dyn PackFile>> {
+    let file = SlotFile::open_to_read(path, probe::reads_direct(path))?;
+    let folder = Arc::new(Folder { path: path.to_owned(), _lock: None });
+    Ok(Arc::new(OpenPack { file, _folder: folder }))
 }
 
 /// The whole of one file, wherever it lies, if it has at most `bytes_max`.
@@ -230,6 +237,23 @@ impl FileDisk {
     fn writers(&self) -> io::Result<&Arc<Writers>> {
         self.writers.as_ref().ok_or_else(read_only)
     }
+
+    /// The names and sizes of what a folder holds, in order; nothing where it is missing.
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let entries = match fs::read_dir(self.folder.path.join(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                found.push((name, entry.metadata()?.len()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
 }
 
 impl Disk for FileDisk {
@@ -254,19 +278,29 @@ impl Disk for FileDisk {
     }
 
     fn cut_folder(&self) -> io::Result<Vec<(String, u64)>> {
-        let entries = match fs::read_dir(self.folder.path.join("cut")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string() {
-                found.push((name, entry.metadata()?.len()));
-            }
-        }
-        found.sort_unstable();
-        Ok(found)
+        self.list("cut")
+    }
+
+    fn packs_folder(&self) -> io::Result<Vec<(PackId, u64)>> {
+        let packs = self.list("packs")?.into_iter();
+        Ok(packs.filter_map(|(name, bytes)| Some((PackId::parse(&name)?, bytes))).collect())
+    }
+
+    fn create_pack(&self, pack: PackId) -> io::Result<Box<dyn PackWriter>> {
+        self.writers()?;
+        let path = self.path(&FileName::Pack(pack));
+        make_folder(&self.folder.path.join("packs"))?;
+        let mut options = private_file();
+        options.write(true).create(true).truncate(true);
+        // Synced once, at its end: not at each write.
+        let file = options.custom_flags(flags(self.backend.direct, false)).open(&path)?;
+        Ok(Box::new(NewPack { file, path, at: 0 }))
+    }
+
+    fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        let path = self.path(&FileName::Pack(pack));
+        let file = SlotFile::open_to_read(&path, self.backend.direct)?;
+        Ok(Arc::new(OpenPack { file, _folder: Arc::clone(&self.folder) }))
     }
 
     fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>> {
@@ -367,6 +401,44 @@ impl Disk for FileDisk {
 
     fn random(&self) -> u64 {
         getrandom::u64().expect("the kernel has random numbers")
+    }
+}
+
+/// A pack that is being written.
+struct NewPack {
+    file: File,
+    path: PathBuf,
+    at: u64,
+}
+
+impl PackWriter for NewPack {
+    fn write(&mut self, pages: &PageBuffer) -> io::Result<()> {
+        let bytes = write_at(&self.file, pages, self.at).map_err(told_full)?;
+        whole(bytes, pages.len())?;
+        self.at += u64::try_from(pages.len()).expect("a length is below 2^64");
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.file.sync_all().map_err(told_full)?;
+        sync_folder(self.path.parent().expect("a pack lies in a folder"))
+    }
+}
+
+/// A pack that is open to read.
+struct OpenPack {
+    file: SlotFile,
+    /// Keeps the folder locked.
+    _folder: Arc<Folder>,
+}
+
+impl PackFile for OpenPack {
+    fn bytes(&self) -> u64 {
+        self.file.bytes
+    }
+
+    fn read(&self, at: u64, buffer: &mut PageBuffer) -> io::Result<()> {
+        self.file.read(at, buffer)
     }
 }
 
@@ -514,13 +586,7 @@ impl SlotFile {
 
     /// Writes on the caller's thread.
     pub(super) fn write_durably(&self, at: u64, pages: &[u8]) -> io::Result<()> {
-        let written = loop {
-            match self.file.write_at(pages, at) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
-        whole(written.map_err(told_full)?, pages.len())?;
+        whole(write_at(&self.file, pages, at).map_err(told_full)?, pages.len())?;
         self.after_write()
     }
 
@@ -588,6 +654,16 @@ impl JournalEntry {
         let segment = name.strip_suffix(".idx")?.parse().ok()?;
         let path = FileName::Index(segment).path();
         (path.strip_prefix("journal/") == Some(name)).then_some(Self::Index(segment))
+    }
+}
+
+/// One write, whatever signals come meanwhile.
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    loop {
+        match file.write_at(bytes, at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

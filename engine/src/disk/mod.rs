@@ -37,9 +37,9 @@ use tracklog_protocol::TimeMicros;
 pub use buffer::{BufferPool, PageBuffer};
 pub use chunks::ChunkPool;
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
-pub(crate) use files::{descriptors_max, is_passing, open_alone, read_alone};
+pub(crate) use files::{descriptors_max, is_passing, open_alone, open_pack_alone, read_alone};
 pub use probe::{DurableWrites, Measured, measure};
-pub(crate) use trusted::{batch_of_ring, batch_of_slot};
+pub(crate) use trusted::{batch_of_pack, batch_of_ring, batch_of_slot};
 
 /// What writes are aligned to, in place and size.
 pub const PAGE_BYTES: usize = 4096;
@@ -76,7 +76,45 @@ impl fmt::Display for SlotId {
     }
 }
 
-/// A file of the data folder that is not a slot: small, written as a whole.
+/// A pack, by its file's name: the stretch of segments whose records are in it, and which writing
+/// of that stretch it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackId {
+    /// The number of the first segment.
+    pub first: u64,
+    /// The number of the last segment.
+    pub last: u64,
+    /// From 1; higher where the same stretch was written again.
+    pub generation: u32,
+}
+
+impl PackId {
+    /// The pack of a file's name; `None` when it is none of ours.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(".pack")?.splitn(3, '-');
+        let mut part = || parts.next();
+        let first = part()?.parse().ok()?;
+        let last = part()?.parse().ok()?;
+        let generation = part()?.parse().ok()?;
+        let id = Self { first, last, generation };
+        (id.to_string() == name && first <= last).then_some(id)
+    }
+
+    /// Whether the stretch of `other` lies within its own.
+    #[must_use]
+    pub const fn covers(&self, other: &Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+}
+
+impl fmt::Display for PackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016}-{:016}-{:04}.pack", self.first, self.last, self.generation)
+    }
+}
+
+/// A file of the data folder that is not a slot; all but packs are small and written as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileName {
     /// `checkpoint-a`.
@@ -85,6 +123,8 @@ pub enum FileName {
     CheckpointB,
     /// `journal/NNNNNNNNNNNNNNNN.idx`, by segment number.
     Index(u64),
+    /// `packs/FIRST-LAST-GENERATION.pack`.
+    Pack(PackId),
     /// `cut/NAME`: what recovery took out of the log.
     Cut(String),
 }
@@ -97,6 +137,7 @@ impl FileName {
             Self::CheckpointA => "checkpoint-a".to_owned(),
             Self::CheckpointB => "checkpoint-b".to_owned(),
             Self::Index(segment) => format!("journal/{segment:016}.idx"),
+            Self::Pack(pack) => format!("packs/{pack}"),
             Self::Cut(name) => format!("cut/{name}"),
         }
     }
@@ -134,6 +175,26 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the file system says.
     fn cut_folder(&self) -> io::Result<Vec<(String, u64)>>;
+
+    /// What the folder `packs` holds: packs with their sizes, in order. A missing folder holds
+    /// nothing.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn packs_folder(&self) -> io::Result<Vec<(PackId, u64)>>;
+
+    /// Begins a pack's file. One that is there already (from a crash while it was made) is begun
+    /// anew.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn create_pack(&self, pack: PackId) -> io::Result<Box<dyn PackWriter>>;
+
+    /// Opens a pack to read. It stays readable when its file is removed.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>>;
 
     /// The whole of a small file, as the medium holds it; `NotFound` when there is none.
     ///
@@ -233,6 +294,34 @@ impl BackendKind {
             Self::Simulated => "simulated",
         }
     }
+}
+
+/// A pack's file while it is written, from its beginning to its end. Dropped before it is finished,
+/// it leaves a file of no use.
+pub trait PackWriter: Send {
+    /// Writes the next pages. They need not be durable yet.
+    ///
+    /// # Errors
+    /// As the disk says; `StorageFull` when it is.
+    fn write(&mut self, pages: &PageBuffer) -> io::Result<()>;
+
+    /// Makes the file durable, its entry in the folder too.
+    ///
+    /// # Errors
+    /// As the disk says.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// An open pack.
+pub trait PackFile: Send + Sync + 'static {
+    /// Its size.
+    fn bytes(&self) -> u64;
+
+    /// Fills `buffer` from `at` on; both are multiples of a page.
+    ///
+    /// # Errors
+    /// As the disk says; `UnexpectedEof` beyond the end.
+    fn read(&self, at: u64, buffer: &mut PageBuffer) -> io::Result<()>;
 }
 
 /// Called once when a submitted write is over.

@@ -25,7 +25,7 @@ use tracklog_protocol::{KeyValue, PartitionId, TimeMicros};
 
 use crate::catalog::{Change, Row};
 use crate::checkpoint::{Checkpoint, Position};
-use crate::disk::{ChunkPool, PAGE_BYTES, PageBuffer, Slot};
+use crate::disk::{ChunkPool, PAGE_BYTES, PackId, PageBuffer, Slot};
 use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, HEADER_BYTES, Opened, Run,
     Sealed, SegmentNumber, field, padded_bytes,
@@ -34,10 +34,11 @@ use crate::journal::intake::{Decided, Door, Gather, Input, Intake, Undecided};
 use crate::journal::patience::Patience;
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
-use crate::partition::places::{SegmentId, SegmentIndex};
+use crate::partition::places::{Home, SegmentId, SegmentIndex};
 use crate::published::Published;
 use crate::seen::event_ids::HotIds;
 use crate::seen::producers::Producers;
+use crate::settled::pack::PackIndex;
 
 /// So many commits may be on their way to the disk at once.
 const IN_FLIGHT_MAX: usize = 4;
@@ -66,6 +67,28 @@ pub(crate) struct SegmentFull {
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
+/// What is out of the tables, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unlisted {
+    /// It was given up.
+    Dropped(Home),
+    /// A pack took the place of these.
+    Settled(Vec<Home>),
+    /// A pack that was not taken: what it covers is not all listed any more.
+    Refused(PackId),
+}
+
+impl Unlisted {
+    /// What is to be freed.
+    pub(crate) fn homes(&self) -> Vec<Home> {
+        match self {
+            Self::Dropped(home) => vec![*home],
+            Self::Settled(homes) => homes.clone(),
+            Self::Refused(pack) => vec![Home::Pack(*pack)],
+        }
+    }
+}
+
 /// What the step machine asks of its surroundings. None of these blocks.
 pub(crate) trait Effects {
     /// Write `pages` durably; the answer comes back as [`Input::Written`].
@@ -74,9 +97,9 @@ pub(crate) trait Effects {
     fn prepare(&mut self, segment: SegmentNumber);
     /// A segment was sealed: write its index, and the checkpoint if there is one.
     fn segment_full(&mut self, full: SegmentFull);
-    /// The oldest segment is out of the tables; the checkpoint no longer names it. It uses up two
+    /// Segments or packs are out of the tables; the checkpoint no longer names them. It uses up two
     /// sequence numbers: one for each file.
-    fn dropped(&mut self, id: SegmentId, checkpoint: Checkpoint);
+    fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint);
     /// The wall clock.
     fn now(&self) -> TimeMicros;
     /// A clock that never goes back.
@@ -112,9 +135,9 @@ pub(crate) struct Counters {
     pub(crate) shedding: AtomicBool,
 }
 
-/// An order to give up the oldest segment.
+/// An order to give up the oldest segment or pack.
 struct Drop {
-    segment: SegmentNumber,
+    oldest: Home,
     /// So many gathers must be durable before.
     after_gathers: u64,
     /// The last commit when they were all closed.
@@ -193,6 +216,8 @@ pub(crate) struct Journal {
     failed: bool,
     taken: u64,
     drop: Option<Drop>,
+    /// Packs that were made and are not listed yet.
+    settled: Vec<(PackId, Arc<PackIndex>)>,
     checkpoint_sequence: u64,
     checkpoint_at: Duration,
 }
@@ -241,6 +266,7 @@ impl Journal {
             failed: false,
             taken: 0,
             drop: None,
+            settled: Vec::new(),
             checkpoint_sequence: start.checkpoint_sequence,
             checkpoint_at: effects.monotonic(),
             start,
@@ -272,6 +298,7 @@ impl Journal {
         }
         let blocked = self.close_commits(effects);
         self.drop_oldest(effects);
+        self.settle(effects);
         self.watch_deadline(effects);
         if self.in_flight.is_empty() && !blocked {
             return self.idle(effects);
@@ -290,9 +317,10 @@ impl Journal {
                 self.no_room = None;
             }
             Input::NoRoom(why) => self.no_room = Some(why),
-            Input::DropOldest { segment, after_gathers } => {
-                self.drop = Some(Drop { segment, after_gathers, after: None });
+            Input::DropOldest { oldest, after_gathers } => {
+                self.drop = Some(Drop { oldest, after_gathers, after: None });
             }
+            Input::Settled { pack, index } => self.settled.push((pack, index)),
             Input::Stop => {
                 self.stopping = true;
                 self.intake.set_door(Door::Closed("it is stopping".into()));
@@ -446,7 +474,7 @@ impl Journal {
         if self.taken < drop.after_gathers {
             return;
         }
-        let segment = drop.segment;
+        let oldest = drop.oldest;
         if self.durable.number < *drop.after.get_or_insert(self.last.number) {
             return;
         }
@@ -454,25 +482,53 @@ impl Journal {
         let dropped = {
             let topics = self.published.topics.read();
             let mut places = self.published.places.write();
-            let last = places.listed().first().map_or(CommitNumber::NONE, |oldest| oldest.last);
-            let oldest = places.oldest().filter(|oldest| oldest.number == segment);
-            let dropped = oldest.and_then(|_| places.drop_oldest());
+            let dropped = places.oldest().filter(|it| it.home == oldest);
+            if dropped.is_some() {
+                places.drop_oldest();
+            }
             for (row, _) in topics.catalog.partitions() {
                 let end = topics.extent_of(row).end;
-                let first = places.first_after(row, segment).unwrap_or(end);
+                let first = places.first_after(row, oldest.number()).unwrap_or(end);
                 topics.set_start(row, first);
             }
-            dropped.map(|id| (id, last))
+            dropped
         };
-        if let Some((id, last)) = dropped {
+        if let Some(dropped) = dropped {
             // With the segment goes what is told of damage in it and before it.
             let damaged = &mut self.start.opened_body.damaged;
-            damaged.retain(|stretch| (stretch.run, stretch.last) > (id.run, last));
-            self.stamper.forget_segment(id.number);
-            let checkpoint = self.checkpoint();
-            self.checkpoint_sequence += 1;
-            effects.dropped(id, checkpoint);
+            damaged.retain(|stretch| (stretch.run, stretch.last) > (dropped.run, dropped.last));
+            self.forget_ids(oldest);
+            self.unlisted(Unlisted::Dropped(oldest), effects);
         }
+    }
+
+    fn forget_ids(&mut self, dropped: Home) {
+        match dropped {
+            Home::Segment(id) => self.stamper.forget_segment(id.number),
+            Home::Pack(pack) => {
+                for number in pack.first..=pack.last {
+                    self.stamper.forget_segment(SegmentNumber(number));
+                }
+            }
+        }
+    }
+
+    /// Lists packs that were made, in the place of what they cover.
+    fn settle(&mut self, effects: &mut impl Effects) {
+        for (pack, index) in std::mem::take(&mut self.settled) {
+            let replaced = {
+                let topics = self.published.topics.read();
+                self.published.places.write().replace(pack, index, &topics.catalog)
+            };
+            let unlisted = replaced.map_or(Unlisted::Refused(pack), Unlisted::Settled);
+            self.unlisted(unlisted, effects);
+        }
+    }
+
+    fn unlisted(&mut self, unlisted: Unlisted, effects: &mut impl Effects) {
+        let checkpoint = self.checkpoint();
+        self.checkpoint_sequence += 1;
+        effects.unlisted(unlisted, checkpoint);
     }
 
     /// What the log adds up to at the last published commit.
@@ -748,6 +804,7 @@ pub(crate) fn snapshot(
         position,
         base,
         slots: published.places.read().segment_ids(),
+        packs: published.places.read().packs(),
         ended: start.ended.clone(),
         opened: start.opened_body.clone(),
         topics: catalog.topics().cloned().collect(),

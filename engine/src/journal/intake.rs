@@ -22,9 +22,11 @@ use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, Produced};
 use tracklog_protocol::{Offset, PartitionId, PayloadKind, TimeMicros, VerifiedBatch};
 
 use crate::catalog::Row;
-use crate::disk::PAGE_BYTES;
+use crate::disk::{PAGE_BYTES, PackId};
 use crate::journal::appender::Prepared;
-use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
+use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES};
+use crate::partition::places::Home;
+use crate::settled::pack::PackIndex;
 
 use crate::seen::event_ids::{IdKey, TopicIdHash, topic_hash_of};
 
@@ -364,8 +366,11 @@ pub(crate) enum Input {
     Prepared(Prepared),
     /// It cannot be made ready for now. Why, in words.
     NoRoom(Arc<str>),
-    /// Give up the oldest segment, which is this one, when the first so many gathers are durable.
-    DropOldest { segment: SegmentNumber, after_gathers: u64 },
+    /// Give up the oldest segment or pack, which is this one, when the first so many gathers are
+    /// durable.
+    DropOldest { oldest: Home, after_gathers: u64 },
+    /// A pack is written and durable: it is to take the place of what it covers.
+    Settled { pack: PackId, index: Arc<PackIndex> },
     /// Stop when all that was taken is durable.
     Stop,
 }

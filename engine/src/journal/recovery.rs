@@ -20,7 +20,7 @@ use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::catalog::{Catalog, Change};
 use crate::checkpoint::{Checkpoint, CheckpointError, Position};
-use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PageBuffer, SlotId};
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer, SlotId};
 use crate::error::OpenError;
 use crate::index_file;
 use crate::journal::commit::{
@@ -33,6 +33,7 @@ use crate::journal::stretches::Stretches;
 use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
+use crate::settled::pack::{PackError, PackIndex};
 
 /// So far every end offset skips for each commit whose extent cannot be told: as many records as
 /// one can hold.
@@ -60,6 +61,10 @@ pub(crate) struct Recovered {
     pub(crate) segments: Vec<(SegmentId, Arc<SegmentIndex>)>,
     /// Those of them that have no index file.
     pub(crate) unindexed: Vec<SegmentNumber>,
+    /// All packs in use, in order.
+    pub(crate) packs: Vec<Arc<PackIndex>>,
+    /// Packs' files that are of no use once both checkpoints are written anew.
+    pub(crate) unnamed_packs: Vec<PackId>,
     /// The last good data commit.
     pub(crate) base: Option<Base>,
     pub(crate) append_time: TimeMicros,
@@ -145,6 +150,13 @@ pub enum Note {
         /// Which slot.
         slot: SlotId,
     },
+    /// A pack cannot be read: what is in it is not to be found. It is left as it is.
+    Pack {
+        /// Which file.
+        pack: PackId,
+        /// Why, in words.
+        why: String,
+    },
     /// A checkpoint is torn, as a crash may leave one, or rotten; the other, or the journal, served.
     Checkpoint {
         /// Which file.
@@ -187,6 +199,9 @@ impl fmt::Display for Note {
             Self::SlotUnreadable { slot } => {
                 write!(f, "damage: {slot} cannot be read; it is left as it is")
             }
+            Self::Pack { pack, why } => {
+                write!(f, "damage: {pack} cannot be read: {why}; it is left as it is")
+            }
             Self::Checkpoint { file } => {
                 write!(f, "{file} is torn or rotten; the log opened without it")
             }
@@ -208,6 +223,8 @@ struct Inventory {
     headers: BTreeMap<SlotId, SlotHeader>,
     blank: Vec<SlotId>,
     bad: Vec<SlotId>,
+    /// All files of packs.
+    packs: Vec<PackId>,
     notes: Vec<Note>,
 }
 
@@ -235,6 +252,7 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
     let named = named.map(|id| id.slot).collect();
     let checkpoint = checkpoints.pop();
     let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
+    let packs = disk.packs_folder().map_err(OpenError::io("list the packs"))?;
     let mut inventory = Inventory {
         sequence: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence),
         checkpoint,
@@ -243,6 +261,7 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
         headers: BTreeMap::new(),
         blank: Vec::new(),
         bad: Vec::new(),
+        packs: packs.into_iter().map(|(pack, _)| pack).collect(),
         notes,
     };
     for (slot, bytes) in folder.slots {
@@ -369,6 +388,7 @@ struct Recovery<'a> {
     base: Option<Base>,
     indexes: Vec<(SegmentId, Arc<SegmentIndex>)>,
     unindexed: Vec<SegmentNumber>,
+    packs: Vec<Arc<PackIndex>>,
     ended: Vec<Base>,
 }
 
@@ -397,6 +417,12 @@ impl<'a> Recovery<'a> {
             let what = format!("no checkpoint is readable, and neither is the header of {slot}");
             return Err(OpenError::Damaged { what });
         }
+        if checkpoint.is_none()
+            && let Some(pack) = inventory.packs.first()
+        {
+            let what = format!("no checkpoint is readable, and older records lie in {pack}");
+            return Err(OpenError::Damaged { what });
+        }
         let notes = std::mem::take(&mut inventory.notes);
         let mut recovery = Self {
             disk,
@@ -419,9 +445,11 @@ impl<'a> Recovery<'a> {
             base: None,
             indexes: Vec::new(),
             unindexed: Vec::new(),
+            packs: Vec::new(),
             ended: Vec::new(),
         };
         recovery.load_state();
+        recovery.read_packs();
         recovery.find_segments();
         Ok(recovery)
     }
@@ -449,6 +477,20 @@ impl<'a> Recovery<'a> {
         let stand = Stand { base: checkpoint.opened.base, skip: checkpoint.opened.skip };
         self.stands.insert(checkpoint.position.run, stand);
         self.base = checkpoint.base;
+    }
+
+    /// Reads the indexes of the packs that the checkpoint names.
+    fn read_packs(&mut self) {
+        let checkpoint = self.inventory.checkpoint.as_ref();
+        for head in checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.packs.clone()) {
+            let file = self.disk.open_pack(head.id).map_err(PackError::from);
+            let index = file.and_then(|file| PackIndex::read(&*file, self.cluster, head.id));
+            let index = index.unwrap_or_else(|error| {
+                self.notes.push(Note::Pack { pack: head.id, why: error.to_string() });
+                head.without_index()
+            });
+            self.packs.push(Arc::new(index));
+        }
     }
 
     /// Gives every partition of the catalog an extent.
@@ -1070,9 +1112,15 @@ impl<'a> Recovery<'a> {
         if !gone {
             return;
         }
+        if self.packs.iter().any(|index| index.is_missing()) {
+            // Nobody knows what is in there.
+            return;
+        }
         let mut first = BTreeMap::new();
-        for (_, index) in &self.indexes {
-            for share in &index.shares {
+        let packs = self.packs.iter().map(|index| &index.shares);
+        let segments = self.indexes.iter().map(|(_, index)| &index.shares);
+        for shares in packs.chain(segments) {
+            for share in shares {
                 if let Some(place) = share.places.first() {
                     first.entry(share.partition).or_insert(place.base_offset);
                 }
@@ -1124,6 +1172,9 @@ impl<'a> Recovery<'a> {
         let (unused_later, unused) = idle.partition(|slot| self.inventory.named.contains(slot));
         // A file that is gone may be put back: its number goes to no other segment meanwhile.
         let known = self.inventory.slots.keys().chain(&self.inventory.named).chain(&in_use);
+        let in_use: BTreeSet<PackId> = self.packs.iter().map(|index| index.head.id).collect();
+        let unnamed = self.inventory.packs.iter().filter(|pack| !in_use.contains(pack));
+        let unnamed_packs = unnamed.copied().collect();
         let mut ended = self.ended;
         let lowest = self.indexes.iter().map(|(id, _)| id.run).min();
         if let Some(base) = base
@@ -1139,6 +1190,8 @@ impl<'a> Recovery<'a> {
             extents: self.extents,
             segments: self.indexes,
             unindexed: self.unindexed,
+            packs: self.packs,
+            unnamed_packs,
             base,
             append_time: self.append_time,
             producers: self.producers,

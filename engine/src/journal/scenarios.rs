@@ -81,7 +81,7 @@ fn options() -> Options {
 /// A log of so many slots that gives up its oldest segments.
 fn dropping(slots: u64) -> Options {
     let when_full = crate::options::WhenFull::DropOldest;
-    Options { journal_bytes_max: Some(slots * SLOT_BYTES), when_full, ..options() }
+    Options { journal_bytes_max: Some(slots * SLOT_BYTES), hot_bytes: None, when_full, ..options() }
 }
 
 impl Rig {

@@ -71,7 +71,7 @@ use crate::disk::{Access, Disk, Map, PAGE_BYTES, PageBuffer, SlotId};
 use crate::journal::appender::Next;
 use crate::journal::commit::{Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
-use crate::partition::places::{Places, SegmentId};
+use crate::partition::places::{Home, Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::seen::event_ids::IdKey;
 
@@ -341,6 +341,7 @@ fn first_byte(map: Arc<dyn Map>) -> u8 {
 /// panics when a slot is written that is mapped.
 fn give_up_oldest(disk: &SimDisk, published: &Published, slots: &read::Slots) {
     let oldest = published.places.write().drop_oldest().expect("one is full");
+    let Home::Segment(oldest) = oldest else { panic!("there are no packs") };
     let pinned = slots.forget(oldest.number);
     if !pinned {
         let slot = disk.open_slot(oldest.slot, Access::Write).unwrap();

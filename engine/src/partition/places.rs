@@ -9,22 +9,25 @@
 //! Called by the journal (publish, roll), recovery (build) and the read path (plan).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::catalog::{Catalog, Row};
-use crate::disk::SlotId;
+use crate::disk::{PackId, SlotId};
 use crate::journal::commit::{
     CommitHeader, CommitNumber, DirectoryEntry, Run, Salt, SegmentNumber,
 };
+use crate::settled::pack::{Frame, PackHead, PackIndex};
 
-/// Where a batch lies in its segment.
+/// Where a batch lies in its segment, or a stretch of batches in the space of its pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) base_offset: Offset,
-    /// In units of 8 bytes: a slot has at most 1 GiB.
+    /// In units of 8 bytes: a slot has at most 1 GiB, a pack's space 32 GiB.
     at8: u32,
     pub(crate) batch_bytes: u32,
 }
@@ -38,14 +41,24 @@ impl Place {
             .expect("batches lie at multiples of 8")
     }
 
+    /// The place that begins at `unit`, in units of 8 bytes.
+    pub(crate) const fn at_unit(base_offset: Offset, unit: u32, batch_bytes: u32) -> Self {
+        Self { base_offset, at8: unit, batch_bytes }
+    }
+
     /// The place of the batch that begins at `at` in its segment; `None` where none can begin.
     pub(crate) fn at_position(base_offset: Offset, at: u32, batch_bytes: u32) -> Option<Self> {
         at.is_multiple_of(8).then_some(Self { base_offset, at8: at / 8, batch_bytes })
     }
 
-    /// Where in the segment it begins.
+    /// Where in the segment, or in the pack's space, it begins.
     pub(crate) const fn at(&self) -> u64 {
-        self.position() as u64
+        self.at8 as u64 * 8
+    }
+
+    /// The same in units of 8 bytes, as a field.
+    pub(crate) const fn unit(&self) -> u32 {
+        self.at8
     }
 
     /// Where in the segment it begins, as a field.
@@ -77,7 +90,88 @@ pub(crate) struct SegmentId {
     pub(crate) salt: Salt,
 }
 
-/// One partition's share of a segment.
+/// What holds a stretch of the log: a segment, or the pack that took the place of some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    Segment(SegmentId),
+    Pack(PackId),
+}
+
+impl Home {
+    /// By which it is known: a segment's own number, of a pack that of the last segment in it.
+    pub(crate) const fn number(&self) -> SegmentNumber {
+        match self {
+            Self::Segment(id) => id.number,
+            Self::Pack(pack) => SegmentNumber(pack.last),
+        }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment(id) => write!(f, "segment {} ({})", id.number, id.slot),
+            Self::Pack(pack) => write!(f, "{pack}"),
+        }
+    }
+}
+
+/// Where everything lies in a segment, or in a pack.
+#[derive(Clone, Debug)]
+pub(crate) enum Index {
+    Segment(Arc<SegmentIndex>),
+    Pack(Arc<PackIndex>),
+}
+
+impl Index {
+    pub(crate) fn share(&self, partition: PartitionId) -> Option<&PartitionShare> {
+        match self {
+            Self::Segment(index) => index.share(partition),
+            Self::Pack(index) => index.share(partition),
+        }
+    }
+
+    fn shares(&self) -> &[PartitionShare] {
+        match self {
+            Self::Segment(index) => &index.shares,
+            Self::Pack(index) => &index.shares,
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Segment(index) => index.memory_bytes(),
+            Self::Pack(index) => index.memory_bytes(),
+        }
+    }
+
+    /// The greatest append time.
+    fn append_time_last(&self) -> TimeMicros {
+        match self {
+            Self::Segment(index) => index.append_time_last(),
+            Self::Pack(index) => index.head.append_time_last,
+        }
+    }
+
+    /// Whether it is of what is listed there: a pack may have come in the place of a segment.
+    fn is_of(&self, home: &Home) -> bool {
+        match (self, home) {
+            (Self::Segment(_), Home::Segment(_)) => true,
+            (Self::Pack(index), Home::Pack(pack)) => index.head.id == *pack,
+            _ => false,
+        }
+    }
+
+    /// Its last commit.
+    pub(crate) fn last(&self) -> CommitNumber {
+        match self {
+            Self::Segment(index) => index.last(),
+            Self::Pack(index) => index.head.last,
+        }
+    }
+}
+
+/// One partition's share of a segment, or of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PartitionShare {
     pub(crate) partition: PartitionId,
@@ -189,14 +283,23 @@ impl ActiveShare {
     }
 }
 
-/// A full segment.
+/// A full segment, or a pack.
 #[derive(Debug)]
 struct Full {
-    id: SegmentId,
+    home: Home,
     append_time_last: TimeMicros,
+    run: Run,
     last: CommitNumber,
-    index: Option<Arc<SegmentIndex>>,
+    /// Of a pack.
+    head: Option<PackHead>,
+    index: Option<Index>,
     used: AtomicU64,
+}
+
+impl Full {
+    const fn unread(&self) -> Unread {
+        Unread { home: self.home, run: self.run, last: self.last }
+    }
 }
 
 /// The places of all partitions.
@@ -206,7 +309,8 @@ pub(crate) struct Places {
     active: Option<Active>,
     /// Empty shares for the next segment, by row: what the last one left.
     spare: Vec<ActiveShare>,
-    /// By row: the full segments in which the partition has batches, with its first offset there.
+    /// By row: the full segments and packs in which the partition has batches, with its first
+    /// offset there.
     segments: Vec<VecDeque<(SegmentNumber, Offset)>>,
     index_bytes: u64,
     index_bytes_max: u64,
@@ -225,17 +329,17 @@ pub(crate) struct Listed {
 }
 
 /// Indexes that one reader holds while it works, whatever the budget does meanwhile.
-pub(crate) type Held = BTreeMap<SegmentNumber, Arc<SegmentIndex>>;
+pub(crate) type Held = BTreeMap<SegmentNumber, Index>;
 
-/// The share of one partition in one segment.
+/// The share of one partition in one segment, or in one pack.
 #[derive(Debug)]
 pub(crate) enum Share<'a> {
     /// Of the segment being written.
     Active { id: SegmentId, places: &'a [Place], event_time_max: TimeMicros },
-    /// Of a full one.
-    Full { id: SegmentId, index: &'a Arc<SegmentIndex> },
-    /// Of a full one whose index has to be read first.
-    Unread(UnreadSegment),
+    /// Of a full one, or a pack.
+    Full { home: Home, index: &'a Index },
+    /// Of one whose index has to be read first.
+    Unread(Unread),
 }
 
 impl Share<'_> {
@@ -252,11 +356,12 @@ impl Share<'_> {
     }
 }
 
-/// A full segment whose index has to be read first.
+/// A full segment, or a pack, whose index has to be read first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UnreadSegment {
-    pub(crate) id: SegmentId,
-    /// The last commit that is listed: whatever lies behind it is void.
+pub(crate) struct Unread {
+    pub(crate) home: Home,
+    /// The last commit that is listed, and its run: whatever lies behind it is void.
+    pub(crate) run: Run,
     pub(crate) last: CommitNumber,
 }
 
@@ -331,45 +436,128 @@ impl Places {
         self.spare = active.rows;
         let index =
             Arc::new(SegmentIndex { commits: active.commits, shares, last_hash: active.last_hash });
-        self.insert_full(active.id, &index);
+        self.insert_full(Home::Segment(active.id), Index::Segment(Arc::clone(&index)));
         (active.id, index)
     }
 
-    /// Adds a full segment, in order of numbers.
-    pub(crate) fn add_full(&mut self, id: SegmentId, index: &Arc<SegmentIndex>, catalog: &Catalog) {
-        for share in &index.shares {
+    /// Adds a full segment, or a pack, in order of numbers.
+    pub(crate) fn add_full(&mut self, home: Home, index: Index, catalog: &Catalog) {
+        for share in index.shares() {
             let row = catalog.row(share.partition);
             if let (Some(row), Some(place)) = (row, share.places.first()) {
-                self.segments[row.index()].push_back((id.number, place.base_offset));
+                self.segments[row.index()].push_back((home.number(), place.base_offset));
             }
         }
-        self.insert_full(id, index);
+        self.insert_full(home, index);
     }
 
-    fn insert_full(&mut self, id: SegmentId, index: &Arc<SegmentIndex>) {
+    fn insert_full(&mut self, home: Home, index: Index) {
+        assert!(index.is_of(&home), "an index comes with what it is of");
         let newest = self.full.last_key_value().map(|(number, _)| *number);
-        assert!(newest.is_none_or(|newest| newest < id.number), "full segments come in order");
-        let full = Full {
-            id,
-            append_time_last: index.append_time_last(),
-            last: index.last(),
-            index: Some(Arc::clone(index)),
-            used: AtomicU64::new(self.tick()),
-        };
-        self.full.insert(id.number, full);
-        self.index_bytes += index.memory_bytes();
+        assert!(newest.is_none_or(|newest| newest < home.number()), "full segments come in order");
+        let full = self.full_of(home, index);
+        self.full.insert(home.number(), full);
         self.shed();
     }
 
+    /// A segment or a pack that is about to be listed, with an index that counts from now on.
+    fn full_of(&mut self, home: Home, index: Index) -> Full {
+        self.index_bytes += index.memory_bytes();
+        Full {
+            home,
+            append_time_last: index.append_time_last(),
+            run: match (&home, &index) {
+                (Home::Segment(id), _) => id.run,
+                (_, Index::Pack(index)) => index.head.run,
+                (Home::Pack(_), Index::Segment(_)) => unreachable!("a pack's index is its own"),
+            },
+            last: index.last(),
+            head: match &index {
+                Index::Pack(index) => Some(index.head),
+                Index::Segment(_) => None,
+            },
+            index: Some(index),
+            used: AtomicU64::new(self.tick()),
+        }
+    }
+
+    /// Puts a pack in the place of the oldest segments and packs that it covers. False where it is
+    /// not just some of what is listed, side by side, that it covers: then nothing is changed.
+    pub(crate) fn replace(
+        &mut self,
+        pack: PackId,
+        index: Arc<PackIndex>,
+        catalog: &Catalog,
+    ) -> Option<Vec<Home>> {
+        let home = Home::Pack(pack);
+        let stretch = SegmentNumber(pack.first)..=home.number();
+        let covers = |other: &Home| match other {
+            Home::Segment(id) => stretch.contains(&id.number),
+            Home::Pack(other) => pack.covers(other),
+        };
+        let replaced: Vec<Home> =
+            self.full.range(stretch.clone()).map(|(_, full)| full.home).collect();
+        let after = self
+            .full
+            .range(home.number()..)
+            .map(|(_, full)| full.home)
+            .find(|it| matches!(it, Home::Pack(it) if it.first <= pack.last) && !covers(it));
+        let ends_there = replaced.last().is_some_and(|last| last.number() == home.number());
+        if !ends_there || !replaced.iter().all(covers) || after.is_some() {
+            return None;
+        }
+        for home in &replaced {
+            let gone = self.full.remove(&home.number());
+            let index = gone.and_then(|full| full.index);
+            self.index_bytes -= index.map_or(0, |index| index.memory_bytes());
+        }
+        self.relist(&stretch, pack, &index, catalog);
+        let full = self.full_of(home, Index::Pack(index));
+        self.full.insert(home.number(), full);
+        self.shed();
+        Some(replaced)
+    }
+
+    /// Lists a pack for its partitions, in the place of what lies in its stretch.
+    fn relist(
+        &mut self,
+        stretch: &RangeInclusive<SegmentNumber>,
+        pack: PackId,
+        index: &PackIndex,
+        catalog: &Catalog,
+    ) {
+        let mut shares = vec![None; self.segments.len()];
+        for share in &index.shares {
+            if let (Some(row), Some(place)) = (catalog.row(share.partition), share.places.first()) {
+                shares[row.index()] = Some(place.base_offset);
+            }
+        }
+        for (segments, first) in self.segments.iter_mut().zip(shares) {
+            let from = segments.partition_point(|(number, _)| number < stretch.start());
+            let to = segments.partition_point(|(number, _)| number <= stretch.end());
+            match first {
+                Some(first) => {
+                    segments.drain(from..to);
+                    segments.insert(from, (SegmentNumber(pack.last), first));
+                }
+                None => {
+                    segments.drain(from..to);
+                }
+            }
+        }
+    }
+
     /// Gives an index that was read again.
-    pub(crate) fn reread(&mut self, segment: SegmentNumber, index: &Arc<SegmentIndex>) {
+    pub(crate) fn reread(&mut self, home: Home, index: Index) {
         let used = self.tick();
-        let Some(full) = self.full.get_mut(&segment).filter(|full| full.index.is_none()) else {
+        let full = self.full.get_mut(&home.number());
+        let Some(full) = full.filter(|full| full.index.is_none() && full.home == home) else {
             return;
         };
-        full.index = Some(Arc::clone(index));
+        let bytes = index.memory_bytes();
+        full.index = Some(index);
         full.used = AtomicU64::new(used);
-        self.index_bytes += index.memory_bytes();
+        self.index_bytes += bytes;
         self.shed();
     }
 
@@ -387,28 +575,45 @@ impl Places {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Forgets the oldest full segment.
-    pub(crate) fn drop_oldest(&mut self) -> Option<SegmentId> {
+    /// Forgets the oldest full segment, or pack.
+    pub(crate) fn drop_oldest(&mut self) -> Option<Home> {
         let (number, full) = self.full.pop_first()?;
-        self.index_bytes -= full.index.as_ref().map_or(0, |index| index.memory_bytes());
+        self.index_bytes -= full.index.as_ref().map_or(0, Index::memory_bytes);
         for segments in &mut self.segments {
             if segments.front().is_some_and(|(first, _)| *first == number) {
                 segments.pop_front();
             }
         }
-        Some(full.id)
+        Some(full.home)
     }
 
     /// All segments, the one being written last.
     pub(crate) fn segment_ids(&self) -> Vec<SegmentId> {
         let active = self.active.as_ref().map(|active| active.id);
-        self.full.values().map(|full| full.id).chain(active).collect()
+        self.full_segments().map(|(id, _)| id).chain(active).collect()
+    }
+
+    fn full_segments(&self) -> impl Iterator<Item = (SegmentId, &Full)> {
+        self.full.values().filter_map(|full| match full.home {
+            Home::Segment(id) => Some((id, full)),
+            Home::Pack(_) => None,
+        })
+    }
+
+    /// All packs, in order.
+    pub(crate) fn packs(&self) -> Vec<PackHead> {
+        self.full.values().filter_map(|full| full.head).collect()
+    }
+
+    /// All full segments with their last commits, in order.
+    pub(crate) fn settleable(&self) -> Vec<Unread> {
+        self.full_segments().map(|(_, full)| full.unread()).collect()
     }
 
     /// All segments with what is listed of each, the one being written last.
     pub(crate) fn listed(&self) -> Vec<Listed> {
-        let full = self.full.values().map(|full| Listed {
-            id: full.id,
+        let full = self.full_segments().map(|(id, full)| Listed {
+            id,
             last: full.last,
             end: None,
             is_active: false,
@@ -425,14 +630,19 @@ impl Places {
         full.chain(active).collect()
     }
 
-    /// The oldest full segment.
-    pub(crate) fn oldest(&self) -> Option<SegmentId> {
-        self.full.first_key_value().map(|(_, full)| full.id)
+    /// The oldest full segment or pack, with its last commit.
+    pub(crate) fn oldest(&self) -> Option<Unread> {
+        self.full.first_key_value().map(|(_, full)| full.unread())
     }
 
     /// Whether the segment is a full one of this log: it is not written, and not yet freed.
     pub(crate) fn is_full(&self, segment: SegmentNumber) -> bool {
-        self.full.contains_key(&segment)
+        self.full.get(&segment).is_some_and(|full| matches!(full.home, Home::Segment(_)))
+    }
+
+    /// Whether the pack is one of this log.
+    pub(crate) fn has_pack(&self, pack: PackId) -> bool {
+        self.full.get(&SegmentNumber(pack.last)).is_some_and(|full| full.home == Home::Pack(pack))
     }
 
     /// Whether the segment is one of this log: not yet freed.
@@ -517,7 +727,7 @@ impl Places {
 
     fn full_share<'a>(&'a self, number: SegmentNumber, held: &'a Held) -> Share<'a> {
         match self.full_index(number, held) {
-            Ok(index) => Share::Full { id: self.full[&number].id, index },
+            Ok(index) => Share::Full { home: self.full[&number].home, index },
             Err(unread) => Share::Unread(unread),
         }
     }
@@ -526,21 +736,21 @@ impl Places {
         &'a self,
         number: SegmentNumber,
         held: &'a Held,
-    ) -> Result<&'a Arc<SegmentIndex>, UnreadSegment> {
+    ) -> Result<&'a Index, Unread> {
         let full = &self.full[&number];
         full.used.store(self.tick(), Ordering::Relaxed);
-        let index = full.index.as_ref().or_else(|| held.get(&number));
-        index.ok_or(UnreadSegment { id: full.id, last: full.last })
+        let held = || held.get(&number).filter(|index| index.is_of(&full.home));
+        let index = full.index.as_ref().or_else(held);
+        index.ok_or_else(|| full.unread())
     }
 
-    /// The first offset of the partition whose append time is at or after `time`, if there is
-    /// one; or the segment whose index has to be read to tell.
+    /// Where the first offset of the partition lies whose append time is at or after `time`.
     pub(crate) fn offset_at_append(
         &self,
         (row, partition): (Row, PartitionId),
         time: TimeMicros,
         held: &Held,
-    ) -> Result<Option<Offset>, UnreadSegment> {
+    ) -> FirstAppended {
         let none = VecDeque::new();
         let segments = self.segments.get(row.index()).unwrap_or(&none);
         // Append times rise from commit to commit, and so from segment to segment.
@@ -548,13 +758,50 @@ impl Places {
             segments.partition_point(|(number, _)| self.full[number].append_time_last < time);
         let Some((number, _)) = segments.get(candidate) else {
             let commits = self.active.as_ref().map_or(&[][..], |active| &active.commits);
-            return Ok(first_at(commits, self.active_places(row), time));
+            let first = first_at(commits, self.active_places(row), time);
+            return first.map_or(FirstAppended::Nowhere, FirstAppended::At);
         };
-        let index = self.full_index(*number, held)?;
-        let places = index.share(partition).map_or(&[][..], |share| &share.places);
-        let first = first_at(&index.commits, places, time);
-        Ok(first.or_else(|| self.first_after(row, *number)))
+        let first = match self.full_index(*number, held) {
+            Err(unread) => return FirstAppended::Unread(unread),
+            Ok(Index::Segment(index)) => {
+                let places = index.share(partition).map_or(&[][..], |share| &share.places);
+                first_at(&index.commits, places, time)
+            }
+            Ok(Index::Pack(index)) => {
+                if let Some((share, at)) = index.first_appended_at(partition, time) {
+                    let next = share.places.get(at + 1).map(|next| next.base_offset);
+                    let place = share.places[at];
+                    let frame = index.frame_of(&place).expect("its places lie in its frames");
+                    return FirstAppended::Within {
+                        home: self.full[number].home,
+                        place,
+                        bound: next.unwrap_or(share.end),
+                        frame: index.frames[frame],
+                    };
+                }
+                None
+            }
+        };
+        let first = first.or_else(|| self.first_after(row, *number));
+        first.map_or(FirstAppended::Nowhere, FirstAppended::At)
     }
+}
+
+/// Where the first record at or after a time lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstAppended {
+    /// There is none yet.
+    Nowhere,
+    At(Offset),
+    /// In the first batch at this place of a pack that is late enough.
+    Within {
+        home: Home,
+        place: Place,
+        bound: Offset,
+        frame: Frame,
+    },
+    /// The index has to be read to tell.
+    Unread(Unread),
 }
 
 /// The first of `places` in a commit whose append time is at or after `time`.
@@ -712,16 +959,16 @@ mod tests {
         let (catalog, mut places) = three_segments(0);
         assert_eq!(visited(&catalog, &places, 0, 0), [None, None, Some(6)]);
         let (_, whole) = three_segments(u64::MAX);
-        let index = Arc::clone(whole.full[&SegmentNumber(2)].index.as_ref().unwrap());
-        places.reread(SegmentNumber(2), &index);
+        let index_of = |number| whole.full[&SegmentNumber(number)].index.clone().unwrap();
+        let index = index_of(2);
+        places.reread(Home::Segment(id(2)), index.clone());
         assert_eq!(visited(&catalog, &places, 0, 0), [None, None, Some(6)], "still over it");
         places.index_bytes_max = index.memory_bytes();
-        places.reread(SegmentNumber(2), &index);
-        places.reread(SegmentNumber(2), &index);
+        places.reread(Home::Segment(id(2)), index.clone());
+        places.reread(Home::Segment(id(2)), index.clone());
         assert_eq!(places.index_bytes, index.memory_bytes(), "counted once");
         assert_eq!(visited(&catalog, &places, 0, 0), [None, Some(4), Some(6)]);
-        let other = Arc::clone(whole.full[&SegmentNumber(1)].index.as_ref().unwrap());
-        places.reread(SegmentNumber(1), &other);
+        places.reread(Home::Segment(id(1)), index_of(1));
         assert_eq!(visited(&catalog, &places, 0, 0), [Some(0), None, Some(6)], "the newer use");
         places.drop_oldest();
         assert_eq!(places.index_bytes, 0);
@@ -739,22 +986,22 @@ mod tests {
         let Some((_, Share::Unread(unread))) = places.share_after(row, number, &held) else {
             panic!("the second is not held");
         };
-        assert_eq!((unread.id, unread.last), (id(2), CommitNumber(2)));
+        assert_eq!((unread.home, unread.last), (Home::Segment(id(2)), CommitNumber(2)));
     }
 
     #[test]
     fn the_oldest_segment_is_dropped_for_all_partitions() {
         let (catalog, mut places) = three_segments(u64::MAX);
         let rows = [0, 1].map(|index| catalog.row(partition(index)).unwrap());
-        assert_eq!(places.oldest(), Some(id(1)));
+        assert_eq!(places.oldest().map(|oldest| oldest.home), Some(Home::Segment(id(1))));
         assert_eq!(places.first_after(rows[0], SegmentNumber(1)), Some(Offset(4)));
         assert_eq!(places.first_after(rows[0], SegmentNumber(2)), Some(Offset(6)));
         assert_eq!(places.first_after(rows[1], SegmentNumber(2)), None);
-        assert_eq!(places.drop_oldest(), Some(id(1)));
+        assert_eq!(places.drop_oldest(), Some(Home::Segment(id(1))));
         assert!(!places.is_listed(SegmentNumber(1)) && places.is_full(SegmentNumber(2)));
         assert!(places.is_listed(SegmentNumber(3)) && !places.is_full(SegmentNumber(3)));
         assert_eq!(visited(&catalog, &places, 0, 0), [Some(4), Some(6)]);
-        assert_eq!(places.drop_oldest(), Some(id(2)));
+        assert_eq!(places.drop_oldest(), Some(Home::Segment(id(2))));
         assert_eq!(places.drop_oldest(), None);
         assert_eq!(places.segment_ids(), [id(3)]);
     }
@@ -769,12 +1016,15 @@ mod tests {
             places.offset_at_append((row, partition), TimeMicros(time), &Held::new())
         };
         for (time, expected) in [(0, 0), (10, 0), (11, 4), (20, 4), (21, 6), (30, 6)] {
-            assert_eq!(at(&places, 0, time), Ok(Some(Offset(expected))), "at {time}");
+            assert_eq!(at(&places, 0, time), FirstAppended::At(Offset(expected)), "at {time}");
         }
-        assert_eq!(at(&places, 0, 31), Ok(None));
-        assert_eq!(at(&places, 1, 15), Ok(Some(Offset(0))));
-        assert_eq!(at(&places, 1, 21), Ok(None));
-        assert_eq!(at(&unread, 0, 15).map_err(|unread| unread.id), Err(id(2)));
-        assert_eq!(at(&unread, 0, 25), Ok(Some(Offset(6))));
+        assert_eq!(at(&places, 0, 31), FirstAppended::Nowhere);
+        assert_eq!(at(&places, 1, 15), FirstAppended::At(Offset(0)));
+        assert_eq!(at(&places, 1, 21), FirstAppended::Nowhere);
+        let FirstAppended::Unread(second) = at(&unread, 0, 15) else {
+            panic!("its index is not there")
+        };
+        assert_eq!(second.home, Home::Segment(id(2)));
+        assert_eq!(at(&unread, 0, 25), FirstAppended::At(Offset(6)));
     }
 }

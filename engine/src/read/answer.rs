@@ -48,6 +48,17 @@ fn count(plan: &Plan, reads: &ReadCounts) {
     add(&reads.ring, Medium::Ring);
     add(&reads.active, Medium::Active);
     add(&reads.map, Medium::Full);
+    let packs = batches().filter(|batch| matches!(batch.medium, Medium::Pack(_))).count() as u64;
+    if packs > 0 {
+        reads.pack.fetch_add(packs, Ordering::Relaxed);
+    }
+}
+
+/// How much of what was planned was taken.
+enum Taken {
+    All,
+    /// There was no room for the rest.
+    Some,
 }
 
 /// One partition's part of the answer.
@@ -76,10 +87,17 @@ impl Assembly {
         let exhausted = plan.state == Progress::Exhausted && plan.from < plan.extent.end;
         let mut stopped = false;
         for planned in plan.batches {
-            if let Err(why) = self.take(planned) {
-                error.get_or_insert(FetchError::Io { partition: self.partition, why });
-                stopped = true;
-                break;
+            match self.take(planned) {
+                Ok(Taken::All) => {}
+                Ok(Taken::Some) => {
+                    stopped = true;
+                    break;
+                }
+                Err(why) => {
+                    error.get_or_insert(FetchError::Io { partition: self.partition, why });
+                    stopped = true;
+                    break;
+                }
             }
         }
         if exhausted && !stopped {
@@ -96,28 +114,38 @@ impl Assembly {
         }
     }
 
-    /// Takes the next batch; the error says why it cannot be had for now.
-    fn take(&mut self, planned: Planned) -> Result<(), String> {
+    /// Takes what was planned next; the error says why it cannot be had for now.
+    fn take(&mut self, planned: Planned) -> Result<Taken, String> {
         let (place, bound) = (planned.place, planned.bound);
-        match planned.batch() {
-            Ok(batch) => {
-                self.lost_up_to(batch.base_offset());
-                let end = batch.end_offset();
-                if end > self.expected && end > self.start {
+        let (mut left, mut takes_one) = (planned.bytes_max, planned.takes_one);
+        for batch in planned.batches() {
+            match batch {
+                Ok(batch) if batch.end_offset() <= self.expected.max(self.start) => {
+                    self.expected = self.expected.max(batch.end_offset());
+                }
+                Ok(batch) => {
+                    let bytes = batch.bytes().len();
+                    if bytes > left && !takes_one {
+                        return Ok(Taken::Some);
+                    }
+                    (left, takes_one) = (left.saturating_sub(bytes), false);
+                    self.lost_up_to(batch.base_offset());
+                    self.expected = batch.end_offset();
                     self.batches.push(batch);
                 }
-                self.expected = self.expected.max(end);
-                self.lost_up_to(bound);
+                Err(Bad::Damaged(what)) => {
+                    self.lost_up_to(place.base_offset);
+                    self.pass_over(bound, |_| what);
+                }
+                // It was given up meanwhile.
+                Err(Bad::Io(_) | Bad::Gone(_)) if bound <= self.start => {
+                    self.expected = self.expected.max(bound);
+                }
+                Err(Bad::Io(why) | Bad::Gone(why)) => return Err(why),
             }
-            Err(Bad::Damaged(what)) => {
-                self.lost_up_to(place.base_offset);
-                self.pass_over(bound, |_| what);
-            }
-            // It was given up meanwhile.
-            Err(Bad::Io(_)) if bound <= self.start => self.expected = self.expected.max(bound),
-            Err(Bad::Io(why)) => return Err(why),
         }
-        Ok(())
+        self.lost_up_to(bound);
+        Ok(Taken::All)
     }
 
     fn lost_up_to(&mut self, offset: Offset) {

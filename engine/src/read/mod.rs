@@ -3,13 +3,14 @@
 //! 1. The tail ring holds the newest commits: served at once, by whoever asks.
 //! 2. Below it, the segment being written: read around the page cache.
 //! 3. Full segments: mapped, in windows that the kernel has read in before they are touched.
+//! 4. Packs: in frames that are decoded once for all who read them.
 //!
 //! Promises
 //! - Nothing at or beyond a partition's end is returned, nothing below its start, and every
 //!   batch from a disk was checked: its checksums, and that it is the one that was asked for.
 //! - A bad block or a bad batch costs that batch only: it is named as damage, and reading goes on
 //!   behind it. Records whose commits are lost are named too.
-//! - 2 and 3 run on replay threads, under a budget of bytes. Whoever asks never waits for a disk,
+//! - 2 to 4 run on replay threads, under a budget of bytes. Whoever asks never waits for a disk,
 //!   and never touches a map that is not in memory.
 //! - Fetches that wait for the same segment are read in one pass over it.
 //! - Answers hold no more of maps than their budget says: beyond it they are copies.
@@ -38,16 +39,20 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use tracklog_log::{Epoch, Fetch, FetchError, Fetched, Pending, TimeKind};
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 
-use crate::disk::{BufferPool, Disk, FileName};
+use crate::disk::{BufferPool, Disk, FileName, PackFile, PackId};
 use crate::index_file;
 use crate::journal::commit::{CommitNumber, SegmentNumber};
-use crate::partition::places::{Held, SegmentId, SegmentIndex, UnreadSegment};
+use crate::journal::segment::ClusterId;
+use crate::partition::places::{Held, Home, Index, Place, SegmentId, SegmentIndex, Unread};
 use crate::published::Published;
+use crate::settled::frames::{self, Frames};
+use crate::settled::pack::{Frame, PackIndex};
 use pinned::PinnedBytes;
-use plan::{Asked, Plan};
+use plan::{Asked, Bad, Plan, Planned};
 use scan::Scan;
 use slots::OpenSlots;
 use threads::Threads;
@@ -75,6 +80,10 @@ pub(crate) struct ReaderOptions {
     pub(crate) replay_bytes: u64,
     /// So many slots are kept open, and mapped where they are full.
     pub(crate) open_slots_max: usize,
+    /// What is kept of decoded frames of packs.
+    pub(crate) frame_bytes: u64,
+    /// Whose log it is.
+    pub(crate) cluster: ClusterId,
     pub(crate) rebuild: Rebuild,
 }
 
@@ -86,6 +95,8 @@ pub(crate) struct Reader {
     slots: OpenSlots,
     pool: BufferPool,
     pinned: Arc<PinnedBytes>,
+    frames: Frames,
+    cluster: ClusterId,
     threads: Threads,
     turn: AtomicU64,
 }
@@ -116,7 +127,10 @@ impl Reader {
         options: ReaderOptions,
         threads: Threads,
     ) -> Self {
+        let pool = BufferPool::new(IDLE_BYTES_MAX);
         Self {
+            frames: Frames::new(Arc::clone(&disk), pool.clone(), options.frame_bytes),
+            cluster: options.cluster,
             slots: OpenSlots::new(
                 Arc::clone(&disk),
                 Arc::clone(&published),
@@ -125,7 +139,7 @@ impl Reader {
             published,
             disk,
             rebuild: options.rebuild,
-            pool: BufferPool::new(IDLE_BYTES_MAX),
+            pool,
             pinned: PinnedBytes::new(options.pinned_bytes),
             threads,
             turn: AtomicU64::new(0),
@@ -199,13 +213,13 @@ impl Reader {
             for (partition, unread) in plan.unread.iter().take(held_max - held.len()) {
                 match self.read_index(*unread) {
                     Ok(index) => {
-                        held.insert(unread.id.number, index);
+                        held.insert(unread.home.number(), index);
                     }
                     Err(_) if !plan.is_empty() => return Ok(plan),
                     Err(error) => {
                         return Err(FetchError::Io {
                             partition: *partition,
-                            why: format!("segment {} has no index: {error}", unread.id.number),
+                            why: format!("{} has no index: {error}", unread.home),
                         });
                     }
                 }
@@ -215,18 +229,34 @@ impl Reader {
         Ok(plan)
     }
 
-    /// The index of a full segment: from its file, or from the segment itself.
-    fn read_index(&self, unread: UnreadSegment) -> io::Result<Arc<SegmentIndex>> {
-        let UnreadSegment { id, last } = unread;
+    /// The index of a full segment or of a pack.
+    pub(crate) fn read_index(&self, unread: Unread) -> io::Result<Index> {
+        let index = match unread.home {
+            Home::Segment(id) => Index::Segment(self.read_segment_index(id, unread.last)?),
+            Home::Pack(pack) => Index::Pack(self.read_pack_index(pack)?),
+        };
+        self.published.places.write().reread(unread.home, index.clone());
+        Ok(index)
+    }
+
+    /// From its file, or from the segment itself.
+    fn read_segment_index(
+        &self,
+        id: SegmentId,
+        last: CommitNumber,
+    ) -> io::Result<Arc<SegmentIndex>> {
         let of_file = self.disk.read_file(&FileName::Index(id.number.0)).ok();
         let of_file = of_file.and_then(|file| index_file::decode(&id, &file));
-        let index = match of_file.filter(|index| index.last() == last) {
-            Some(index) => index,
-            None => (self.rebuild)(id, last)?,
-        };
-        let index = Arc::new(index);
-        self.published.places.write().reread(id.number, &index);
-        Ok(index)
+        match of_file.filter(|index| index.last() == last) {
+            Some(index) => Ok(Arc::new(index)),
+            None => (self.rebuild)(id, last).map(Arc::new),
+        }
+    }
+
+    fn read_pack_index(&self, pack: PackId) -> io::Result<Arc<PackIndex>> {
+        let file = self.frames.file(pack)?;
+        let index = PackIndex::read(&*file, self.cluster, pack);
+        index.map(Arc::new).map_err(io::Error::other)
     }
 
     /// See [`tracklog_log::Log::offset_at`].
@@ -245,14 +275,54 @@ impl Reader {
         })
     }
 
+    /// Batches of one partition that lie side by side in one segment, behind each other; they end
+    /// at `end`. For each the batch or what is damaged; an error where the disk gives nothing now.
+    pub(crate) fn read_batches(
+        &self,
+        home: Home,
+        partition: PartitionId,
+        places: &[Place],
+        end: Offset,
+    ) -> Vec<Result<Result<BatchView, String>, String>> {
+        let bounds = places.iter().skip(1).map(|next| next.base_offset).chain([end]);
+        let planned = places.iter().zip(bounds);
+        let mut planned: Vec<Planned> = planned
+            .map(|(place, bound)| Planned::of_full_segment(home, partition, *place, bound))
+            .collect();
+        self.scan().read(planned.iter_mut().collect());
+        let batches = planned.into_iter().flat_map(Planned::batches);
+        let batches = batches.map(|batch| match batch {
+            Ok(batch) => Ok(Ok(batch)),
+            Err(Bad::Damaged(what)) => Ok(Err(what)),
+            Err(Bad::Gone(why) | Bad::Io(why)) => Err(why),
+        });
+        batches.collect()
+    }
+
+    /// A frame of a pack that is open.
+    pub(crate) fn decode(&self, file: &dyn PackFile, frame: &Frame) -> io::Result<Bytes> {
+        frames::decode(file, frame, &self.pool)
+    }
+
     const fn scan(&self) -> Scan<'_> {
-        Scan { slots: &self.slots, pool: &self.pool, pinned: &self.pinned }
+        let Self { slots, pool, pinned, frames, .. } = self;
+        Scan { slots, pool, pinned, frames }
     }
 
     /// Lets go of a segment that is no longer listed. Says whether somebody still holds bytes of
     /// its map: then its slot must not be written again.
     pub(crate) fn forget(&self, segment: SegmentNumber) -> bool {
         self.slots.forget(segment)
+    }
+
+    /// Lets go of a pack that is no longer listed.
+    pub(crate) fn forget_pack(&self, pack: PackId) {
+        self.frames.forget(pack);
+    }
+
+    /// What is kept of decoded frames, and how many were decoded so far.
+    pub(crate) fn frames(&self) -> (u64, u64) {
+        (self.frames.bytes(), self.frames.decoded())
     }
 
     /// What answers hold of maps.

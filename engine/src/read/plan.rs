@@ -19,12 +19,16 @@ use tracklog_protocol::{BatchView, Offset, PartitionId};
 use crate::catalog::Row;
 use crate::disk::batch_of_ring;
 use crate::journal::commit::SegmentNumber;
-use crate::partition::places::{Held, Place, Places, SegmentId, Share, UnreadSegment};
+use crate::partition::places::{Held, Home, Index, Place, Places, Share, Unread};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
+use crate::settled::pack::{Batches, Frame, PackIndex};
 
 /// So many partitions are planned before the appender gets at the tables again.
 const PARTITIONS_AT_ONCE: usize = 256;
+
+/// A frame is not read for less than this of it, but by who comes first.
+const PART_BYTES_MIN: usize = 4 << 10;
 
 /// What is asked.
 pub(super) struct Asked {
@@ -43,6 +47,8 @@ pub(super) enum Medium {
     Active,
     /// In a full segment.
     Full,
+    /// In this frame of a pack.
+    Pack(Frame),
 }
 
 /// Why a batch is not there.
@@ -52,16 +58,22 @@ pub(super) enum Bad {
     Damaged(String),
     /// It cannot be read now.
     Io(String),
+    /// It is not there any more: it was given up, or a pack took the place of its segment. Whoever
+    /// looks again finds which.
+    Gone(String),
 }
 
-/// A batch to be read.
+/// A batch to be read, or a stretch of batches in a pack.
 #[derive(Debug)]
 pub(super) struct Planned {
-    pub(super) segment: SegmentId,
+    pub(super) home: Home,
     pub(super) partition: PartitionId,
     pub(super) place: Place,
     /// Where the batch behind it begins, or the segment's share ends: it ends there or before.
     pub(super) bound: Offset,
+    /// No more than this may be taken of a stretch, but for a first batch where `takes_one`.
+    pub(super) bytes_max: usize,
+    pub(super) takes_one: bool,
     pub(super) medium: Medium,
     pub(super) found: Found,
 }
@@ -75,6 +87,8 @@ pub(super) enum Found {
     Kept(Bytes),
     /// What reading gave.
     Read(Result<BatchView, Bad>),
+    /// Batches of a pack, side by side.
+    Stretch(Bytes),
 }
 
 impl Planned {
@@ -87,15 +101,56 @@ impl Planned {
     ) -> Self {
         let place = share.places[index];
         let next = share.places.get(index + 1).map(|next| next.base_offset);
-        let kept = tail.batch(share.id.number, &place);
+        let kept = match share.pack {
+            Some(_) => None,
+            None => tail.batch(share.home.number(), &place),
+        };
         Self {
-            segment: share.id,
+            home: share.home,
             partition,
             place,
             bound: next.unwrap_or(share.end),
-            medium: if kept.is_some() { Medium::Ring } else { share.medium },
+            bytes_max: usize::MAX,
+            takes_one: true,
+            medium: if kept.is_some() { Medium::Ring } else { share.medium_of(&place) },
             found: kept.map_or(Found::Unread, Found::Kept),
         }
+    }
+
+    /// A batch of a full segment, to be read.
+    pub(super) const fn of_full_segment(
+        home: Home,
+        partition: PartitionId,
+        place: Place,
+        bound: Offset,
+    ) -> Self {
+        let (bytes_max, takes_one) = (usize::MAX, true);
+        let (medium, found) = (Medium::Full, Found::Unread);
+        Self { home, partition, place, bound, bytes_max, takes_one, medium, found }
+    }
+
+    /// A stretch of batches at a place of a pack.
+    pub(super) fn of_pack(
+        home: Home,
+        partition: PartitionId,
+        (place, bound): (Place, Offset),
+        frame: Frame,
+    ) -> Self {
+        let (bytes_max, takes_one) = (usize::MAX, true);
+        let (medium, found) = (Medium::Pack(frame), Found::Unread);
+        Self { home, partition, place, bound, bytes_max, takes_one, medium, found }
+    }
+
+    /// Whether there is more at its place than may be taken.
+    const fn is_limited(&self) -> bool {
+        self.bytes_max < self.place.batch_bytes as usize
+    }
+
+    /// Lets up to `bytes` more be taken of it. Says how many that are.
+    fn raise(&mut self, bytes: usize) -> usize {
+        let more = bytes.min(self.place.batch_bytes as usize - self.bytes_max);
+        self.bytes_max += more;
+        more
     }
 
     /// Whether it has to be read.
@@ -105,32 +160,61 @@ impl Planned {
 
     /// Whether it is the same batch, planned by another fetch.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.place == other.place
-            && self.partition == other.partition
-            && self.segment == other.segment
+        self.place == other.place && self.partition == other.partition && self.home == other.home
     }
 
-    /// What became of it.
+    /// What became of it: one batch, or those of its stretch, in order, up to the first that is no
+    /// good.
     ///
     /// # Panics
     /// When it was to be read and was not.
-    pub(super) fn batch(self) -> Result<BatchView, Bad> {
+    pub(super) fn batches(self) -> Read {
         match self.found {
-            Found::Kept(bytes) => batch_of_ring(bytes)
-                .map_err(|error| Bad::Damaged(format!("in the tail ring: {error}"))),
-            Found::Read(result) => result,
+            Found::Kept(bytes) => Read::One(Some(
+                batch_of_ring(bytes)
+                    .map_err(|error| Bad::Damaged(format!("in the tail ring: {error}"))),
+            )),
+            Found::Read(result) => Read::One(Some(result)),
+            Found::Stretch(bytes) => Read::Many {
+                batches: Batches::new(bytes),
+                partition: self.partition,
+                home: self.home,
+            },
             Found::Unread => unreachable!("what was planned is read before it is asked for"),
         }
     }
 }
 
-/// A partition's places in one segment.
+/// What reading gave.
+pub(super) enum Read {
+    One(Option<Result<BatchView, Bad>>),
+    Many { batches: Batches, partition: PartitionId, home: Home },
+}
+
+impl Iterator for Read {
+    type Item = Result<BatchView, Bad>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(result) => result.take(),
+            Self::Many { batches, partition, home } => Some(match batches.next()? {
+                Ok(batch) if batch.partition() == *partition => Ok(batch),
+                Ok(_) => Err(Bad::Damaged(format!("{home}: another batch lies there"))),
+                Err(why) => Err(Bad::Damaged(format!("{home}: {why}"))),
+            }),
+        }
+    }
+}
+
+/// A partition's places in one segment, or in one pack.
 pub(super) struct ShareOf<'a> {
-    pub(super) id: SegmentId,
+    pub(super) home: Home,
     pub(super) places: &'a [Place],
     /// The offset after the last record.
     pub(super) end: Offset,
-    pub(super) medium: Medium,
+    /// Where the segment is; of a pack its index.
+    pub(super) is_active: bool,
+    pub(super) pack: Option<&'a PackIndex>,
 }
 
 impl<'a> ShareOf<'a> {
@@ -139,18 +223,35 @@ impl<'a> ShareOf<'a> {
         share: &Share<'a>,
         partition: PartitionId,
         end: Offset,
-    ) -> Result<Self, UnreadSegment> {
+    ) -> Result<Self, Unread> {
         match *share {
             Share::Active { id, places, .. } => {
-                Ok(Self { id, places, end, medium: Medium::Active })
+                let home = Home::Segment(id);
+                Ok(Self { home, places, end, is_active: true, pack: None })
             }
-            Share::Full { id, index } => {
+            Share::Full { home, index } => {
                 let share = index.share(partition);
                 let places = share.map_or(&[][..], |share| &share.places);
                 let end = share.map_or(Offset::ZERO, |share| share.end);
-                Ok(Self { id, places, end, medium: Medium::Full })
+                let pack = match index {
+                    Index::Pack(index) => Some(&**index),
+                    Index::Segment(_) => None,
+                };
+                Ok(Self { home, places, end, is_active: false, pack })
             }
             Share::Unread(unread) => Err(unread),
+        }
+    }
+
+    /// Where a place of it lies.
+    fn medium_of(&self, place: &Place) -> Medium {
+        match self.pack {
+            Some(pack) => {
+                let frame = pack.frame_of(place).expect("a pack's places lie in its frames");
+                Medium::Pack(pack.frames[frame])
+            }
+            None if self.is_active => Medium::Active,
+            None => Medium::Full,
         }
     }
 }
@@ -184,7 +285,7 @@ pub(super) struct Plan {
     /// As asked.
     pub(super) partitions: Vec<PartitionPlan>,
     /// Segments without whose index nothing could be planned for the partition, each once.
-    pub(super) unread: Vec<(PartitionId, UnreadSegment)>,
+    pub(super) unread: Vec<(PartitionId, Unread)>,
 }
 
 impl Plan {
@@ -237,11 +338,18 @@ impl Plan {
                 visit(&mut planner, &mut self.partitions[*at]);
             }
             for (partition, unread) in planner.unread {
-                if !self.unread.iter().any(|(_, known)| known.id == unread.id) {
+                if !self.unread.iter().any(|(_, known)| known.home == unread.home) {
                     self.unread.push((partition, unread));
                 }
             }
         }
+    }
+
+    /// Whether it has to be made again: something went elsewhere while it was read.
+    pub(super) fn is_outdated(&self) -> bool {
+        let batches = self.partitions.iter().flat_map(|partition| &partition.batches);
+        let is_gone = |it: &Planned| matches!(it.found, Found::Read(Err(Bad::Gone(_))));
+        batches.into_iter().any(is_gone)
     }
 
     /// Whether all of it is in memory already.
@@ -264,22 +372,22 @@ impl Plan {
 
     /// The first segment that is to be read, or whose index is.
     pub(super) fn first_segment(&self) -> Option<SegmentNumber> {
-        let batches = self.unread_batches().map(|batch| batch.segment.number);
-        batches.chain(self.unread.iter().map(|(_, unread)| unread.id.number)).min()
+        let batches = self.unread_batches().map(|batch| batch.home.number());
+        batches.chain(self.unread.iter().map(|(_, unread)| unread.home.number())).min()
     }
 
     /// What is to be read, up to the end of `segment` and in all.
     pub(super) fn bytes(&self, segment: SegmentNumber) -> (u64, u64) {
         self.unread_batches().fold((0, 0), |(first, all), batch| {
             let bytes = u64::from(batch.place.batch_bytes);
-            (first + if batch.segment.number <= segment { bytes } else { 0 }, all + bytes)
+            (first + if batch.home.number() <= segment { bytes } else { 0 }, all + bytes)
         })
     }
 
     /// Leaves what is to be read behind `segment` to another fetch.
     pub(super) fn cut_after(&mut self, segment: SegmentNumber) {
         for partition in &mut self.partitions {
-            let is_behind = |batch: &Planned| batch.is_unread() && batch.segment.number > segment;
+            let is_behind = |batch: &Planned| batch.is_unread() && batch.home.number() > segment;
             if let Some(first) = partition.batches.iter().position(is_behind) {
                 partition.batches.truncate(first);
                 partition.state = Progress::More;
@@ -320,7 +428,7 @@ struct Planner<'a> {
     tail: RwLockReadGuard<'a, Tail>,
     held: &'a Held,
     known: BTreeSet<u64>,
-    unread: Vec<(PartitionId, UnreadSegment)>,
+    unread: Vec<(PartitionId, Unread)>,
 }
 
 impl<'a> Planner<'a> {
@@ -347,6 +455,12 @@ impl<'a> Planner<'a> {
         partition.extent.start = self.topics.extent_of(partition.row).start;
         let mut bytes = 0;
         let mut state = Progress::Exhausted;
+        if let Some(last) = partition.batches.last_mut().filter(|last| last.is_limited()) {
+            bytes = last.raise(bytes_max);
+            if last.is_limited() {
+                return bytes;
+            }
+        }
         let from = partition.resume();
         self.places.visit_from(partition.row, from, self.held, |share| {
             let share = ShareOf::new(&share, partition.partition, partition.extent.end);
@@ -355,7 +469,7 @@ impl<'a> Planner<'a> {
                 Err(unread) => {
                     state = Progress::Unread;
                     // Whoever has something comes back for the rest.
-                    if partition.batches.is_empty() && self.known.insert(unread.id.number.0) {
+                    if partition.batches.is_empty() && self.known.insert(unread.home.number().0) {
                         self.unread.push((partition.partition, unread));
                     }
                     return false;
@@ -367,12 +481,22 @@ impl<'a> Planner<'a> {
                     return false;
                 }
                 let with = bytes + place.batch_bytes as usize;
-                if with > bytes_max && !(one_at_least && bytes == 0) {
+                let takes_one = one_at_least && bytes == 0;
+                let left = bytes_max.saturating_sub(bytes);
+                let is_part = with > bytes_max && share.pack.is_some();
+                if with > bytes_max && !takes_one && !(is_part && left >= PART_BYTES_MIN) {
+                    state = Progress::More;
+                    return false;
+                }
+                let mut planned = Planned::new(&share, partition.partition, index, &self.tail);
+                if is_part {
+                    (planned.bytes_max, planned.takes_one) = (left, takes_one);
+                    partition.batches.push(planned);
+                    bytes += left.max(1);
                     state = Progress::More;
                     return false;
                 }
                 bytes = with;
-                let planned = Planned::new(&share, partition.partition, index, &self.tail);
                 partition.batches.push(planned);
             }
             true

@@ -1,4 +1,4 @@
-//! Reading planned batches from slots.
+//! Reading planned batches from slots, and from packs.
 //!
 //! Promises
 //! - Batches that lie side by side are read together, in windows of at most 1 MiB (or one batch).
@@ -18,9 +18,11 @@ use tracklog_protocol::BatchView;
 use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES_MAX};
 
 use super::pinned::PinnedBytes;
-use super::plan::{Bad, Found, Planned};
+use super::plan::{Bad, Found, Medium, Planned};
 use super::slots::{OpenSlot, OpenSlots};
-use crate::disk::{BufferPool, Map, PAGE_BYTES, batch_of_slot};
+use crate::disk::{BufferPool, Map, PAGE_BYTES, PackId, batch_of_slot};
+use crate::partition::places::Home;
+use crate::settled::frames::{Frames, NoFrame};
 
 /// Nothing larger is read at once, but for a single batch.
 const WINDOW_BYTES_MAX: u64 = 1 << 20;
@@ -37,22 +39,46 @@ pub(super) struct Scan<'a> {
     pub(super) slots: &'a OpenSlots,
     pub(super) pool: &'a BufferPool,
     pub(super) pinned: &'a Arc<PinnedBytes>,
+    pub(super) frames: &'a Frames,
 }
 
 impl Scan<'_> {
     /// Reads all of `batches`: afterwards each is there, or it is said why not.
     pub(super) fn read(&self, mut batches: Vec<&mut Planned>) {
-        batches.sort_unstable_by_key(|batch| (batch.segment.number, batch.place.at()));
-        for batches in batches.chunk_by_mut(|one, other| one.segment == other.segment) {
-            match self.slots.open(batches[0].segment) {
-                Ok(open) => self.read_segment(&open, batches),
-                Err(error) => {
-                    let why = format!("{}: {error}", batches[0].segment.slot);
-                    for batch in batches {
-                        batch.found = Found::Read(Err(Bad::Io(why.clone())));
+        batches.sort_unstable_by_key(|batch| (batch.home.number(), batch.place.at()));
+        for batches in batches.chunk_by_mut(|one, other| one.home == other.home) {
+            match batches[0].home {
+                Home::Pack(pack) => self.read_pack(pack, batches),
+                Home::Segment(id) => match self.slots.open(id) {
+                    Ok(open) => self.read_segment(&open, batches),
+                    Err(error) => {
+                        let why = format!("{}: {error}", id.slot);
+                        let is_gone = !self.slots.is_listed(id);
+                        let bad = if is_gone { Bad::Gone(why) } else { Bad::Io(why) };
+                        for batch in batches {
+                            batch.found = Found::Read(Err(bad.clone()));
+                        }
                     }
-                }
+                },
             }
+        }
+    }
+
+    fn read_pack(&self, pack: PackId, batches: &mut [&mut Planned]) {
+        for batch in batches {
+            let Medium::Pack(frame) = batch.medium else {
+                unreachable!("what lies in a pack is planned with its frame")
+            };
+            batch.found = match self.frames.get(pack, &frame) {
+                Ok(bytes) => {
+                    let start = length(batch.place.at() - frame.space_at);
+                    let end = length(batch.place.end() - frame.space_at);
+                    Found::Stretch(bytes.slice(start..end))
+                }
+                Err(NoFrame::Damaged(why)) => Found::Read(Err(Bad::Damaged(why))),
+                Err(NoFrame::Io(why)) => Found::Read(Err(Bad::Io(why))),
+                Err(NoFrame::Gone(why)) => Found::Read(Err(Bad::Gone(why))),
+            };
         }
     }
 
@@ -121,16 +147,17 @@ impl Scan<'_> {
     /// Reads one batch from the disk itself.
     fn read_again(&self, open: &OpenSlot, batch: &Planned) -> Result<BatchView, Bad> {
         let range = batch.place.at()..batch.place.end();
-        let at = || {
-            let (segment, slot) = (batch.segment.number, batch.segment.slot);
-            format!("segment {segment} ({slot}) at {}", batch.place.at())
+        let at = format!("{} at {}", batch.home, batch.place.at());
+        let bad = match self.direct(open, &range).map(|bytes| check(batch, bytes)) {
+            Ok(Ok(batch)) => return Ok(batch),
+            Ok(Err(what)) => Bad::Damaged(format!("{at}: {what}")),
+            Err(error) if passes_by(&error) => Bad::Io(format!("{at}: {error}")),
+            Err(error) => Bad::Damaged(format!("{at}: {error}")),
         };
-        match self.direct(open, &range) {
-            Ok(bytes) => {
-                check(batch, bytes).map_err(|what| Bad::Damaged(format!("{}: {what}", at())))
-            }
-            Err(error) if passes_by(&error) => Err(Bad::Io(format!("{}: {error}", at()))),
-            Err(error) => Err(Bad::Damaged(format!("{}: {error}", at()))),
+        // What was freed while it was read may hold anything.
+        match batch.home {
+            Home::Segment(id) if !self.slots.is_listed(id) => Err(Bad::Gone(at)),
+            _ => Err(bad),
         }
     }
 

@@ -53,6 +53,11 @@ impl OpenSlots {
         Self { disk, published, state: Mutex::default(), open_max: open_max.max(1) }
     }
 
+    /// Whether the segment is still listed: if not, its slot may hold something else by now.
+    pub(super) fn is_listed(&self, id: SegmentId) -> bool {
+        self.published.places.read().is_listed(id.number)
+    }
+
     /// The slot of a listed segment.
     ///
     /// # Errors

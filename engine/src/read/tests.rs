@@ -106,6 +106,8 @@ impl Rig {
             pinned_bytes: choice.pinned_bytes,
             replay_bytes: choice.by_hand.unwrap_or(1 << 30),
             open_slots_max: choice.open_slots,
+            frame_bytes: 1 << 20,
+            cluster: ClusterId(1),
             rebuild,
         };
         let (seen, on) = (Arc::clone(&published), Arc::new(disk.clone()));
@@ -516,7 +518,9 @@ fn a_segment_that_is_freed_while_it_is_read_is_no_damage() {
     let asked = Asked { from: vec![(partition(0), Offset(0))], bytes_max: PLENTY, turn: 0 };
     let mut plan = Plan::make(&rig.published, &asked, &Held::new()).unwrap();
     rig.trim(partition(0), 3);
-    let freed = rig.published.places.write().drop_oldest().unwrap();
+    let Some(Home::Segment(freed)) = rig.published.places.write().drop_oldest() else {
+        panic!("the oldest is a segment")
+    };
     assert!(!rig.reader.forget(freed.number));
     // The slot is used again, for something else.
     rig.disk.corrupt(freed.slot, 0, &[0xAA; 3 * PAGE_BYTES]);

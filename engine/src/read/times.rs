@@ -13,11 +13,13 @@ use tracklog_protocol::batch::BatchHeader;
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 
 use super::Reader;
-use super::plan::{Bad, Found, Medium, Planned, ShareOf};
+use super::plan::{Bad, Found, Planned, ShareOf};
 use crate::catalog::Row;
 use crate::journal::commit::SegmentNumber;
-use crate::partition::places::{Held, Place, SegmentId, UnreadSegment};
+use crate::partition::places::Share;
+use crate::partition::places::{FirstAppended, Held, Home, Index, Place, Unread};
 use crate::published::Published;
+use crate::settled::pack::PackIndex;
 
 /// So many batches are looked at in one go.
 const BATCHES_AT_ONCE: usize = 1024;
@@ -28,23 +30,32 @@ pub(super) async fn offset_at_append(
     partition: PartitionId,
     time: TimeMicros,
 ) -> Result<Offset, FetchError> {
-    let unread = match look_at_append(&reader.published, partition, time, &Held::new())? {
-        Ok(offset) => return Ok(offset),
-        Err(unread) => unread,
-    };
+    if let Ok(offset) = look_at_append(&reader.published, partition, time, &Held::new())? {
+        return Ok(offset);
+    }
     let working = Arc::clone(reader);
     let work = move || {
         let mut held = Held::new();
-        let mut next = Err(unread);
         loop {
-            match next {
+            match look_at_append(&working.published, partition, time, &held)? {
                 Ok(offset) => return Ok(offset),
-                Err(unread) => read_index(&working, partition, unread, &mut held)?,
+                Err(Lack::Index(unread)) => read_index(&working, partition, unread, &mut held)?,
+                Err(Lack::Batches(planned)) => {
+                    if let Looked::At(offset) = first_appended(&working, *planned, time)? {
+                        return Ok(offset);
+                    }
+                    held.clear();
+                }
             }
-            next = look_at_append(&working.published, partition, time, &held)?;
         }
     };
     reader.threads.run(FetchMode::Replay, work).await.unwrap_or(Err(FetchError::Closed))
+}
+
+/// What has to be read to tell.
+enum Lack {
+    Index(Unread),
+    Batches(Box<Planned>),
 }
 
 fn look_at_append(
@@ -52,27 +63,68 @@ fn look_at_append(
     partition: PartitionId,
     time: TimeMicros,
     held: &Held,
-) -> Result<Result<Offset, UnreadSegment>, FetchError> {
+) -> Result<Result<Offset, Lack>, FetchError> {
     let topics = published.topics.read();
     let row = topics.catalog.row(partition);
     let row = row.ok_or(FetchError::UnknownPartition { partition })?;
     let places = published.places.read();
     let extent = topics.extent_of(row);
-    let found = places.offset_at_append((row, partition), time, held);
-    Ok(found.map(|found| found.unwrap_or(extent.end).clamp(extent.start, extent.end)))
+    let within = |offset: Offset| offset.clamp(extent.start, extent.end);
+    Ok(match places.offset_at_append((row, partition), time, held) {
+        FirstAppended::Nowhere => Ok(extent.end),
+        FirstAppended::At(offset) => Ok(within(offset)),
+        FirstAppended::Within { bound, .. } if bound <= extent.start => Ok(extent.start),
+        FirstAppended::Within { home, place, bound, frame } => {
+            Err(Lack::Batches(Box::new(Planned::of_pack(home, partition, (place, bound), frame))))
+        }
+        FirstAppended::Unread(unread) => Err(Lack::Index(unread)),
+    })
+}
+
+/// The first offset of the stretch in a batch that was appended at `time` or later, within what is
+/// still there.
+fn first_appended(
+    reader: &Reader,
+    mut planned: Planned,
+    time: TimeMicros,
+) -> Result<Looked, FetchError> {
+    let (partition, bound) = (planned.partition, planned.bound);
+    reader.scan().read(vec![&mut planned]);
+    for batch in planned.batches() {
+        match batch {
+            Ok(batch) if batch.append_time() >= time => {
+                let topics = reader.published.topics.read();
+                let start = topics.extent(partition).map_or(Offset::ZERO, |extent| extent.start);
+                return Ok(Looked::At(batch.base_offset().max(start)));
+            }
+            // Where what could have told is damaged, it lies behind it at the latest.
+            Ok(_) | Err(Bad::Damaged(_)) => {}
+            // It lies elsewhere by now: look again.
+            Err(Bad::Gone(_)) => return Ok(Looked::Again),
+            Err(Bad::Io(why)) => return Err(FetchError::Io { partition, why }),
+        }
+    }
+    Ok(Looked::At(bound))
+}
+
+/// What came of a look at batches.
+enum Looked {
+    At(Offset),
+    /// They were not there any more.
+    Again,
 }
 
 fn read_index(
     reader: &Reader,
     partition: PartitionId,
-    unread: UnreadSegment,
+    unread: Unread,
     held: &mut Held,
 ) -> Result<(), FetchError> {
     let index = reader.read_index(unread).map_err(|error| FetchError::Io {
         partition,
-        why: format!("segment {} has no index: {error}", unread.id.number),
+        why: format!("{} has no index: {error}", unread.home),
     })?;
-    held.insert(unread.id.number, index);
+    held.insert(unread.home.number(), index);
     Ok(())
 }
 
@@ -107,12 +159,13 @@ struct EventSearch<'a> {
     end: Offset,
 }
 
-/// A partition's places in one segment, for a while after the tables were let go.
+/// A partition's places in one segment or pack, for a while after the tables were let go.
 struct Places {
-    id: SegmentId,
+    home: Home,
     places: Vec<Place>,
     end: Offset,
-    medium: Medium,
+    is_active: bool,
+    pack: Option<Arc<PackIndex>>,
 }
 
 impl EventSearch<'_> {
@@ -131,7 +184,7 @@ impl EventSearch<'_> {
                     if let Some(offset) = self.look_into(&places)? {
                         return Ok(offset);
                     }
-                    after = Some(places.id.number);
+                    after = Some(places.home.number());
                 }
             }
         }
@@ -143,24 +196,30 @@ impl EventSearch<'_> {
         &self,
         after: Option<SegmentNumber>,
         held: &Held,
-    ) -> Option<Result<Places, UnreadSegment>> {
+    ) -> Option<Result<Places, Unread>> {
         let places = self.reader.published.places.read();
         let (_, share) = match after {
             None => places.share_at(self.row, self.start, held),
             Some(after) => places.share_after(self.row, after, held),
         }?;
         let may_hold = share.event_time_max(self.partition) >= self.time;
+        let pack = match &share {
+            Share::Full { index: Index::Pack(index), .. } => Some(Arc::clone(index)),
+            _ => None,
+        };
         Some(ShareOf::new(&share, self.partition, self.end).map(|share| Places {
-            id: share.id,
+            home: share.home,
             places: if may_hold { share.places.to_vec() } else { Vec::new() },
             end: share.end,
-            medium: share.medium,
+            is_active: share.is_active,
+            pack,
         }))
     }
 
     fn look_into(&self, places: &Places) -> Result<Option<Offset>, FetchError> {
-        let Places { id, places, end, medium } = places;
-        let share = ShareOf { id: *id, places, end: *end, medium: *medium };
+        let Places { home, places, end, is_active, pack } = places;
+        let pack = pack.as_deref();
+        let share = ShareOf { home: *home, places, end: *end, is_active: *is_active, pack };
         for first in (0..places.len()).step_by(BATCHES_AT_ONCE) {
             let some = first..places.len().min(first + BATCHES_AT_ONCE);
             for batch in self.candidates(&share, some)? {
@@ -184,11 +243,13 @@ impl EventSearch<'_> {
             |batch: &Planned| batch.bound > self.start && batch.place.base_offset < self.end;
         let mut batches: Vec<Planned> = planned.filter(is_asked).collect();
         drop(tail);
+        // A pack's frames are read whole: there are no headers to look at before.
+        let Home::Segment(id) = share.home else { return Ok(batches) };
         let on_disk: Vec<&Planned> = batches.iter().filter(|batch| batch.is_unread()).collect();
         let mut headers = Vec::new();
         if !on_disk.is_empty() {
-            let open = self.reader.slots.open(share.id);
-            let open = open.map_err(|error| self.io(format!("{}: {error}", share.id.slot)))?;
+            let open = self.reader.slots.open(id);
+            let open = open.map_err(|error| self.io(format!("{}: {error}", id.slot)))?;
             headers = self.reader.scan().read_headers(&open, &on_disk);
         }
         let mut headers = headers.into_iter();
@@ -211,16 +272,23 @@ impl EventSearch<'_> {
             self.reader.scan().read(vec![&mut batch]);
         }
         let bound = batch.bound;
-        match batch.batch() {
-            Ok(batch) => Ok(self.first_in(&batch)),
-            // What is damaged holds no answer any more.
-            Err(Bad::Damaged(_)) => Ok(None),
-            Err(Bad::Io(why)) => {
-                let topics = self.reader.published.topics.read();
-                let given_up = bound <= topics.extent_of(self.row).start;
-                if given_up { Ok(None) } else { Err(self.io(why)) }
+        for batch in batch.batches() {
+            match batch {
+                Ok(batch) => {
+                    if let Some(offset) = self.first_in(&batch) {
+                        return Ok(Some(offset));
+                    }
+                }
+                // What is damaged holds no answer any more.
+                Err(Bad::Damaged(_)) => {}
+                Err(Bad::Gone(why) | Bad::Io(why)) => {
+                    let topics = self.reader.published.topics.read();
+                    let given_up = bound <= topics.extent_of(self.row).start;
+                    return if given_up { Ok(None) } else { Err(self.io(why)) };
+                }
             }
         }
+        Ok(None)
     }
 
     fn first_in(&self, batch: &BatchView) -> Option<Offset> {

@@ -20,6 +20,9 @@ use super::{Reader, answer};
 use crate::journal::commit::SegmentNumber;
 use crate::partition::places::Held;
 
+/// A fetch is planned so often, while what it reads goes elsewhere.
+const PLANS_MAX: usize = 4;
+
 /// A fetch that needs the disk.
 pub(super) struct Reading {
     reader: Arc<Reader>,
@@ -89,7 +92,23 @@ impl Reading {
         }
     }
 
-    fn answer(self) {
+    fn answer(mut self) {
+        for _ in 0..PLANS_MAX {
+            if !self.plan.is_outdated() {
+                break;
+            }
+            // Segments became a pack meanwhile, or packs another one.
+            let plan = Plan::make(&self.reader.published, &self.asked, &Held::new());
+            let plan =
+                plan.and_then(|plan| self.reader.read_indexes(&self.asked, plan, &mut Held::new()));
+            self.plan = match plan {
+                Ok(plan) => plan,
+                Err(error) => return self.promise.keep(Err(error)),
+            };
+            self.cut(false);
+            let batches = self.plan.batches_mut().collect();
+            self.reader.scan().read(batches);
+        }
         let fetched = answer::fetched(self.plan, self.epoch, &self.reader.published);
         self.promise.keep(fetched);
     }

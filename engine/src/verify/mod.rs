@@ -16,9 +16,10 @@
 //! - Damage that earlier openings have listed is damage still. Commits that the operator gave up
 //!   are told, and are none.
 //!
-//! Where to look: `segment` reads one segment, `replay` puts them in order, `report` is the answer.
+//! Where to look: `segment` reads one segment, `pack` one pack, `replay` puts them in order, `report` is the answer.
 //! Called by those who run a log, or look at one that nobody runs.
 
+mod pack;
 mod replay;
 mod report;
 mod segment;
@@ -40,9 +41,10 @@ use crate::disk::{
 use crate::error::OpenError;
 use crate::journal::commit::{CommitNumber, Run, Stretch};
 use crate::journal::recovery::{Note, Recovered, recover};
-use crate::journal::segment::SlotPage;
+use crate::journal::segment::{ClusterId, SlotPage};
 use crate::partition::places::SegmentId;
 use crate::published::Published;
+use crate::settled::pack::PackHead;
 
 use self::replay::Replay;
 pub use self::report::{Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport};
@@ -75,15 +77,16 @@ pub fn verify_on(
     Verification::of_files(&**disk, recovered).run(progress).map(Some)
 }
 
-/// Verifies what a running log has published. `notes` are those of its opening.
+/// Verifies what a running log has published: whose it is, and how large its slots are, says `log`.
+/// `notes` are those of its opening.
 pub(crate) fn verify_published(
     disk: &dyn Disk,
     published: &Published,
-    slot_bytes: u64,
+    log: (ClusterId, u64),
     notes: &[Note],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<VerifyReport, OpenError> {
-    Verification::of_published(disk, published, slot_bytes, notes).run(progress)
+    Verification::of_published(disk, published, log, notes).run(progress)
 }
 
 /// What the log is said to be, to be held against what the disk has.
@@ -94,6 +97,8 @@ struct Verification<'a> {
     slot_bytes: u64,
     catalog: Catalog,
     extents: BTreeMap<PartitionId, Extent>,
+    cluster: ClusterId,
+    packs: Vec<PackHead>,
     segments: Vec<Expected>,
     /// Missing commits that are known.
     listed: Vec<Stretch>,
@@ -124,6 +129,8 @@ impl<'a> Verification<'a> {
             disk,
             published: None,
             slot_bytes: recovered.slot_bytes,
+            cluster: recovered.cluster,
+            packs: recovered.packs.iter().map(|index| index.head).collect(),
             extents: recovered.extents,
             segments: segments.collect(),
             listed: recovered.damaged,
@@ -136,14 +143,17 @@ impl<'a> Verification<'a> {
     fn of_published(
         disk: &'a dyn Disk,
         published: &'a Published,
-        slot_bytes: u64,
+        (cluster, slot_bytes): (ClusterId, u64),
         notes: &[Note],
     ) -> Self {
         let topics = published.topics.read();
         let partitions = topics.catalog.partitions();
         // The ends before the places: a commit is listed first, so none of its records is missed.
         let extents = partitions.map(|(row, it)| (it, topics.extent_of(row))).collect();
-        let listed = published.places.read().listed();
+        let (packs, listed) = {
+            let places = published.places.read();
+            (places.packs(), places.listed())
+        };
         let segments = listed.into_iter().map(|it| Expected {
             id: it.id,
             last: it.last,
@@ -160,6 +170,8 @@ impl<'a> Verification<'a> {
             disk,
             published: Some(published),
             slot_bytes,
+            cluster,
+            packs,
             extents,
             segments: segments.filter(|it| it.last != CommitNumber::NONE).collect(),
             listed: missing.collect(),
@@ -175,10 +187,25 @@ impl<'a> Verification<'a> {
         self.look_at_unused_slots()?;
         let skips = self.skips_of_runs(&checkpoints);
         let segments = std::mem::take(&mut self.segments);
-        let bytes_total = segments.iter().map(|expected| expected.end).sum();
+        let packs = std::mem::take(&mut self.packs);
+        let pack_bytes: u64 = packs.iter().map(|head| head.file_bytes).sum();
+        let bytes_total = pack_bytes + segments.iter().map(|expected| expected.end).sum::<u64>();
         let mut done = Progress { bytes_done: 0, bytes_total };
         progress(done);
         let mut replay = Replay::new(&self.extents, skips, checkpoints);
+        for head in packs {
+            let checked = pack::check(self.disk, self.cluster, head, &mut |bytes| {
+                done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
+                progress(done);
+            });
+            let has_pack = |it: &Published| it.places.read().has_pack(head.id);
+            if self.published.is_none_or(has_pack) {
+                replay.pack(checked, &mut self.report);
+            } else {
+                // What was merged or given up meanwhile was good a moment ago.
+                replay.restart();
+            }
+        }
         for together in segments.chunks(SEGMENTS_AT_ONCE) {
             let checked = check_together(self.disk, self.slot_bytes, together, &mut |bytes| {
                 done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
@@ -290,7 +317,13 @@ impl<'a> Verification<'a> {
 
 /// Whether verifying looks at the same thing itself, and tells it with its place.
 const fn is_found_again(note: &Note) -> bool {
-    matches!(note, Note::SlotHeader { .. } | Note::SlotGone { .. } | Note::Checkpoint { .. })
+    matches!(
+        note,
+        Note::SlotHeader { .. }
+            | Note::SlotGone { .. }
+            | Note::Checkpoint { .. }
+            | Note::Pack { .. }
+    )
 }
 
 /// The header of a slot; `None` when the disk does not give it.

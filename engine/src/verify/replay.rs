@@ -8,28 +8,27 @@ use std::collections::{BTreeMap, VecDeque};
 use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
+use super::pack::{CheckedPack, Stretch};
 use super::report::{PartitionReport, RecordDamage, VerifyReport};
 use super::segment::{BadRecords, Checked};
 use super::segment_name;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::FileName;
-use crate::journal::commit::{
-    CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Run, Stretch,
-};
+use crate::journal::commit::{self, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Run};
 use crate::journal::segment::FIRST_COMMIT_AT;
 use crate::journal::walk::Found;
-use crate::partition::places::SegmentId;
+use crate::partition::places::{Home, SegmentId};
 
 /// A place in the journal.
 #[derive(Clone, Copy, Debug)]
 struct At {
-    id: SegmentId,
+    home: Home,
     position: u64,
 }
 
 /// Commits that are missing.
 struct Hole {
-    commits: Stretch,
+    commits: commit::Stretch,
     at: At,
 }
 
@@ -53,7 +52,9 @@ impl Tally {
     fn expected(&self, base: Offset, extent: Option<&Extent>, skipped: &[u64]) -> Offset {
         let all = last_of(skipped);
         if let Some(end) = self.end {
-            return end.plus(all - self.skipped);
+            // What was trimmed before it was settled is not missed.
+            let start = extent.map_or(Offset::ZERO, |extent| extent.start);
+            return end.plus(all - self.skipped).max(start.min(base));
         }
         let start = extent.map_or(base, |extent| extent.start);
         // A partition takes part in the skips that came after it was made.
@@ -61,12 +62,33 @@ impl Tally {
         if base <= start || skipped.iter().any(since) { base } else { start }
     }
 
+    /// The same where the partition's next records lie in a pack: in which run they were written is
+    /// not known, so that any of the skips since the last may lie between. And how far runs had
+    /// skipped then.
+    fn expected_in_pack(
+        &self,
+        base: Offset,
+        extent: Option<&Extent>,
+        skipped: &[u64],
+    ) -> (Offset, u64) {
+        let Some(end) = self.end else {
+            return (self.expected(base, extent, skipped), last_of(skipped));
+        };
+        let possible = skipped.iter().filter(|skipped| **skipped >= self.skipped);
+        let possible = possible.map(|skipped| (end.plus(skipped - self.skipped), *skipped));
+        let last = possible.rev().find(|(offset, _)| *offset <= base);
+        let (offset, skipped) = last.unwrap_or((end, self.skipped));
+        // What was trimmed before it was settled is not missed.
+        let start = extent.map_or(Offset::ZERO, |extent| extent.start);
+        (offset.max(start.min(base)), skipped)
+    }
+
     /// Notes `count` records as lost ahead of `expected`, in the first hole since the last record
     /// if there is one. Answers the count.
     fn lose(&mut self, expected: Offset, count: u64, at: At, holes: &[Hole]) -> u64 {
         let (at, what) = match holes.get(self.holes) {
             Some(hole) => {
-                let Stretch { run, first, .. } = hole.commits;
+                let commit::Stretch { run, first, .. } = hole.commits;
                 (hole.at, format!("commit {first} of run {run} cannot be read"))
             }
             None => (at, "they are not there, and no commit is missing".to_owned()),
@@ -83,8 +105,11 @@ impl At {
         RecordDamage {
             from: from.0,
             to: to.0,
-            segment: self.id.number.0,
-            slot: self.id.slot.to_string(),
+            segment: self.home.number().0,
+            slot: match self.home {
+                Home::Segment(id) => id.slot.to_string(),
+                Home::Pack(pack) => pack.to_string(),
+            },
             position: self.position,
             what,
         }
@@ -92,7 +117,7 @@ impl At {
 }
 
 /// Whether two stretches of commits have one in common.
-fn overlap(one: &Stretch, other: &Stretch) -> bool {
+fn overlap(one: &commit::Stretch, other: &commit::Stretch) -> bool {
     one.run == other.run && one.first <= other.last && other.first <= one.last
 }
 
@@ -127,6 +152,8 @@ pub(super) struct Replay<'a> {
     starts_are_known: bool,
     /// The last place that was looked at.
     last: Option<At>,
+    /// What a topic that is gone had trimmed lies in no pack, and nobody knows how much that was.
+    any_packs: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -146,6 +173,7 @@ impl<'a> Replay<'a> {
             checkpoints: checkpoints.into(),
             starts_are_known: true,
             last: None,
+            any_packs: false,
         }
     }
 
@@ -181,6 +209,49 @@ impl<'a> Replay<'a> {
         self.expect_up_to(&id, checked.expected.last, end, report);
     }
 
+    /// Takes the next pack. All of them come before the first segment.
+    pub(super) fn pack(&mut self, checked: CheckedPack, report: &mut VerifyReport) {
+        let CheckedPack { head, index, runs, readable, damaged, problems } = checked;
+        report.packs += 1;
+        self.any_packs = true;
+        report.readable.add(&readable);
+        report.damaged.add(&damaged);
+        for problem in problems {
+            report.problem(problem.file, problem.position, problem.what);
+        }
+        let Some(index) = index else {
+            // What it held is counted; nobody can tell where the rest goes on.
+            return self.restart();
+        };
+        for (run, skip) in index.runs {
+            if self.data_in < run {
+                self.data_in = run;
+                self.skip(skip);
+            }
+        }
+        let at = At { home: Home::Pack(head.id), position: 0 };
+        for Stretch { partition, from, to } in runs {
+            let tally = self.tallies.entry(partition).or_default();
+            let extent = self.extents.get(&partition).filter(|_| self.starts_are_known);
+            let (expected, skipped) = tally.expected_in_pack(from, extent, &self.skipped);
+            if from > expected && self.extents.contains_key(&partition) {
+                let lost = from.0 - expected.0;
+                report.damaged.records += tally.lose(expected, lost, at, &self.holes);
+            }
+            tally.end = Some(to.max(tally.end.unwrap_or_default()));
+            tally.records += to.0 - from.0;
+            tally.holes = self.holes.len();
+            tally.skipped = skipped;
+        }
+        self.last = Some(at);
+        self.before = Some(Before {
+            run: head.run,
+            number: head.last,
+            hash: None,
+            append_time: head.append_time_last,
+        });
+    }
+
     fn commit(&mut self, id: &SegmentId, found: &Found, end: u32, report: &mut VerifyReport) {
         let Found { header, hash, entries } = found;
         self.check_checkpoints(Some(header), report);
@@ -197,7 +268,7 @@ impl<'a> Replay<'a> {
         for entry in entries {
             self.entry(id, header, entry, report);
         }
-        self.last = Some(At { id: *id, position: u64::from(header.position) });
+        self.last = Some(At { home: Home::Segment(*id), position: u64::from(header.position) });
         self.before = Some(Before {
             run: header.run,
             number: header.number,
@@ -224,8 +295,8 @@ impl<'a> Replay<'a> {
         if first > last {
             return;
         }
-        let at = At { id: *id, position: u64::from(end) };
-        let commits = Stretch { run: id.run, first, last };
+        let at = At { home: Home::Segment(*id), position: u64::from(end) };
+        let commits = commit::Stretch { run: id.run, first, last };
         let what = match commits.count() {
             1 => format!("commit {first} of run {} cannot be read", id.run),
             _ => format!("commits {first} to {last} of run {} cannot be read", id.run),
@@ -265,7 +336,8 @@ impl<'a> Replay<'a> {
         entry: &DirectoryEntry,
         report: &mut VerifyReport,
     ) {
-        let at = At { id: *id, position: u64::from(header.position + entry.place) };
+        let at =
+            At { home: Home::Segment(*id), position: u64::from(header.position + entry.place) };
         let tally = self.tallies.entry(entry.partition).or_default();
         let base = entry.base_offset;
         let extent = self.extents.get(&entry.partition).filter(|_| self.starts_are_known);
@@ -274,7 +346,8 @@ impl<'a> Replay<'a> {
             let what = format!("{} has offset {base} twice", entry.partition);
             report.problem(segment_name(id), Some(at.position), what);
         }
-        if base > expected {
+        let is_missed = !self.any_packs || self.extents.contains_key(&entry.partition);
+        if base > expected && is_missed {
             let lost = base.0 - expected.0;
             report.damaged.records += tally.lose(expected, lost, at, &self.holes);
         }
@@ -286,7 +359,7 @@ impl<'a> Replay<'a> {
 
     fn bad_records(&mut self, id: &SegmentId, bad: BadRecords) {
         let tally = self.tallies.entry(bad.partition).or_default();
-        let at = At { id: *id, position: bad.position };
+        let at = At { home: Home::Segment(*id), position: bad.position };
         // The report counts them already, with their batch.
         tally.damaged += bad.count;
         tally.records -= bad.count;
@@ -324,6 +397,9 @@ impl<'a> Replay<'a> {
             let Some(tally) = self.tallies.get(partition) else { continue };
             let Some(end) = tally.end else { continue };
             let end = end.plus(last_of(&self.skipped) - tally.skipped + skip);
+            // What was trimmed before it was settled is not missed.
+            let start = self.extents.get(partition).map_or(Offset::ZERO, |extent| extent.start);
+            let end = end.max(start.min(extent.end));
             if end != extent.end {
                 let says = extent.end;
                 let what = format!("it says that {partition} ends at {says}, its commits at {end}");
@@ -352,7 +428,7 @@ impl<'a> Replay<'a> {
     /// `listed` are missing commits that are known, `skip` how far the ends are ahead.
     pub(super) fn finish(
         mut self,
-        listed: &[Stretch],
+        listed: &[commit::Stretch],
         skip: u64,
         is_running: bool,
         report: &mut VerifyReport,

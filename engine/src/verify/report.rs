@@ -26,6 +26,8 @@ pub struct VerifyReport {
     pub clean: bool,
     /// Segments in use.
     pub segments: u64,
+    /// Packs in use.
+    pub packs: u64,
     /// Slots that hold none.
     pub slots_unused: u64,
     /// What can be read.
@@ -95,11 +97,11 @@ pub struct RecordDamage {
     pub from: u64,
     /// The offset after the last of them.
     pub to: u64,
-    /// The segment they lie in, or should.
+    /// The segment they lie in, or should; of a pack the last one that is in it.
     pub segment: u64,
-    /// The slot's file.
+    /// The slot's file, or the pack's.
     pub slot: String,
-    /// Where in the slot.
+    /// Where in the file.
     pub position: u64,
     /// What is wrong.
     pub what: String,
@@ -136,7 +138,10 @@ impl VerifyReport {
         let is_damage = |note: &Note| {
             matches!(
                 note,
-                Note::Missing { .. } | Note::LostKey { .. } | Note::SlotUnreadable { .. }
+                Note::Missing { .. }
+                    | Note::LostKey { .. }
+                    | Note::SlotUnreadable { .. }
+                    | Note::Pack { .. }
             )
         };
         self.clean = self.problem_count == 0
@@ -167,7 +172,11 @@ impl fmt::Display for VerifyReport {
         for partition in self.damaged_partitions() {
             writeln!(f, "{partition}")?;
         }
-        writeln!(f, "readable: {} in {} segments", self.readable, self.segments)?;
+        let Self { readable, segments, packs, .. } = self;
+        match packs {
+            0 => writeln!(f, "readable: {readable} in {segments} segments")?,
+            _ => writeln!(f, "readable: {readable} in {segments} segments and {packs} packs")?,
+        }
         if self.damaged != Counts::default() {
             writeln!(f, "damaged: {}", self.damaged)?;
         }

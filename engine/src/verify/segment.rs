@@ -313,7 +313,7 @@ fn check_batch(
 }
 
 /// Whether a record is what its batch says, by the checks that it passed when it came in.
-fn is_good(record: Record<'_>) -> bool {
+pub(super) fn is_good(record: Record<'_>) -> bool {
     match record.kind() {
         PayloadKind::Opaque => true,
         PayloadKind::KeyValue => record.key_value().is_some(),

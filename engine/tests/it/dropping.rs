@@ -16,6 +16,7 @@ use crate::rig::{
 fn dropping(slots: u64) -> Options {
     Options {
         journal_bytes_max: Some(slots * SLOT_BYTES),
+        hot_bytes: None,
         when_full: WhenFull::DropOldest,
         ..options()
     }

@@ -77,7 +77,7 @@ fn a_disk_that_was_full_at_a_crash_opens_again() {
 
 #[test]
 fn a_log_at_its_limit_says_so() {
-    let limit = Options { journal_bytes_max: Some(3 * SLOT_BYTES), ..options() };
+    let limit = Options { journal_bytes_max: Some(3 * SLOT_BYTES), hot_bytes: None, ..options() };
     let machine = Machine::with(3, limit);
     let log = machine.engine();
     let raw = topic(log, "raw", 1, Retention::Keep)[0];

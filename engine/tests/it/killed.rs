@@ -19,8 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::{Signal, getpid, kill_process};
 use tracklog_engine::disk::{
-    Access, Backend, BackendKind, Disk, FileName, FolderAccess, JournalFolder, Map, PageBuffer,
-    Slot, SlotId, WriteDone, open_folder,
+    Access, Backend, BackendKind, Disk, FileName, FolderAccess, JournalFolder, Map, PackFile,
+    PackId, PackWriter, PageBuffer, Slot, SlotId, WriteDone, open_folder,
 };
 use tracklog_engine::{BackendChoice, Engine, Options, WhenFull, verify};
 use tracklog_log::{Log as _, Retention};
@@ -220,6 +220,19 @@ impl Disk for Killing {
         self.counting.around(|| self.inner.remove_file(name))
     }
 
+    fn packs_folder(&self) -> io::Result<Vec<(PackId, u64)>> {
+        self.inner.packs_folder()
+    }
+
+    fn create_pack(&self, pack: PackId) -> io::Result<Box<dyn PackWriter>> {
+        let inner = self.counting.around(|| self.inner.create_pack(pack))?;
+        Ok(Box::new(KillingPack { inner, counting: Arc::clone(&self.counting) }))
+    }
+
+    fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        self.inner.open_pack(pack)
+    }
+
     fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {
         self.counting.around(|| self.inner.create_slot(slot, bytes))
     }
@@ -255,6 +268,23 @@ impl Disk for Killing {
 
     fn random(&self) -> u64 {
         self.inner.random()
+    }
+}
+
+struct KillingPack {
+    inner: Box<dyn PackWriter>,
+    counting: Arc<Counting>,
+}
+
+impl PackWriter for KillingPack {
+    fn write(&mut self, pages: &PageBuffer) -> io::Result<()> {
+        let Self { inner, counting } = self;
+        counting.around(|| inner.write(pages))
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        let Self { inner, counting } = *self;
+        counting.around(|| inner.finish())
     }
 }
 

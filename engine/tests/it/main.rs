@@ -9,5 +9,6 @@ mod golden;
 mod killed;
 mod relays;
 mod rig;
+mod settled;
 mod times;
 mod verify;

@@ -60,6 +60,17 @@ impl<'de> Deserialize<'de> for Window {
     }
 }
 
+/// Whether old segments become packs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettleSetting {
+    /// They do.
+    #[default]
+    On,
+    /// They stay as they were written.
+    Off,
+}
+
 /// What becomes of events without a schema.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -217,6 +228,9 @@ layer! {
         log: String,
         backend: BackendName,
         slot_bytes: Bytes,
+        settle: SettleSetting,
+        hot_bytes: Bytes,
+        pack_level: u32,
         journal_bytes_max: Bytes,
         when_full: WhenFullSetting,
         budget_bytes: Bytes,

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracklog_engine::disk::{
-    Access, Backend, Disk, FileName, JournalFolder, Map, PageBuffer, Slot, SlotId, WriteDone,
+    Access, Backend, Disk, FileName, JournalFolder, Map, PackFile, PackId, PackWriter, PageBuffer,
+    Slot, SlotId, WriteDone,
 };
 use tracklog_protocol::TimeMicros;
 
@@ -46,6 +47,18 @@ impl Disk for Unsynced {
 
     fn remove_file(&self, name: &FileName) -> io::Result<()> {
         self.under.remove_file(name)
+    }
+
+    fn packs_folder(&self) -> io::Result<Vec<(PackId, u64)>> {
+        self.under.packs_folder()
+    }
+
+    fn create_pack(&self, pack: PackId) -> io::Result<Box<dyn PackWriter>> {
+        self.under.create_pack(pack)
+    }
+
+    fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        self.under.open_pack(pack)
     }
 
     fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {

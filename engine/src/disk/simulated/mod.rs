@@ -47,8 +47,8 @@ use self::chance::Chance;
 use self::medium::{Content, index, overlaps, size};
 use self::world::{Fault, Flying, Landed, Name, Plan, When, World, suffer};
 use super::{
-    Access, Backend, BackendKind, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PageBuffer, Slot,
-    SlotId, WriteDone,
+    Access, Backend, BackendKind, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PackFile, PackId,
+    PackWriter, PageBuffer, Slot, SlotId, WriteDone,
 };
 use crate::disk::buffer::assert_aligned;
 
@@ -83,6 +83,18 @@ pub enum OperationKind {
     WriteFile,
     /// [`Disk::remove_file`].
     RemoveFile,
+    /// [`Disk::packs_folder`].
+    PacksFolder,
+    /// [`Disk::create_pack`].
+    CreatePack,
+    /// [`PackWriter::write`].
+    WritePack,
+    /// [`PackWriter::finish`].
+    FinishPack,
+    /// [`Disk::open_pack`].
+    OpenPack,
+    /// [`PackFile::read`].
+    ReadPack,
     /// [`Disk::create_slot`].
     CreateSlot,
     /// [`Disk::remove_slot`].
@@ -120,6 +132,8 @@ pub struct Written {
     /// Segments that a running journal went on into: commits were submitted right behind the
     /// header page of a slot.
     pub rolls: u64,
+    /// Packs, whole ones.
+    pub packs: u64,
     /// Segments whose first commit took the place of an older segment's.
     pub slots_used_again: u64,
 }
@@ -526,6 +540,36 @@ impl Disk for SimDisk {
         Ok(cut.collect())
     }
 
+    fn packs_folder(&self) -> io::Result<Vec<(PackId, u64)>> {
+        let world = self.look(OperationKind::PacksFolder, &"")?;
+        let packs = world.files.iter().filter_map(|(name, bytes)| match name {
+            FileName::Pack(pack) => Some((*pack, size(bytes.len()))),
+            _ => None,
+        });
+        Ok(packs.collect())
+    }
+
+    fn create_pack(&self, pack: PackId) -> io::Result<Box<dyn PackWriter>> {
+        let name = FileName::Pack(pack);
+        self.change(
+            OperationKind::CreatePack,
+            &pack,
+            |world| {
+                world.files.insert(name.clone(), Vec::new());
+                Ok(())
+            },
+            |world| world.write_file_partly(&name, &[]),
+        )?;
+        Ok(Box::new(SimNewPack { disk: self.clone(), pack, written: Vec::new() }))
+    }
+
+    fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        let world = self.look(OperationKind::OpenPack, &pack)?;
+        let bytes = world.files.get(&FileName::Pack(pack)).ok_or(io::ErrorKind::NotFound)?;
+        let (disk, bytes) = (self.clone(), Bytes::copy_from_slice(bytes));
+        Ok(Arc::new(SimPack { disk, pack, bytes }))
+    }
+
     fn read_file(&self, name: &FileName) -> io::Result<Vec<u8>> {
         let world = self.look(OperationKind::ReadFile, &name.path())?;
         world.files.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -635,6 +679,76 @@ impl Disk for SimDisk {
 
     fn random(&self) -> u64 {
         self.lock().numbers.next()
+    }
+}
+
+/// A pack that is being written: its file shows when it is finished, or in pieces after a crash.
+struct SimNewPack {
+    disk: SimDisk,
+    pack: PackId,
+    written: Vec<u8>,
+}
+
+impl SimNewPack {
+    /// Does what takes `bytes` of room and can leave a piece of the file behind.
+    fn change(
+        &self,
+        kind: OperationKind,
+        act: impl FnOnce(&mut World, FileName) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let name = FileName::Pack(self.pack);
+        let bytes = self.written.len();
+        self.disk.change(
+            kind,
+            &format_args!("{} {bytes} bytes", self.pack),
+            |world| {
+                world.claim(size(bytes), 0)?;
+                act(world, name.clone())
+            },
+            |world| world.write_file_partly(&name, &self.written),
+        )
+    }
+}
+
+impl PackWriter for SimNewPack {
+    fn write(&mut self, pages: &PageBuffer) -> io::Result<()> {
+        self.written.extend_from_slice(pages);
+        self.change(OperationKind::WritePack, |_, _| Ok(()))
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.change(OperationKind::FinishPack, |world, name| {
+            world.files.insert(name.clone(), self.written.clone());
+            if world.forgetful {
+                world.unnamed.push(Name::File(name));
+            }
+            world.written.packs += 1;
+            Ok(())
+        })
+    }
+}
+
+/// An open pack: what it held when it was opened.
+struct SimPack {
+    disk: SimDisk,
+    pack: PackId,
+    bytes: Bytes,
+}
+
+impl PackFile for SimPack {
+    fn bytes(&self) -> u64 {
+        size(self.bytes.len())
+    }
+
+    fn read(&self, at: u64, buffer: &mut PageBuffer) -> io::Result<()> {
+        assert!(index(at).is_multiple_of(PAGE_BYTES), "reads start on a page");
+        let what = format_args!("{} {at} {} bytes", self.pack, buffer.len());
+        let world = self.disk.look(OperationKind::ReadPack, &what)?;
+        let bytes = world.files.get(&FileName::Pack(self.pack)).map_or(&self.bytes[..], |now| now);
+        let end = index(at) + buffer.len();
+        let bytes = bytes.get(index(at)..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tempfile::TempDir;
-use tracklog_server::config::{BackendName, JournalSettings, WhenFullSetting};
+use tracklog_server::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting};
 
 use crate::failure::Failure;
 use crate::output::{Output, notice, table, thousands};
@@ -123,6 +123,7 @@ impl Run {
             },
             bytes_max: Some(2 << 30),
             when_full: WhenFullSetting::DropOldest,
+            settle: SettleSetting::Off,
             ..JournalSettings::default()
         }
     }

@@ -20,7 +20,7 @@ use downstream::Downstream;
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracklog_server::config::{Flags, Settings, WhenFullSetting};
+use tracklog_server::config::{Flags, Settings, SettleSetting, WhenFullSetting};
 use tracklog_server::node::{Node, StartError};
 use traffic::{Tally, Traffic};
 use view::{Facts, View};
@@ -115,6 +115,7 @@ impl Demo {
         settings.journal.slot_bytes = Some(SLOT_BYTES);
         settings.journal.bytes_max = Some(JOURNAL_BYTES_MAX);
         settings.journal.when_full = WhenFullSetting::DropOldest;
+        settings.journal.settle = SettleSetting::Off;
         // The demo's clients say for whom they ask, as a proxy does.
         settings.trusted_proxies = vec![IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST))];
         settings.enrich.geo.databases = vec![self.data.join(PLACES_FILE)];

@@ -1,0 +1,207 @@
+//! Reading packs: frames are decoded once for all who want them, and kept for a while.
+//!
+//! Promises
+//! - What is kept stays within its bound, but for the frames being read; those used longest ago go
+//!   first. Who holds slices of one that went keeps its memory.
+//! - Readers that want the same frame at once wait for one of them to decode it.
+//! - A frame whose checksum does not hold is read once more before it is called damaged.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use parking_lot::Mutex;
+
+use crate::disk::{BufferPool, Disk, PackFile, PackId};
+use crate::settled::pack::{Frame, read_pages};
+
+/// Why there is no frame.
+#[derive(Clone, Debug)]
+pub(crate) enum NoFrame {
+    /// It is rotten, or the disk cannot read it.
+    Damaged(String),
+    /// Not now.
+    Io(String),
+    /// The pack's file is not there.
+    Gone(String),
+}
+
+/// See the head of this file.
+pub(crate) struct Frames {
+    disk: Arc<dyn Disk>,
+    pool: BufferPool,
+    kept: Mutex<Kept>,
+    bytes_max: u64,
+    decoded: AtomicU64,
+}
+
+#[derive(Default)]
+struct Kept {
+    frames: HashMap<(PackId, u64), Arc<Slot>>,
+    files: HashMap<PackId, Arc<dyn PackFile>>,
+    bytes: u64,
+    clock: u64,
+}
+
+/// A frame that is there, or that somebody decodes.
+#[derive(Default)]
+struct Slot {
+    content: Mutex<Option<Bytes>>,
+    /// What of it counts.
+    bytes: AtomicU64,
+    used: AtomicU64,
+}
+
+/// So many packs are kept open.
+const OPEN_PACKS_MAX: usize = 64;
+
+impl Frames {
+    pub(crate) fn new(disk: Arc<dyn Disk>, pool: BufferPool, bytes_max: u64) -> Self {
+        Self { disk, pool, kept: Mutex::default(), bytes_max, decoded: AtomicU64::new(0) }
+    }
+
+    /// What is kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.kept.lock().bytes
+    }
+
+    /// How many frames were decoded.
+    pub(crate) fn decoded(&self) -> u64 {
+        self.decoded.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of a frame, uncompressed.
+    pub(crate) fn get(&self, pack: PackId, frame: &Frame) -> Result<Bytes, NoFrame> {
+        let key = (pack, frame.at);
+        let slot = {
+            let mut kept = self.kept.lock();
+            kept.clock += 1;
+            let slot = Arc::clone(kept.frames.entry(key).or_default());
+            slot.used.store(kept.clock, Ordering::Relaxed);
+            slot
+        };
+        let mut content = slot.content.lock();
+        if let Some(bytes) = &*content {
+            return Ok(bytes.clone());
+        }
+        let read = self.read(pack, frame);
+        let mut kept = self.kept.lock();
+        let is_listed = kept.frames.get(&key).is_some_and(|listed| Arc::ptr_eq(listed, &slot));
+        match read {
+            Ok(bytes) => {
+                *content = Some(bytes.clone());
+                drop(content);
+                if is_listed {
+                    slot.bytes.store(bytes.len() as u64, Ordering::Relaxed);
+                    kept.bytes += bytes.len() as u64;
+                    kept.shed(self.bytes_max, &key);
+                }
+                Ok(bytes)
+            }
+            Err(why) => {
+                if is_listed {
+                    kept.frames.remove(&key);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// Lets go of a pack that is no longer listed.
+    pub(crate) fn forget(&self, pack: PackId) {
+        let mut kept = self.kept.lock();
+        kept.files.remove(&pack);
+        let mut gone = 0;
+        kept.frames.retain(|(of, _), slot| {
+            let stays = *of != pack;
+            if !stays {
+                gone += slot.bytes();
+            }
+            stays
+        });
+        kept.bytes -= gone;
+    }
+
+    /// The open file of a pack.
+    pub(crate) fn file(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        if let Some(file) = self.kept.lock().files.get(&pack) {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.disk.open_pack(pack)?;
+        let mut kept = self.kept.lock();
+        if kept.files.len() >= OPEN_PACKS_MAX {
+            // Which one goes matters little: to open it again costs a call.
+            let some = kept.files.keys().next().copied();
+            some.map(|some| kept.files.remove(&some));
+        }
+        kept.files.insert(pack, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn read(&self, pack: PackId, frame: &Frame) -> Result<Bytes, NoFrame> {
+        let file = self.file(pack).map_err(|error| {
+            let why = format!("{pack}: {error}");
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            if is_gone { NoFrame::Gone(why) } else { NoFrame::Io(why) }
+        })?;
+        self.decoded.fetch_add(1, Ordering::Relaxed);
+        let once = || decode(&*file, frame, &self.pool);
+        let read = once().or_else(|_| once());
+        read.map_err(|error| {
+            let why = format!("{pack} at {}: {error}", frame.at);
+            match error.kind() {
+                io::ErrorKind::OutOfMemory
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut => NoFrame::Io(why),
+                _ => NoFrame::Damaged(why),
+            }
+        })
+    }
+}
+
+impl Slot {
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Kept {
+    /// Lets frames go, the one used longest ago first, but not the one that was just read.
+    fn shed(&mut self, bytes_max: u64, but: &(PackId, u64)) {
+        while self.bytes > bytes_max {
+            let idle = self.frames.iter().filter(|(key, slot)| *key != but && slot.bytes() > 0);
+            let oldest = idle.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed));
+            let Some((key, bytes)) = oldest.map(|(key, slot)| (*key, slot.bytes())) else { return };
+            self.frames.remove(&key);
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// Reads a frame and uncompresses it.
+pub(crate) fn decode(file: &dyn PackFile, frame: &Frame, pool: &BufferPool) -> io::Result<Bytes> {
+    let stored_bytes = frame.stored_bytes as usize;
+    let (pages, from) =
+        read_pages(file, frame.at, u64::from(frame.stored_bytes), |bytes| pool.take(bytes))?;
+    let stored = &pages[from..from + stored_bytes];
+    if crc32fast::hash(stored) != frame.crc {
+        return Err(rotten("its checksum does not hold"));
+    }
+    let space_bytes = frame.space_bytes as usize;
+    if stored_bytes == space_bytes {
+        return Ok(Bytes::copy_from_slice(stored));
+    }
+    let bytes = zstd::bulk::decompress(stored, space_bytes)?;
+    if bytes.len() == space_bytes {
+        Ok(bytes.into())
+    } else {
+        Err(rotten("it is shorter than it should be"))
+    }
+}
+
+fn rotten(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}

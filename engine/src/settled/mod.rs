@@ -1,0 +1,8 @@
+//! The cold end of the log: packs, which take the place of full segments.
+//!
+//! Where to look: `pack` is the file's format, `frames` reads and keeps what is decoded, `settler`
+//! makes packs of segments.
+
+pub(crate) mod frames;
+pub(crate) mod pack;
+pub(crate) mod settler;

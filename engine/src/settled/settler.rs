@@ -1,0 +1,339 @@
+//! The settler: makes packs of full segments, oldest first, when there are more of them than are to
+//! stay hot.
+//!
+//! Promises
+//! - A pack is written, made durable, read back and held against what was written before anybody
+//!   hears of it. Until both checkpoints name it, its segments stay.
+//! - What is trimmed, or belongs to topics that are gone, does not go into it. What is damaged is
+//!   left out: readers are told that records are missing there.
+//! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
+//!   journal grows. After a failure it tries again when the next segment is full.
+//! - A segment that the disk gives nothing of is not settled, and neither is any after it: another
+//!   opening may be able to read it.
+//!
+//! A thread of its own drives it in a running log, the test itself elsewhere.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use tracklog_log::Extent;
+use tracklog_protocol::{Offset, PartitionId};
+
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
+use crate::journal::commit::Run;
+use crate::journal::driver::Driver;
+use crate::journal::intake::Input;
+use crate::journal::segment::{ClusterId, SlotPage};
+use crate::partition::places::{Home, Index, Place, SegmentIndex, Unread};
+use crate::published::Published;
+use crate::read::Reader;
+use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
+
+/// One pack is made of no more of the journal.
+const STRETCH_BYTES_MAX: u64 = 1 << 30;
+/// So much of a segment is read at a time.
+const READ_BYTES: u64 = 4 << 20;
+
+/// How segments are settled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SettleOptions {
+    pub(crate) cluster: ClusterId,
+    pub(crate) slot_bytes: u64,
+    /// So many full segments stay as they are.
+    pub(crate) hot_segments: u64,
+    /// Of compression.
+    pub(crate) level: i32,
+}
+
+/// What passes between the settler and the keeper.
+#[derive(Debug, Default)]
+pub(crate) struct Settling {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// There may be something to settle.
+    to_look: bool,
+    /// A pack is made, and not listed or refused yet.
+    is_pending: bool,
+    stopped: bool,
+}
+
+impl Settling {
+    /// There may be something to settle now.
+    pub(crate) fn look(&self) {
+        self.state.lock().to_look = true;
+        self.changed.notify_all();
+    }
+
+    /// The pack that was made is listed, or refused.
+    pub(crate) fn taken(&self) {
+        let mut state = self.state.lock();
+        (state.is_pending, state.to_look) = (false, true);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Ends the settler's thread after the frame that it is at.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Waits until there may be something to do. False when it is to stop.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped {
+                return false;
+            }
+            if state.to_look && !state.is_pending {
+                state.to_look = false;
+                return true;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Whether there may be something to do.
+    #[cfg(any(test, feature = "simulation"))]
+    fn is_due(&self) -> bool {
+        let mut state = self.state.lock();
+        let due = state.to_look && !state.is_pending && !state.stopped;
+        state.to_look &= !due;
+        due
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Settler {
+    disk: Arc<dyn Disk>,
+    published: Arc<Published>,
+    reader: Arc<Reader>,
+    driver: Arc<Driver>,
+    settling: Arc<Settling>,
+    options: SettleOptions,
+}
+
+/// Why there is no pack.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Other(String),
+    #[error("it is stopping")]
+    Stopped,
+}
+
+/// Full segments, side by side, that become one pack.
+struct Stretch {
+    pack: PackId,
+    segments: Vec<(Home, Arc<SegmentIndex>)>,
+    last: Unread,
+}
+
+impl Settler {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        published: Arc<Published>,
+        reader: Arc<Reader>,
+        driver: Arc<Driver>,
+        settling: Arc<Settling>,
+        options: SettleOptions,
+    ) -> Self {
+        Self { disk, published, reader, driver, settling, options }
+    }
+
+    /// Settles until it is stopped.
+    pub(crate) fn run(&mut self) {
+        while self.settling.wait() {
+            self.settle();
+        }
+    }
+
+    /// Does what there is to do, and says whether there was something.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn turn(&mut self) -> bool {
+        self.settling.is_due() && self.settle()
+    }
+
+    /// Makes one pack, if there are segments for one. Says whether there were.
+    fn settle(&mut self) -> bool {
+        let stretch = match self.stretch() {
+            Ok(Some(stretch)) => stretch,
+            Ok(None) => return false,
+            Err(why) => {
+                tracing::warn!("cannot settle: {why}");
+                return true;
+            }
+        };
+        match self.make(&stretch) {
+            Ok(index) => {
+                self.settling.state.lock().is_pending = true;
+                let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
+                let pack = stretch.pack;
+                tracing::info!(%pack, records, journal_bytes, file_bytes, "settled");
+                self.driver.push(Input::Settled { pack, index: Arc::new(index) });
+            }
+            Err(why) => {
+                if !matches!(why, Failure::Stopped) {
+                    tracing::warn!("{} was not made: {why}", stretch.pack);
+                }
+                if let Err(error) = self.disk.remove_file(&FileName::Pack(stretch.pack)) {
+                    // The next opening removes what nothing names.
+                    tracing::warn!("cannot remove {}: {error}", stretch.pack);
+                }
+            }
+        }
+        true
+    }
+
+    /// The oldest segments, as far as more are full than are to stay hot.
+    fn stretch(&self) -> Result<Option<Stretch>, Failure> {
+        let full = self.published.places.read().settleable();
+        let hot = usize::try_from(self.options.hot_segments).unwrap_or(usize::MAX);
+        let most = usize::try_from(STRETCH_BYTES_MAX / self.options.slot_bytes).unwrap_or(1);
+        let count = full.len().saturating_sub(hot).min(most.max(1));
+        let mut segments = Vec::with_capacity(count);
+        let mut last = None;
+        for unread in full.into_iter().take(count) {
+            let index = self.reader.read_index(unread)?;
+            let Index::Segment(index) = index else {
+                unreachable!("full segments have indexes of their own")
+            };
+            if index.commits.is_empty() {
+                break;
+            }
+            segments.push((unread.home, index));
+            last = Some(unread);
+        }
+        let (Some(last), Some((first, _))) = (last, segments.first()) else { return Ok(None) };
+        let (first, end) = (first.number().0, last.home.number().0);
+        let pack = PackId { first, last: end, generation: 1 };
+        Ok(Some(Stretch { pack, segments, last }))
+    }
+
+    fn make(&self, stretch: &Stretch) -> Result<PackIndex, Failure> {
+        let SettleOptions { cluster, level, slot_bytes, .. } = self.options;
+        let mut builder = PackBuilder::new(&*self.disk, cluster, stretch.pack, level)?;
+        let shares = stretch.segments.iter().flat_map(|(_, index)| &index.shares);
+        let partitions: BTreeSet<PartitionId> = shares.map(|share| share.partition).collect();
+        for partition in partitions {
+            let Some(extent) = self.extent(partition) else { continue };
+            for (home, index) in &stretch.segments {
+                if let Some(share) = index.share(partition) {
+                    let end = share.end;
+                    self.copy(&mut builder, (*home, partition), &share.places, end, extent.start)?;
+                }
+            }
+        }
+        let (_, newest) = stretch.segments.last().expect("a stretch has segments");
+        let head = PackHead {
+            id: stretch.pack,
+            run: stretch.last.run,
+            last: stretch.last.last,
+            append_time_last: newest.append_time_last(),
+            batches: 0,
+            records: 0,
+            journal_bytes: stretch.segments.len() as u64 * slot_bytes,
+            file_bytes: 0,
+        };
+        let index = builder.finish(head, self.runs(stretch)?)?;
+        self.check(&index)?;
+        Ok(index)
+    }
+
+    /// The runs of the stretch, and how far each skips, as their slot headers say.
+    fn runs(&self, stretch: &Stretch) -> Result<Vec<(Run, u64)>, Failure> {
+        let mut runs: Vec<(Run, u64)> = Vec::new();
+        for (home, _) in &stretch.segments {
+            let Home::Segment(id) = home else { continue };
+            if runs.last().is_some_and(|(run, _)| *run == id.run) {
+                continue;
+            }
+            let slot = self.disk.open_slot(id.slot, Access::Read)?;
+            let mut page = PageBuffer::zeroed(PAGE_BYTES);
+            slot.read(0, &mut page)?;
+            let skip = match SlotPage::decode(&page, id.slot) {
+                SlotPage::Header(header) => header.skip,
+                // Told at the last opening; what it said of skips is in the offsets.
+                _ => 0,
+            };
+            runs.push((id.run, skip));
+        }
+        Ok(runs)
+    }
+
+    /// Where the partition starts; `None` when its topic is gone.
+    fn extent(&self, partition: PartitionId) -> Option<Extent> {
+        self.published.topics.read().extent(partition)
+    }
+
+    /// Copies a partition's batches of one segment, but for those below its start.
+    fn copy(
+        &self,
+        builder: &mut PackBuilder,
+        (home, partition): (Home, PartitionId),
+        places: &[Place],
+        end: Offset,
+        start: Offset,
+    ) -> Result<(), Failure> {
+        let mut rest = places;
+        while !rest.is_empty() {
+            if self.settling.is_stopped() {
+                return Err(Failure::Stopped);
+            }
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|place| {
+                bytes += u64::from(place.batch_bytes);
+                bytes <= READ_BYTES
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            let next = later.first().map_or(end, |next| next.base_offset);
+            rest = later;
+            for batch in self.reader.read_batches(home, partition, now, next) {
+                match batch.map_err(Failure::Other)? {
+                    Ok(batch) if batch.end_offset() <= start => {}
+                    Ok(batch) => builder.add(&batch)?,
+                    Err(damage) => tracing::warn!("left out of a pack: {damage}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the pack back from the disk, and finds in it what was written.
+    fn check(&self, written: &PackIndex) -> Result<(), Failure> {
+        let pack = written.head.id;
+        let file = self.disk.open_pack(pack)?;
+        let index = PackIndex::read(&*file, self.options.cluster, pack);
+        let index = index.map_err(|error| Failure::Other(error.to_string()))?;
+        if index != *written {
+            return Err(Failure::Other("it reads otherwise than it was written".to_owned()));
+        }
+        let mut records = 0;
+        for frame in &index.frames {
+            if self.settling.is_stopped() {
+                return Err(Failure::Stopped);
+            }
+            let bytes = self.reader.decode(&*file, frame)?;
+            for batch in Batches::new(bytes) {
+                records += u64::from(batch.map_err(Failure::Other)?.count());
+            }
+        }
+        if records == written.head.records {
+            Ok(())
+        } else {
+            Err(Failure::Other(format!("it holds {records} records, not {}", written.head.records)))
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Packs: what was settled is read as before, and survives what segments survive.
+
+use std::time::Duration;
+
+use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::disk::{Disk, FileName, PackId};
+use tracklog_engine::{Engine, Note, Options, verify};
+use tracklog_log::{FetchMode, Log, Retention, TimeKind};
+use tracklog_protocol::{Offset, PartitionId};
+
+use crate::rig::{
+    Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, set,
+    topic, wait,
+};
+
+/// Every full segment is settled at once.
+fn settling() -> Options {
+    Options { hot_bytes: Some(0), ..options() }
+}
+
+/// Waits until no full segment is left to settle.
+fn settled(log: &Engine) {
+    for _ in 0..10_000 {
+        if log.status().segments == 1 {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
+}
+
+/// A machine with some packs, and all that is in its log.
+fn with_packs(seed: u64, options: Options) -> (Machine, Vec<PartitionId>, Contents) {
+    let machine = Machine::with(seed, options);
+    let log = machine.engine();
+    let raw = topic(log, "raw", 3, Retention::Keep);
+    let keys = topic(log, "_keys", 1, Retention::Compact)[0];
+    set(log, keys, b"once", b"written");
+    for number in 0..120_u64 {
+        let partition = raw[usize::try_from(number % 3).expect("small")];
+        let bytes = if number % 7 == 0 { 1 << 20 } else { 100 << 10 };
+        append(log, partition, &payload(number, bytes)).expect("it is stored");
+        set(log, keys, format!("key {}", number % 5).as_bytes(), b"value");
+    }
+    let all = contents(log);
+    settled(log);
+    assert!(log.status().packs > 0 && log.status().pack_bytes > 0);
+    (machine, raw, all)
+}
+
+#[test]
+fn what_is_settled_is_read_as_before_and_after_reopening() {
+    let (mut machine, _, all) = with_packs(1, settling());
+    assert_eq!(contents(machine.engine()), all);
+    let status = machine.engine().status();
+    assert!(status.reads_pack > 0 && status.frames_decoded > 0);
+    assert!(status.frame_bytes <= 33 << 20, "{} bytes are kept", status.frame_bytes);
+    assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
+    machine.stop();
+    assert_eq!(machine.offline().expect("it opens"), all);
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+    assert!(report.packs > 0 && report.segments <= 2, "{report}");
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine()), all);
+    machine.crash(Crash::Power);
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine()), all);
+}
+
+#[test]
+fn a_pack_takes_less_than_the_segments_that_it_replaces() {
+    let (machine, ..) = with_packs(2, settling());
+    let status = machine.engine().status();
+    assert!(status.pack_bytes < status.settled_bytes / 2, "{status:?}");
+    let folder = machine.disk.journal_folder().expect("it is there");
+    assert!(folder.slots.len() <= 6, "slots beyond a few are given back: {:?}", folder.slots);
+}
+
+#[test]
+fn a_fetch_takes_no_more_of_a_pack_than_it_asks_for_but_for_one_batch() {
+    let (machine, raw, all) = with_packs(3, settling());
+    let log = machine.engine();
+    for bytes_max in [1, 100 << 10, 300 << 10, 2 << 20] {
+        let mut from = Offset::ZERO;
+        let mut found = Vec::new();
+        let end = log.extent(raw[0]).expect("it is there").end;
+        while from < end {
+            let fetch = tracklog_log::Fetch {
+                from: vec![(raw[0], from)],
+                bytes_max,
+                wait: false,
+                mode: FetchMode::Replay,
+            };
+            let part = wait(log.fetch(fetch)).expect("it reads").partitions.remove(0);
+            let bytes: usize = part.batches.iter().map(|batch| batch.bytes().len()).sum();
+            assert!(bytes <= bytes_max || part.batches.len() == 1, "{bytes} of {bytes_max}");
+            assert!(part.damage.is_empty() && part.next > from);
+            for batch in &part.batches {
+                found.extend(batch.records().map(|(offset, _)| offset.0));
+            }
+            from = part.next;
+        }
+        let there = &all[&("raw".to_owned(), 0)];
+        assert!(found.iter().eq(there.keys()), "{bytes_max}: {found:?}");
+    }
+}
+
+#[test]
+fn times_are_found_in_packs() {
+    let (machine, raw, _) = with_packs(4, settling());
+    let log = machine.engine();
+    for partition in raw {
+        for batch in batches(log, partition) {
+            let at = |time| wait(log.offset_at(partition, TimeKind::Append, time));
+            assert_eq!(at(batch.append_time()), Ok(batch.base_offset()));
+            let after = tracklog_protocol::TimeMicros(batch.append_time().0 + 1);
+            assert_eq!(at(after), Ok(batch.end_offset()));
+        }
+    }
+}
+
+#[test]
+fn what_is_trimmed_before_it_is_settled_is_in_no_pack() {
+    let mut machine = Machine::with(5, Options { hot_bytes: None, ..options() });
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    for number in 0..60 {
+        append(log, raw, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    wait(log.trim(raw, Offset(40))).expect("it is trimmed");
+    let left = records(log, raw);
+    machine.stop();
+    machine.options = settling();
+    machine.open().expect("it opens");
+    let log = machine.engine();
+    settled(log);
+    assert_eq!(records(log, raw), left);
+    let status = log.status();
+    assert!(status.packs > 0 && status.pack_bytes < 25 << 20, "{status:?}");
+    machine.stop();
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+}
+
+#[test]
+fn a_pack_that_nothing_names_goes_at_the_next_opening() {
+    let (mut machine, _, all) = with_packs(6, settling());
+    machine.stop();
+    let stray = PackId { first: 9_000, last: 9_001, generation: 1 };
+    machine.disk.set_file(&FileName::Pack(stray), Some(vec![7; 8192]));
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine()), all);
+    let packs = machine.disk.packs_folder().expect("it is there");
+    assert!(packs.iter().all(|(pack, _)| *pack != stray), "{packs:?}");
+}
+
+#[test]
+fn a_rotten_pack_costs_what_is_in_it_and_is_told() {
+    let (mut machine, raw, all) = with_packs(7, settling());
+    machine.stop();
+    let packs = machine.disk.packs_folder().expect("it is there");
+    let name = FileName::Pack(packs[0].0);
+    let good = machine.disk.read_file(&name).expect("it is there");
+    let at = |byte: usize| {
+        let mut bad = good.clone();
+        bad[byte] ^= 1;
+        bad
+    };
+    // A frame: only what is in it is lost.
+    machine.disk.set_file(&name, Some(at(100)));
+    let report = machine.verify().expect("it opens");
+    assert!(!report.clean && report.damaged.records > 0, "{report}");
+    machine.open().expect("it opens");
+    let log = machine.engine();
+    let there = records(log, raw[2]);
+    let before = &all[&("raw".to_owned(), 2)];
+    assert!(there.iter().all(|(offset, bytes)| before[offset] == *bytes));
+    assert_eq!(log.extent(raw[2]).expect("it is there").end.0, before.len() as u64);
+    machine.stop();
+    // The trailer: nothing of it is to be found, and the log opens and goes on.
+    machine.disk.set_file(&name, Some(at(good.len() - 20)));
+    machine.open().expect("it opens");
+    let notes = &machine.engine().report().notes;
+    assert!(notes.iter().any(|note| matches!(note, Note::Pack { .. })), "{notes:?}");
+    let log = machine.engine();
+    let next = append(log, raw[0], b"more").expect("it goes on");
+    assert_eq!(next.0, all[&("raw".to_owned(), 0)].len() as u64, "no offset is given twice");
+    assert_eq!(log.extent(raw[0]).expect("it is there").start, Offset::ZERO);
+    machine.stop();
+    // Put back, all is as it was.
+    machine.disk.set_file(&name, Some(good));
+    machine.open().expect("it opens");
+    assert_eq!(records(machine.engine(), raw[2]), *before);
+}
+
+#[test]
+fn a_full_disk_keeps_the_segments_and_settles_when_there_is_room() {
+    let mut machine = Machine::with(8, Options { hot_bytes: None, ..options() });
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    for number in 0..40 {
+        append(log, raw, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    let all = contents(log);
+    machine.stop();
+    let used: u64 = {
+        let folder = machine.disk.journal_folder().expect("it is there");
+        folder.slots.iter().map(|(_, bytes)| bytes).sum()
+    };
+    machine.options = settling();
+    machine.disk.set_capacity(used + SLOT_BYTES + (1 << 20));
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine()), all);
+    machine.disk.set_capacity(u64::MAX >> 1);
+    let log = machine.engine();
+    for number in 0..20 {
+        append(log, raw, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    settled(log);
+    assert!(records(log, raw).len() == 60);
+}
+
+#[test]
+fn packs_on_a_real_file_system_are_read_and_verified() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || Engine::open(folder.path(), &settling()).expect("it opens");
+    let log = open();
+    let raw = topic(&log, "raw", 3, Retention::Keep);
+    for number in 0..300_u64 {
+        let partition = raw[usize::try_from(number % 3).expect("small")];
+        append(&log, partition, &payload(number, 200 << 10)).expect("it is stored");
+    }
+    let all = contents(&log);
+    settled(&log);
+    assert_eq!(contents(&log), all);
+    drop(log);
+    let log = open();
+    assert_eq!(contents(&log), all);
+    drop(log);
+    let report = verify(folder.path(), &mut |_| {}).expect("it reads");
+    assert!(report.clean && report.packs > 0, "{report}");
+    let packs = std::fs::read_dir(folder.path().join("packs")).expect("it is there");
+    for pack in packs {
+        let path = pack.expect("it is there").path();
+        let seen = tracklog_engine::inspect(&path).expect("it is a pack");
+        assert_eq!(seen.kind, "pack");
+        assert!(seen.lines.len() >= 3, "{seen}");
+        std::fs::write(&path, vec![7; 8192]).expect("it can be written");
+        let seen = tracklog_engine::inspect(&path).expect_err("it is none any more");
+        assert!(seen.to_string().contains("torn or rotten"), "{seen}");
+    }
+}
