@@ -128,6 +128,57 @@ mod tests {
         drop(disk.reboot());
     }
 
+    #[test]
+    fn a_log_opens_whose_checkpoint_stands_in_a_segment_that_is_settled() {
+        const SLOT_BYTES: u64 = 2 << 20;
+        let disk = SimDisk::new(1);
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            hot_bytes: Some(0),
+            replay_threads: 0,
+            ..Options::default()
+        };
+        let open = |disk: &SimDisk| Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
+        let (log, mut stepper) = open(&disk);
+        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let made = finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap();
+        let partition = made.partition(0);
+        let bytes = vec![7; 450_000];
+        let append = || {
+            let record = tracklog_protocol::Record::opaque(&bytes);
+            let items = [tracklog_log::Item::Record { partition, record }];
+            let permit = log.reserve(tracklog_log::Lane(9), 450_000).unwrap();
+            log.append(permit, epoch, tracklog_log::Append { conditions: &[], items: &items })
+        };
+        for _ in 0..4 {
+            finish(&disk, &mut stepper, Box::pin(append()), true).unwrap();
+        }
+        // The fifth does not fit: the segment is sealed, and the commit never lands.
+        let mut lost = Box::pin(append());
+        stepper.step_journal();
+        assert_eq!(disk.in_flight(), 2);
+        disk.complete(0);
+        stepper.step_journal();
+        while stepper.run_keeper() {}
+        assert!(stepper.run_settler());
+        stepper.step_journal();
+        assert!(stepper.run_keeper(), "both checkpoints name the pack");
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(lost.as_mut().poll(&mut context).is_pending());
+        disk.crash(crate::disk::simulated::Crash::Kill);
+        drop(lost);
+        drop((log, stepper));
+        // What was in flight goes with the power.
+        let disk = disk.reboot();
+        disk.crash(crate::disk::simulated::Crash::Power);
+        let disk = disk.reboot();
+        let (log, _stepper) = open(&disk);
+        assert!(log.extent(partition).unwrap().end.0 >= 4);
+        assert_eq!(log.status().packs, 1);
+    }
+
     /// Drives the log until `future` is over.
     fn finish<T>(
         disk: &SimDisk,

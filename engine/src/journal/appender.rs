@@ -497,19 +497,8 @@ impl Journal {
             // With the segment goes what is told of damage in it and before it.
             let damaged = &mut self.start.opened_body.damaged;
             damaged.retain(|stretch| (stretch.run, stretch.last) > (dropped.run, dropped.last));
-            self.forget_ids(oldest);
+            self.stamper.forget_segment(oldest.number());
             self.unlisted(Unlisted::Dropped(oldest), effects);
-        }
-    }
-
-    fn forget_ids(&mut self, dropped: Home) {
-        match dropped {
-            Home::Segment(id) => self.stamper.forget_segment(id.number),
-            Home::Pack(pack) => {
-                for number in pack.first..=pack.last {
-                    self.stamper.forget_segment(SegmentNumber(number));
-                }
-            }
         }
     }
 

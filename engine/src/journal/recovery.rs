@@ -791,7 +791,7 @@ impl<'a> Recovery<'a> {
         let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
         // A rotten `opened` is made up for by the header of its slot.
         let opened = self.inventory.headers.values().any(|header| header.run == run);
-        let known = highest.max(CommitNumber(u64::from(opened)));
+        let known = highest.max(CommitNumber(u64::from(opened))).max(self.last_settled(run));
         if vouched > known {
             self.lose(Stretch { run, first: known.next(), last: vouched })?;
         }
@@ -810,6 +810,12 @@ impl<'a> Recovery<'a> {
             self.cut_above(segment, end);
         }
         Ok(end)
+    }
+
+    /// The last commit of the run that lies in a pack.
+    fn last_settled(&self, run: Run) -> CommitNumber {
+        let of_run = self.packs.iter().filter(|index| index.head.run == run);
+        of_run.map(|index| index.head.last).max().unwrap_or(CommitNumber::NONE)
     }
 
     /// A slot, or the end of its file, is missing or cannot be read: behind the last commit of the run that no later

@@ -131,7 +131,7 @@ impl Index {
         }
     }
 
-    fn shares(&self) -> &[PartitionShare] {
+    pub(crate) fn shares(&self) -> &[PartitionShare] {
         match self {
             Self::Segment(index) => &index.shares,
             Self::Pack(index) => &index.shares,
@@ -146,7 +146,7 @@ impl Index {
     }
 
     /// The greatest append time.
-    fn append_time_last(&self) -> TimeMicros {
+    pub(crate) fn append_time_last(&self) -> TimeMicros {
         match self {
             Self::Segment(index) => index.append_time_last(),
             Self::Pack(index) => index.head.append_time_last,
@@ -603,6 +603,11 @@ impl Places {
     /// All packs, in order.
     pub(crate) fn packs(&self) -> Vec<PackHead> {
         self.full.values().filter_map(|full| full.head).collect()
+    }
+
+    /// All packs with their last commits, in order.
+    pub(crate) fn settled(&self) -> Vec<(Unread, PackHead)> {
+        self.full.values().filter_map(|full| Some((full.unread(), full.head?))).collect()
     }
 
     /// All full segments with their last commits, in order.

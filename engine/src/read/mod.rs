@@ -39,18 +39,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use tracklog_log::{Epoch, Fetch, FetchError, Fetched, Pending, TimeKind};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 
-use crate::disk::{BufferPool, Disk, FileName, PackFile, PackId};
+use crate::disk::{BufferPool, Disk, FileName, PackId};
 use crate::index_file;
 use crate::journal::commit::{CommitNumber, SegmentNumber};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{Held, Home, Index, Place, SegmentId, SegmentIndex, Unread};
 use crate::published::Published;
-use crate::settled::frames::{self, Frames};
-use crate::settled::pack::{Frame, PackIndex};
+use crate::settled::frames::Frames;
+use crate::settled::pack::PackIndex;
 use pinned::PinnedBytes;
 use plan::{Asked, Bad, Plan, Planned};
 use scan::Scan;
@@ -275,21 +274,30 @@ impl Reader {
         })
     }
 
-    /// Batches of one partition that lie side by side in one segment, behind each other; they end
-    /// at `end`. For each the batch or what is damaged; an error where the disk gives nothing now.
+    /// A partition's batches at some of its places in a full segment or a pack, in order; what lies
+    /// behind the last begins at `end`. For each the batch or what is damaged; an error where the
+    /// disk gives nothing now. Frames are kept in `frames`, apart from those of readers.
     pub(crate) fn read_batches(
         &self,
-        home: Home,
+        (home, index): (Home, &Index),
         partition: PartitionId,
         places: &[Place],
         end: Offset,
+        frames: &Frames,
     ) -> Vec<Result<Result<BatchView, String>, String>> {
         let bounds = places.iter().skip(1).map(|next| next.base_offset).chain([end]);
-        let planned = places.iter().zip(bounds);
-        let mut planned: Vec<Planned> = planned
-            .map(|(place, bound)| Planned::of_full_segment(home, partition, *place, bound))
+        let mut planned: Vec<Planned> = places
+            .iter()
+            .zip(bounds)
+            .map(|(place, bound)| match index {
+                Index::Segment(_) => Planned::of_full_segment(home, partition, *place, bound),
+                Index::Pack(index) => {
+                    let frame = index.frame_of(place).expect("its places lie in its frames");
+                    Planned::of_pack(home, partition, (*place, bound), index.frames[frame])
+                }
+            })
             .collect();
-        self.scan().read(planned.iter_mut().collect());
+        Scan { frames, ..self.scan() }.read(planned.iter_mut().collect());
         let batches = planned.into_iter().flat_map(Planned::batches);
         let batches = batches.map(|batch| match batch {
             Ok(batch) => Ok(Ok(batch)),
@@ -299,9 +307,9 @@ impl Reader {
         batches.collect()
     }
 
-    /// A frame of a pack that is open.
-    pub(crate) fn decode(&self, file: &dyn PackFile, frame: &Frame) -> io::Result<Bytes> {
-        frames::decode(file, frame, &self.pool)
+    /// Room for decoded frames, apart from that of readers.
+    pub(crate) fn frames_apart(&self, bytes_max: u64) -> Frames {
+        Frames::new(Arc::clone(&self.disk), self.pool.clone(), bytes_max)
     }
 
     const fn scan(&self) -> Scan<'_> {

@@ -1,11 +1,13 @@
 //! The settler: makes packs of full segments, oldest first, when there are more of them than are to
-//! stay hot.
+//! stay hot, and larger packs of smaller ones.
 //!
 //! Promises
 //! - A pack is written, made durable, read back and held against what was written before anybody
 //!   hears of it. Until both checkpoints name it, its segments stay.
 //! - What is trimmed, or belongs to topics that are gone, does not go into it. What is damaged is
 //!   left out: readers are told that records are missing there.
+//! - Segments go first: packs are merged only when none waits, and only while the disk has room for
+//!   two of the largest pack.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
 //!   journal grows. After a failure it tries again when the next segment is full.
 //! - A segment that the disk gives nothing of is not settled, and neither is any after it: another
@@ -21,20 +23,24 @@ use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId};
 
-use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
-use crate::journal::commit::Run;
+use crate::disk::{Access, BufferPool, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
+use crate::journal::commit::{CommitNumber, Run};
 use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
 use crate::journal::segment::{ClusterId, SlotPage};
-use crate::partition::places::{Home, Index, Place, SegmentIndex, Unread};
+use crate::partition::places::{Home, Index, PartitionShare};
 use crate::published::Published;
 use crate::read::Reader;
+use crate::settled::frames::{self, Frames};
+use crate::settled::merging::{self, Candidate};
 use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
 
 /// One pack is made of no more of the journal.
 const STRETCH_BYTES_MAX: u64 = 1 << 30;
 /// So much of a segment is read at a time.
 const READ_BYTES: u64 = 4 << 20;
+/// What is kept of the frames of packs that are merged.
+const FRAMES_BYTES: u64 = 8 << 20;
 
 /// How segments are settled.
 #[derive(Clone, Copy, Debug)]
@@ -134,11 +140,25 @@ enum Failure {
     Stopped,
 }
 
-/// Full segments, side by side, that become one pack.
+/// Full segments or packs, side by side, that become one pack.
 struct Stretch {
     pack: PackId,
-    segments: Vec<(Home, Arc<SegmentIndex>)>,
-    last: Unread,
+    sources: Vec<Source>,
+    run: Run,
+    last: CommitNumber,
+    /// What the journal took for them.
+    journal_bytes: u64,
+}
+
+struct Source {
+    home: Home,
+    index: Index,
+}
+
+impl Source {
+    fn is_missing(&self) -> bool {
+        matches!(&self.index, Index::Pack(index) if index.is_missing())
+    }
 }
 
 impl Settler {
@@ -166,9 +186,13 @@ impl Settler {
         self.settling.is_due() && self.settle()
     }
 
-    /// Makes one pack, if there are segments for one. Says whether there were.
+    /// Makes one pack, if there is something to make one of. Says whether there was.
     fn settle(&mut self) -> bool {
-        let stretch = match self.stretch() {
+        let stretch = self.full_segments().and_then(|segments| match segments {
+            Some(segments) => Ok(Some(segments)),
+            None => self.packs_to_merge(),
+        });
+        let stretch = match stretch {
             Ok(Some(stretch)) => stretch,
             Ok(None) => return false,
             Err(why) => {
@@ -180,8 +204,8 @@ impl Settler {
             Ok(index) => {
                 self.settling.state.lock().is_pending = true;
                 let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
-                let pack = stretch.pack;
-                tracing::info!(%pack, records, journal_bytes, file_bytes, "settled");
+                let (pack, sources) = (stretch.pack, stretch.sources.len());
+                tracing::info!(%pack, sources, records, journal_bytes, file_bytes, "settled");
                 self.driver.push(Input::Settled { pack, index: Arc::new(index) });
             }
             Err(why) => {
@@ -198,53 +222,92 @@ impl Settler {
     }
 
     /// The oldest segments, as far as more are full than are to stay hot.
-    fn stretch(&self) -> Result<Option<Stretch>, Failure> {
+    fn full_segments(&self) -> Result<Option<Stretch>, Failure> {
         let full = self.published.places.read().settleable();
         let hot = usize::try_from(self.options.hot_segments).unwrap_or(usize::MAX);
         let most = usize::try_from(STRETCH_BYTES_MAX / self.options.slot_bytes).unwrap_or(1);
         let count = full.len().saturating_sub(hot).min(most.max(1));
-        let mut segments = Vec::with_capacity(count);
+        let mut sources = Vec::with_capacity(count);
         let mut last = None;
         for unread in full.into_iter().take(count) {
             let index = self.reader.read_index(unread)?;
-            let Index::Segment(index) = index else {
-                unreachable!("full segments have indexes of their own")
-            };
-            if index.commits.is_empty() {
+            if matches!(&index, Index::Segment(index) if index.commits.is_empty()) {
                 break;
             }
-            segments.push((unread.home, index));
+            sources.push(Source { home: unread.home, index });
             last = Some(unread);
         }
-        let (Some(last), Some((first, _))) = (last, segments.first()) else { return Ok(None) };
-        let (first, end) = (first.number().0, last.home.number().0);
-        let pack = PackId { first, last: end, generation: 1 };
-        Ok(Some(Stretch { pack, segments, last }))
+        let (Some(last), Some(first)) = (last, sources.first()) else { return Ok(None) };
+        let (first, end) = (first.home.number().0, last.home.number().0);
+        Ok(Some(Stretch {
+            pack: PackId { first, last: end, generation: 1 },
+            run: last.run,
+            last: last.last,
+            journal_bytes: sources.len() as u64 * self.options.slot_bytes,
+            sources,
+        }))
+    }
+
+    /// Packs that are to become one.
+    fn packs_to_merge(&self) -> Result<Option<Stretch>, Failure> {
+        if self.options.hot_segments == u64::MAX {
+            return Ok(None);
+        }
+        let packs = self.published.places.read().settled();
+        let heads: Vec<PackHead> = packs.iter().map(|(_, head)| *head).collect();
+        let candidates: Vec<Candidate> = heads
+            .iter()
+            .map(|head| Candidate { file_bytes: head.file_bytes, expired_percent: 0 })
+            .collect();
+        let Some(chosen) = merging::choose(&candidates) else { return Ok(None) };
+        let bytes: u64 = heads[chosen.clone()].iter().map(|head| head.file_bytes).sum();
+        if self.disk.free_bytes()? < 2 * bytes + self.options.slot_bytes {
+            return Ok(None);
+        }
+        let sources = packs[chosen.clone()].iter().map(|(unread, _)| {
+            let index = self.reader.read_index(*unread)?;
+            Ok(Source { home: unread.home, index })
+        });
+        let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
+        let heads = &heads[chosen];
+        let (Some(first), Some(last)) = (heads.first(), heads.last()) else { return Ok(None) };
+        if sources.iter().any(|source| source.is_missing()) {
+            // What cannot be read now may be put back: it keeps its place.
+            return Ok(None);
+        }
+        let generation = if heads.len() == 1 { first.id.generation + 1 } else { 1 };
+        Ok(Some(Stretch {
+            pack: PackId { first: first.id.first, last: last.id.last, generation },
+            run: last.run,
+            last: last.last,
+            journal_bytes: heads.iter().map(|head| head.journal_bytes).sum(),
+            sources,
+        }))
     }
 
     fn make(&self, stretch: &Stretch) -> Result<PackIndex, Failure> {
-        let SettleOptions { cluster, level, slot_bytes, .. } = self.options;
+        let SettleOptions { cluster, level, .. } = self.options;
         let mut builder = PackBuilder::new(&*self.disk, cluster, stretch.pack, level)?;
-        let shares = stretch.segments.iter().flat_map(|(_, index)| &index.shares);
+        let shares = stretch.sources.iter().flat_map(|source| source.index.shares());
         let partitions: BTreeSet<PartitionId> = shares.map(|share| share.partition).collect();
+        let frames = self.reader.frames_apart(FRAMES_BYTES);
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
-            for (home, index) in &stretch.segments {
-                if let Some(share) = index.share(partition) {
-                    let end = share.end;
-                    self.copy(&mut builder, (*home, partition), &share.places, end, extent.start)?;
+            for source in &stretch.sources {
+                if let Some(share) = source.index.share(partition) {
+                    self.copy(&mut builder, source, share, extent.start, &frames)?;
                 }
             }
         }
-        let (_, newest) = stretch.segments.last().expect("a stretch has segments");
+        let newest = stretch.sources.last().expect("a stretch has sources");
         let head = PackHead {
             id: stretch.pack,
-            run: stretch.last.run,
-            last: stretch.last.last,
-            append_time_last: newest.append_time_last(),
+            run: stretch.run,
+            last: stretch.last,
+            append_time_last: newest.index.append_time_last(),
             batches: 0,
             records: 0,
-            journal_bytes: stretch.segments.len() as u64 * slot_bytes,
+            journal_bytes: stretch.journal_bytes,
             file_bytes: 0,
         };
         let index = builder.finish(head, self.runs(stretch)?)?;
@@ -255,8 +318,16 @@ impl Settler {
     /// The runs of the stretch, and how far each skips, as their slot headers say.
     fn runs(&self, stretch: &Stretch) -> Result<Vec<(Run, u64)>, Failure> {
         let mut runs: Vec<(Run, u64)> = Vec::new();
-        for (home, _) in &stretch.segments {
-            let Home::Segment(id) = home else { continue };
+        for source in &stretch.sources {
+            let id = match (&source.home, &source.index) {
+                (Home::Segment(id), _) => id,
+                (Home::Pack(_), Index::Pack(index)) => {
+                    let known = runs.last().map(|(run, _)| *run);
+                    runs.extend(index.runs.iter().filter(|(run, _)| Some(*run) != known));
+                    continue;
+                }
+                (Home::Pack(_), Index::Segment(_)) => unreachable!("a pack's index is its own"),
+            };
             if runs.last().is_some_and(|(run, _)| *run == id.run) {
                 continue;
             }
@@ -278,16 +349,17 @@ impl Settler {
         self.published.topics.read().extent(partition)
     }
 
-    /// Copies a partition's batches of one segment, but for those below its start.
+    /// Copies a partition's batches of one source, but for those below its start.
     fn copy(
         &self,
         builder: &mut PackBuilder,
-        (home, partition): (Home, PartitionId),
-        places: &[Place],
-        end: Offset,
+        source: &Source,
+        share: &PartitionShare,
         start: Offset,
+        frames: &Frames,
     ) -> Result<(), Failure> {
-        let mut rest = places;
+        let of = (source.home, &source.index);
+        let mut rest = &share.places[..];
         while !rest.is_empty() {
             if self.settling.is_stopped() {
                 return Err(Failure::Stopped);
@@ -298,9 +370,12 @@ impl Settler {
                 bytes <= READ_BYTES
             });
             let (now, later) = rest.split_at(fits.count().max(1));
-            let next = later.first().map_or(end, |next| next.base_offset);
+            let end = later.first().map_or(share.end, |next| next.base_offset);
             rest = later;
-            for batch in self.reader.read_batches(home, partition, now, next) {
+            if end <= start {
+                continue;
+            }
+            for batch in self.reader.read_batches(of, share.partition, now, end, frames) {
                 match batch.map_err(Failure::Other)? {
                     Ok(batch) if batch.end_offset() <= start => {}
                     Ok(batch) => builder.add(&batch)?,
@@ -320,12 +395,13 @@ impl Settler {
         if index != *written {
             return Err(Failure::Other("it reads otherwise than it was written".to_owned()));
         }
+        let pool = BufferPool::new(READ_BYTES as usize);
         let mut records = 0;
         for frame in &index.frames {
             if self.settling.is_stopped() {
                 return Err(Failure::Stopped);
             }
-            let bytes = self.reader.decode(&*file, frame)?;
+            let bytes = frames::decode(&*file, frame, &pool)?;
             for batch in Batches::new(bytes) {
                 records += u64::from(batch.map_err(Failure::Other)?.count());
             }

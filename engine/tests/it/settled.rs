@@ -69,6 +69,44 @@ fn what_is_settled_is_read_as_before_and_after_reopening() {
 }
 
 #[test]
+fn packs_are_merged_and_read_as_before() {
+    let mut machine = Machine::with(9, settling());
+    let log = machine.engine();
+    let raw = topic(log, "raw", 2, Retention::Keep);
+    let name = tracklog_log::TopicName::new("gone").expect("a name");
+    let gone = topic(log, "gone", 1, Retention::Keep)[0];
+    for number in 0..150_u64 {
+        let partition = raw[usize::try_from(number % 2).expect("small")];
+        append(log, partition, &payload(number, 1 << 20)).expect("it is stored");
+        append(log, gone, &payload(number, 1000)).expect("it is stored");
+        if number == 20 {
+            wait(log.trim(raw[1], Offset(5))).expect("it is trimmed");
+        }
+    }
+    wait(log.delete_topic(&name)).expect("it is deleted");
+    settled(log);
+    let all = contents(log);
+    for _ in 0..10_000 {
+        if log.status().packs <= 3 {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let status = log.status();
+    assert!(status.packs <= 3 && status.settled_bytes >= 9 * SLOT_BYTES, "{status:?}");
+    assert_eq!(contents(log), all);
+    assert_eq!(records(log, raw[0]).len(), 75);
+    assert!(log.verify(&mut |_| {}).expect("it reads").clean);
+    machine.crash(Crash::Power);
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine()), all);
+    let files = machine.disk.packs_folder().expect("it is there");
+    assert_eq!(files.len(), machine.engine().status().packs, "{files:?}");
+}
+
+#[test]
 fn a_pack_takes_less_than_the_segments_that_it_replaces() {
     let (machine, ..) = with_packs(2, settling());
     let status = machine.engine().status();

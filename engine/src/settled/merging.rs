@@ -1,0 +1,116 @@
+//! Which packs become one: by tiers of size, so that each byte is written a few times at most.
+//!
+//! Packs of one tier are some eight times as large as those of the tier below. When eight packs side
+//! by side are of one tier, or lower, they become one, as long as that stays below a bound. A pack of
+//! which more than half is expired is written anew by itself.
+//!
+//! Sans-io: it is given what there is, and says what is to be done.
+
+use std::ops::Range;
+
+/// So many packs become one.
+const FAN_IN: usize = 8;
+/// No pack is made larger by merging.
+const PACK_BYTES_MAX: u64 = 1 << 30;
+/// All below this are of one tier.
+const TIER_BYTES: u64 = 1 << 20;
+
+/// What of a pack decides whether it is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// What its file takes.
+    pub(crate) file_bytes: u64,
+    /// How much of its space nobody can read any more, in hundredths.
+    pub(crate) expired_percent: u64,
+}
+
+/// The packs, in the log's order, that are to become one now; one alone is written anew.
+pub(crate) fn choose(packs: &[Candidate]) -> Option<Range<usize>> {
+    let alone = packs.iter().position(|pack| pack.expired_percent > 50);
+    alone.map(|at| at..at + 1).or_else(|| side_by_side(packs))
+}
+
+/// The first eight side by side of which none is of a higher tier than the lowest tier at which
+/// there are eight.
+fn side_by_side(packs: &[Candidate]) -> Option<Range<usize>> {
+    let highest = packs.iter().map(|pack| tier(pack.file_bytes)).max()?;
+    (0..=highest).find_map(|tier_max| {
+        let mut from = 0;
+        for (at, pack) in packs.iter().enumerate() {
+            if tier(pack.file_bytes) > tier_max {
+                from = at + 1;
+            } else if at + 1 - from == FAN_IN {
+                let bytes: u64 = packs[from..=at].iter().map(|pack| pack.file_bytes).sum();
+                if bytes <= PACK_BYTES_MAX {
+                    return Some(from..at + 1);
+                }
+                from += 1;
+            }
+        }
+        None
+    })
+}
+
+fn tier(file_bytes: u64) -> u32 {
+    (file_bytes / TIER_BYTES).checked_ilog(FAN_IN as u64).map_or(0, |tier| tier + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn of(sizes: &[u64]) -> Vec<Candidate> {
+        let of = |file_bytes: &u64| Candidate { file_bytes: *file_bytes, expired_percent: 0 };
+        sizes.iter().map(of).collect()
+    }
+
+    #[test]
+    fn eight_of_a_size_become_one_and_seven_do_not() {
+        assert_eq!(choose(&of(&[28 * MIB; 7])), None);
+        assert_eq!(choose(&of(&[28 * MIB; 8])), Some(0..8));
+        assert_eq!(choose(&of(&[28 * MIB; 20])), Some(0..8), "the oldest first");
+        assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
+    fn larger_ones_wait_for_their_like_and_stop_at_a_bound() {
+        let mut packs = vec![200 * MIB; 4];
+        packs.extend([28 * MIB; 8]);
+        assert_eq!(choose(&of(&packs)), Some(4..12));
+        assert_eq!(choose(&of(&[200 * MIB; 9])), None, "eight would be above the bound");
+        assert_eq!(choose(&of(&[100 * MIB; 9])), Some(0..8));
+    }
+
+    #[test]
+    fn small_ones_between_larger_ones_go_along_with_them() {
+        let packs = [28, 28, 1, 28, 28, 28, 28, 28].map(|size| size * MIB);
+        assert_eq!(choose(&of(&packs)), Some(0..8));
+    }
+
+    #[test]
+    fn a_pack_that_is_mostly_expired_is_written_anew_alone() {
+        let mut packs = of(&[28 * MIB; 8]);
+        packs[3].expired_percent = 51;
+        assert_eq!(choose(&packs), Some(3..4));
+        packs[3].expired_percent = 50;
+        assert_eq!(choose(&packs), Some(0..8));
+    }
+
+    #[test]
+    fn a_byte_is_written_few_times_however_long_the_log_gets() {
+        let (mut packs, mut written, mut settled) = (Vec::new(), 0, 0);
+        for _ in 0..4_096 {
+            packs.push(28 * MIB);
+            settled += 28 * MIB;
+            while let Some(chosen) = choose(&of(&packs)) {
+                let bytes: u64 = packs[chosen.clone()].iter().sum();
+                written += bytes;
+                packs.splice(chosen, [bytes]);
+            }
+        }
+        assert!(written <= 2 * settled, "{written} for {settled}");
+        assert!(packs.len() < 600, "{} packs", packs.len());
+    }
+}
