@@ -34,6 +34,22 @@ pub(crate) struct Answered {
     pub(crate) body: Bytes,
 }
 
+/// Why a stream of events does not begin.
+pub(crate) enum NoStream {
+    /// Nobody answers, or has room: it may be so later.
+    Now(Failure),
+    /// The node does not give it.
+    Refused(Failure),
+}
+
+impl From<NoStream> for Failure {
+    fn from(why: NoStream) -> Self {
+        match why {
+            NoStream::Now(failure) | NoStream::Refused(failure) => failure,
+        }
+    }
+}
+
 /// An answer of which only the status tells something.
 #[derive(Deserialize)]
 struct Done {}
@@ -86,20 +102,52 @@ impl NodeClient {
         Ok(Answered { status, code, message, body })
     }
 
+    /// A stream of server-sent events, behind the one with the id `after`.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        after: Option<&str>,
+    ) -> Result<Response<Incoming>, NoStream> {
+        let asked = self.send_after(Method::GET, path, Bytes::new(), after).await;
+        let response = asked.map_err(|error| NoStream::Now(error.into()))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.whole(response).await.map_err(NoStream::Now)?;
+        let failure = Failure::could_not_run(self.refused(status, &body).message);
+        Err(match status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            true => NoStream::Now(failure),
+            false => NoStream::Refused(failure),
+        })
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, HttpError> {
+        self.send_after(method, path, body, None).await
+    }
+
+    async fn send_after(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        after: Option<&str>,
+    ) -> Result<Response<Incoming>, HttpError> {
         let mut connection = self.endpoint.connect().await?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(AUTHORIZATION, format!("Bearer {}", self.token))
-            .body(Full::new(body))
-            .map_err(|_| HttpError::Url(path.to_owned()))?;
-        connection.send(request).await
+            .header(AUTHORIZATION, format!("Bearer {}", self.token));
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        let request = request.body(Full::new(body));
+        connection.send(request.map_err(|_| HttpError::Url(path.to_owned()))?).await
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> Refused {

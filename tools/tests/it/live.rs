@@ -206,6 +206,61 @@ fn watch_prints_a_line_a_window_and_ends_at_once_when_told() {
     assert!(node.terminate().0.success());
 }
 
+#[test]
+fn watch_waits_for_a_node_that_ended_and_goes_on_behind_what_it_told() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    send(&node);
+    let mut watching = tracklog(&["watch", "--json", "--window", "1s", "--last", "60", "--data"]);
+    watching.arg(data.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = watching.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut begins = Vec::new();
+    // Until so many events were told in all.
+    let mut told_until = |wanted: u64, told: &mut u64| {
+        while *told < wanted {
+            let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            *told += line["total"]["count"].as_u64().unwrap_or_default();
+            begins.extend(line["begin"].as_str().map(str::to_owned));
+        }
+    };
+    let mut told = 0;
+    told_until(6, &mut told);
+    node.kill();
+    let node = Node::start(data.path());
+    send(&node);
+    told_until(12, &mut told);
+    assert!(node.terminate().0.success());
+    let node = Node::start(data.path());
+    send(&node);
+    told_until(18, &mut told);
+    assert_eq!(told, 18, "none twice");
+    assert!(begins.is_sorted_by(|one, next| one < next), "each window once: {begins:?}");
+    signal(&watching, Signal::INT);
+    let ran = ended(watching);
+    let expected = ["the node has ended; waiting for it", "the node is there again"];
+    let notices: Vec<_> =
+        ran.stderr.lines().map(|line| line.trim_start_matches("tracklog: ")).collect();
+    assert_eq!((ran.status, notices), (0, [expected, expected].concat()));
+
+    // What it is refused it does not wait for.
+    let config = data.path().join("off.toml");
+    std::fs::write(&config, "[live]\nenabled = false\n").unwrap();
+    let watching = tracklog(&["watch", "--json", "--data"])
+        .arg(data.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    node.await_metrics(&["tracklog_live_viewers 1"]);
+    assert!(node.terminate().0.success());
+    let node = Node::start_with(data.path(), |command| command.args(["--config", text(&config)]));
+    let ran = ended(watching);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("[live] enabled = false"), "{}", ran.stderr);
+    assert!(node.terminate().0.success());
+}
+
 /// A webhook: gives these answers in turn, the last of them for ever, and tells what it was sent.
 fn webhook(answers: &'static [u16]) -> (u16, Receiver<(String, String)>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();

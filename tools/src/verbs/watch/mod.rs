@@ -4,21 +4,24 @@ mod board;
 mod stream;
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use board::Board;
-use bytes::Bytes;
 use clap::Args;
-use hyper::Method;
+use hyper::Response;
+use hyper::body::Incoming;
 use stream::{Told, ToldSplitter};
 use tracklog_server::live::{Figures, LiveWindow, WindowSpan};
 
 use crate::failure::Failure;
-use crate::node_client::{NodeClient, segment};
+use crate::node_client::{NoStream, NodeClient, segment};
 use crate::output::{Output, notice};
 use crate::reading::Place;
 
 /// Windows of the past with which a board begins: what its sparklines show.
 const BOARD_WINDOWS: u32 = 30;
+/// How often a node that has ended is looked for.
+const AGAIN_EVERY: Duration = Duration::from_millis(500);
 /// The rows of a terminal that does not say how many it has.
 const ROWS_USUAL: usize = 24;
 /// Names in a line of plain text.
@@ -27,7 +30,8 @@ const NAMES_IN_A_LINE: usize = 8;
 /// Watch counts, rates and sums by event name, live
 ///
 /// In windows of a second and of a minute, by the time at which events were stored. On a terminal it
-/// is a table, until Ctrl-C; elsewhere a line for each window that is over.
+/// is a table, until Ctrl-C; elsewhere a line for each window that is over. A node that ends is
+/// waited for, and what it kept meanwhile is told.
 #[derive(Args)]
 #[command(after_help = "\
 What is read is `enriched`, or `raw` where the node enriches nothing. Which numbers are summed, and
@@ -68,7 +72,7 @@ impl Watch {
         let mut shown = self.shown();
         crate::block_on(async {
             tokio::select! {
-                ended = self.watch(&node, &mut shown) => ended,
+                ended = self.watch(node, &mut shown) => ended,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             }
         })?;
@@ -85,18 +89,38 @@ impl Watch {
         Shown { output, form, once: self.once, board, rows_drawn: 0 }
     }
 
-    async fn watch(&self, node: &NodeClient, shown: &mut Shown) -> Result<(), Failure> {
-        let response = node.ask(Method::GET, &self.path(shown), Bytes::new()).await?;
-        let mut body = response.into_body();
+    async fn watch(&self, mut node: NodeClient, shown: &mut Shown) -> Result<(), Failure> {
+        let path = self.path(shown);
         let mut splitter = ToldSplitter::default();
-        while let Some(piece) = node.piece(&mut body).await? {
-            splitter.push(&piece, &mut |told| shown.take(told))?;
-            shown.pause()?;
+        let mut response = node.stream(&path, None).await?;
+        loop {
+            let ended = take_all(&node, response, &mut splitter, shown).await?;
+            if self.once {
+                return ended;
+            }
+            shown.tell("the node has ended; waiting for it")?;
+            splitter.cut();
+            (node, response) = self.again(&path, &splitter).await?;
+            shown.tell("the node is there again")?;
         }
-        if !self.once {
-            notice("the node has ended");
+    }
+
+    /// The node as soon as it is there again, and what it goes on to tell.
+    async fn again(
+        &self,
+        path: &str,
+        splitter: &ToldSplitter,
+    ) -> Result<(NodeClient, Response<Incoming>), Failure> {
+        loop {
+            tokio::time::sleep(AGAIN_EVERY).await;
+            // One that begins holds the folder before it says where it is.
+            let Ok(Some(node)) = self.place.running() else { continue };
+            match node.stream(path, splitter.last_id()).await {
+                Ok(response) => return Ok((node, response)),
+                Err(NoStream::Now(_)) => {}
+                Err(NoStream::Refused(failure)) => return Err(failure),
+            }
         }
-        Ok(())
     }
 
     fn path(&self, shown: &Shown) -> String {
@@ -111,6 +135,25 @@ impl Watch {
         let given = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let given = given.map(|(name, value)| format!("{name}={}", segment(&value)));
         format!("/v1/live?{}", given.collect::<Vec<_>>().join("&"))
+    }
+}
+
+/// Shows what comes until the connection ends, and says how it did.
+async fn take_all(
+    node: &NodeClient,
+    response: Response<Incoming>,
+    splitter: &mut ToldSplitter,
+    shown: &mut Shown,
+) -> Result<Result<(), Failure>, Failure> {
+    let mut body = response.into_body();
+    loop {
+        let piece = match node.piece(&mut body).await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Ok(Ok(())),
+            Err(broke) => return Ok(Err(broke)),
+        };
+        splitter.push(&piece, &mut |told| shown.take(told))?;
+        shown.pause()?;
     }
 }
 
@@ -164,6 +207,14 @@ impl Shown {
             }
             Form::Lines | Form::Json => self.output.flush(),
         }
+    }
+
+    /// Says something of the node, below what is there.
+    fn tell(&mut self, text: &str) -> Result<(), Failure> {
+        self.output.flush()?;
+        notice(text);
+        self.rows_drawn = 0;
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), Failure> {

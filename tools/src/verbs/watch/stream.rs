@@ -19,9 +19,22 @@ pub(super) struct ToldSplitter {
     begun: Vec<u8>,
     event: String,
     data: String,
+    id: String,
+    /// The id of the last event that was whole: where a new connection goes on.
+    last_id: Option<String>,
 }
 
 impl ToldSplitter {
+    /// The id of the last event that had one.
+    pub(super) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
+    /// What has come of an event is of no use: its connection has ended.
+    pub(super) fn cut(&mut self) {
+        *self = Self { last_id: self.last_id.take(), ..Self::default() };
+    }
+
     pub(super) fn push(
         &mut self,
         piece: &[u8],
@@ -44,6 +57,10 @@ impl ToldSplitter {
     fn line(&mut self, line: &str) -> Result<Option<Told>, Failure> {
         if line.is_empty() {
             let (event, data) = (std::mem::take(&mut self.event), std::mem::take(&mut self.data));
+            let id = std::mem::take(&mut self.id);
+            if !id.is_empty() {
+                self.last_id = Some(id);
+            }
             return match &*event {
                 "window" => read(&data).map(Told::Window).map(Some),
                 "gap" => read(&data).map(Told::Gap).map(Some),
@@ -53,6 +70,7 @@ impl ToldSplitter {
         match line.split_once(": ") {
             Some(("event", name)) => name.clone_into(&mut self.event),
             Some(("data", data)) => self.data.push_str(data),
+            Some(("id", id)) => id.clone_into(&mut self.id),
             _ => {}
         }
         Ok(None)
@@ -92,7 +110,25 @@ mod tests {
             assert_eq!(gap.next, "2026-01-02T03:04:05Z");
             assert_eq!(window.names[0].name.as_deref(), Some("é"));
             assert_eq!(window.names[0].sums["properties.total"].sum, 2.5);
+            assert_eq!(splitter.last_id(), Some("5"));
         }
+    }
+
+    #[test]
+    fn an_event_that_was_cut_off_leaves_nothing_and_has_not_been_seen() {
+        let mut splitter = ToldSplitter::default();
+        let mut told = 0;
+        let mut sink = |_| {
+            told += 1;
+            Ok(())
+        };
+        splitter.push(b"event: window\nid: 7\ndata: {\"win", &mut sink).unwrap();
+        splitter.cut();
+        assert_eq!(splitter.last_id(), None);
+        splitter.push(TEXT.as_bytes(), &mut sink).unwrap();
+        splitter.push(b"event: window\nid: 7\n", &mut sink).unwrap();
+        splitter.cut();
+        assert_eq!((splitter.last_id(), told), (Some("5"), 2));
     }
 
     #[test]
