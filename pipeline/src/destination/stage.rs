@@ -26,6 +26,11 @@ use crate::stage::{Counter, Outputs, Poison, SourceBatch, Stage, StageError, Tim
 const CALLS_AT_ONCE: usize = 4;
 /// What one partition has in hand, as events. Their lines are somewhat larger.
 const BATCH_BYTES: usize = 256 << 10;
+/// What is handed over at once has lines of so many bytes at most, but for one event alone: if all
+/// of it is set aside it must fit into one commit, since what does not is handed over again.
+const LINES_BYTES: usize = 768 << 10;
+/// What a record of `undelivered` has beside its line.
+const ASIDE_BYTES: usize = 1 << 10;
 
 /// The group of a destination and a lane.
 #[must_use]
@@ -281,14 +286,17 @@ impl<L: Log + ?Sized> DeliverStage<L> {
         Self { name: group(&shared.name, lane), lane, shared }
     }
 
-    /// The lines of what goes there of `batch`.
-    async fn lines(&self, batch: &SourceBatch) -> (Vec<u8>, Vec<LineAt>) {
+    /// The lines of what goes there of `batch`, and how far those are all.
+    async fn lines(&self, batch: &SourceBatch) -> (Vec<u8>, Vec<LineAt>, Offset) {
         let routes = &self.shared.routes;
         let history = routes.history().await;
         let (mut text, mut lines) = (Vec::new(), Vec::new());
         let (mut held, mut builder) = (Held::default(), EventBuilder::new());
         let topic = routes.source().name();
         for (offset, appended_at, record) in batch.timed_records() {
+            if text.len() + lines.len() * ASIDE_BYTES >= LINES_BYTES {
+                return (text, lines, offset);
+            }
             let Some(event) = EventView::of(record) else { continue };
             let version = held.at(&history, batch, offset);
             let version = version.filter(|it| it.is_handed_to(&self.shared.name));
@@ -299,14 +307,15 @@ impl<L: Log + ?Sized> DeliverStage<L> {
             write_line(&mut text, at, taken.projected(&event, record, &mut builder));
             lines.push(LineAt { offset, at: start..text.len() });
         }
-        (text, lines)
+        (text, lines, batch.next)
     }
 
     async fn begin_work<'a>(&'a self, batch: &'a SourceBatch) -> DeliverWork<'a, L> {
-        let (text, at) = self.lines(batch).await;
+        let (text, at, until) = self.lines(batch).await;
         let lines = Lines { lane: self.lane, source: batch.source, text: &text, lines: &at };
         let asides = self.shared.deliver(lines, self.shared.destination.limits()).await;
-        DeliverWork { stage: self, batch, text, at, asides: asides.into(), buffer: Vec::new() }
+        let (asides, buffer) = (asides.into(), Vec::new());
+        DeliverWork { stage: self, batch, until, text, at, asides, buffer }
     }
 }
 
@@ -334,6 +343,8 @@ impl<L: Log + ?Sized> Stage for DeliverStage<L> {
 struct DeliverWork<'a, L: ?Sized> {
     stage: &'a DeliverStage<L>,
     batch: &'a SourceBatch,
+    /// What lies behind is handed over later.
+    until: Offset,
     text: Vec<u8>,
     at: Vec<LineAt>,
     /// In order.
@@ -342,6 +353,10 @@ struct DeliverWork<'a, L: ?Sized> {
 }
 
 impl<L: Log + ?Sized> Work for DeliverWork<'_, L> {
+    fn until(&self) -> Offset {
+        self.until
+    }
+
     fn record(
         &mut self,
         offset: Offset,

@@ -215,6 +215,27 @@ fn what_is_refused_is_found_among_its_neighbours_and_set_aside() {
 }
 
 #[test]
+fn what_is_taken_is_handed_over_once_though_all_else_does_not_fit_into_a_commit() {
+    const EVENTS: u64 = 3_000;
+    let bench = Bench::new(&FILE.replace("batch_events = 4", "batch_events = 100"));
+    let mut builder = EventBuilder::new();
+    let parts = EventParts { message_id: "m", name: Some("x"), ..EventParts::default() };
+    let record = builder.build(&parts);
+    let items = vec![(bench.source.partition(0), record); EVENTS as usize];
+    bench.rig.append(&[], &items).unwrap();
+    let is_wanted = |offset: &u64| offset.is_multiple_of(50);
+    let somebody = Somebody::new(move |offsets| match offsets.iter().all(is_wanted) {
+        true => yes(),
+        false => no(422),
+    });
+    let hook = bench.webhook(somebody.clone());
+    assert_eq!(bench.run(&hook, usize::MAX), Poll::Pending);
+    assert_eq!(somebody.offsets(), (0..EVENTS).filter(is_wanted).collect::<Vec<_>>());
+    let asides: Vec<_> = bench.asides().into_iter().map(|(offset, _)| offset).collect();
+    assert_eq!(asides, (0..EVENTS).filter(|it| !is_wanted(it)).collect::<Vec<_>>());
+}
+
+#[test]
 fn an_endpoint_that_is_away_for_a_while_loses_nothing() {
     let bench = Bench::new(FILE);
     bench.write(10);
