@@ -105,10 +105,15 @@ impl<'a> From<Property<'a>> for Value<'a> {
     }
 }
 
-/// The elements of the array `text`, each found with the walk over an object that has it alone.
+/// The elements of the array `text`.
 fn elements(text: &str) -> Vec<Property<'_>> {
-    let Ok(tokens) = serde_json::from_str::<Vec<&RawValue>>(text) else { return Vec::new() };
-    tokens.into_iter().filter_map(|token| Property::of_token(token.get())).collect()
+    tokens(text).into_iter().filter_map(Property::of_token).collect()
+}
+
+/// Their texts.
+pub(super) fn tokens(text: &str) -> Vec<&str> {
+    let tokens = serde_json::from_str::<Vec<&RawValue>>(text).unwrap_or_default();
+    tokens.into_iter().map(RawValue::get).collect()
 }
 
 /// A path that was read.

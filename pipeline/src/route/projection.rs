@@ -3,7 +3,9 @@
 //! - `keep` names what stays; what every event has (its id, type, name, source, times, and where it
 //!   was made from) stays in any case. `drop` then takes out what it names.
 //! - Naming an object names all below it. Below the client's objects, what stays is copied as sent,
-//!   token by token; elements of arrays cannot be named.
+//!   token by token.
+//! - Elements of an array are named by their numbers, from 0, as they were sent; those that stay
+//!   close up.
 //!
 //! Sans-io.
 
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use tracklog_protocol::Record;
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView, Fields, Property};
 
-use super::field::{Clear, Field, KNOWN, Root};
+use super::field::{Clear, Field, KNOWN, Root, tokens};
 
 /// What of an event stays.
 #[derive(Clone, Debug)]
@@ -167,29 +169,66 @@ fn select(text: &str, keep: Option<&Names>, drop: Option<&Names>, out: &mut Stri
     let empty = out.len();
     for span in Fields::of(text).map_while(Result::ok) {
         let (Some(name), Some(value)) = (span.name(text), span.value(text)) else { continue };
-        let kept = keep.map(|it| it.0.get(&*name));
-        let dropped = drop.and_then(|it| it.0.get(&*name));
-        let below = kept.flatten().filter(|it| !it.0.is_empty());
-        // Of what is no object nothing below it can be meant.
-        let lacks_below = below.is_some() && !matches!(value, Property::Object(_));
-        let is_dropped = dropped.is_some_and(|it| it.0.is_empty());
-        if matches!(kept, Some(None)) || lacks_below || is_dropped {
-            continue;
-        }
+        let Some(part) = Part::of(&name, value, keep, drop) else { continue };
         if out.len() > empty {
             out.push(',');
         }
-        let (at, len) = (span.name_at as usize, span.name_len as usize);
-        out.extend(["\"", &text[at..at + len], "\":"]);
-        match value {
-            Property::Object(object) if below.is_some() || dropped.is_some() => {
-                select(object, below, dropped, out);
-            }
-            _ => {
-                let (at, len) = (span.value_at as usize, span.value_len as usize);
-                out.push_str(&text[at..at + len]);
-            }
-        }
+        let token = |at: u32, len: u32| &text[at as usize..][..len as usize];
+        out.extend(["\"", token(span.name_at, span.name_len), "\":"]);
+        part.write(value, token(span.value_at, span.value_len), out);
     }
     out.push('}');
+}
+
+/// The same of the array `text`, whose elements have their numbers for names.
+fn select_elements(text: &str, keep: Option<&Names>, drop: Option<&Names>, out: &mut String) {
+    out.push('[');
+    let empty = out.len();
+    for (number, token) in tokens(text).into_iter().enumerate() {
+        let Some(value) = Property::of_token(token) else { continue };
+        let Some(part) = Part::of(&number.to_string(), value, keep, drop) else { continue };
+        if out.len() > empty {
+            out.push(',');
+        }
+        part.write(value, token, out);
+    }
+    out.push(']');
+}
+
+/// What of a value stays that stays: these names below it alone, or all; without those.
+struct Part<'n> {
+    keep: Option<&'n Names>,
+    drop: Option<&'n Names>,
+}
+
+impl<'n> Part<'n> {
+    /// What of `value` stays, which is called `name`; `None`: it goes.
+    fn of(
+        name: &str,
+        value: Property<'_>,
+        keep: Option<&'n Names>,
+        drop: Option<&'n Names>,
+    ) -> Option<Self> {
+        let kept = keep.map(|it| it.0.get(name));
+        let drop = drop.and_then(|it| it.0.get(name));
+        let below = kept.flatten().filter(|it| !it.0.is_empty());
+        // Where nothing can be below it, nothing there can be meant.
+        let has_names = matches!(value, Property::Object(_) | Property::Array(_));
+        let lacks_below = below.is_some() && !has_names;
+        let is_dropped = drop.is_some_and(|it| it.0.is_empty());
+        let goes = matches!(kept, Some(None)) || lacks_below || is_dropped;
+        (!goes).then_some(Self { keep: below, drop })
+    }
+
+    /// Appends it of `value`, whose text is `token`.
+    fn write(&self, value: Property<'_>, token: &str, out: &mut String) {
+        let is_whole = self.keep.is_none() && self.drop.is_none();
+        match value {
+            Property::Object(object) if !is_whole => select(object, self.keep, self.drop, out),
+            Property::Array(array) if !is_whole => {
+                select_elements(array, self.keep, self.drop, out);
+            }
+            _ => out.push_str(token),
+        }
+    }
 }

@@ -24,7 +24,7 @@
 //! Sans-io: a text in, [`Rules`] or a [`RulesError`] with a line out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -144,6 +144,24 @@ pub struct FileSpec {
     pub roll_bytes: u64,
 }
 
+impl FileSpec {
+    /// Its folder as seen from `base`, to be compared with others': without `.`, and without `..`
+    /// and what that leaves. Links may lead to it elsewhere.
+    fn place(&self, base: &Path) -> PathBuf {
+        let mut place = PathBuf::new();
+        for part in base.join(&self.folder).components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir if place.file_name().is_some() => {
+                    place.pop();
+                }
+                part => place.push(part),
+            }
+        }
+        place
+    }
+}
+
 /// Which lane a rule's events take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -219,6 +237,17 @@ impl Rules {
         Self::check(file).map_err(wrong)
     }
 
+    /// A folder that two destinations have, as one of them names it, where names begin at `base`.
+    #[must_use]
+    pub fn shared_folder(&self, base: &Path) -> Option<&Path> {
+        let mut places = BTreeSet::new();
+        let files = self.destinations.values().filter_map(|spec| match spec {
+            DestinationSpec::File(spec) => Some(spec),
+            _ => None,
+        });
+        files.into_iter().find(|it| !places.insert(it.place(base))).map(|it| &*it.folder)
+    }
+
     fn check(file: FileText) -> Result<Self, Wrong> {
         let mut checked = Self::default();
         for (name, destination) in file.destinations {
@@ -229,14 +258,11 @@ impl Rules {
             let at = name.span().start;
             let name = destination_name(&name)?;
             let spec = destination.into_inner().check(&name, at)?;
-            if let DestinationSpec::File(FileSpec { folder, .. }) = &spec {
-                let same = |it: &DestinationSpec| matches!(it, DestinationSpec::File(other) if other.folder == *folder);
-                if checked.destinations.values().any(same) {
-                    let what = format!("another destination has the folder {}", folder.display());
-                    return Err((at, what));
-                }
-            }
             checked.destinations.insert(name, spec);
+            if let Some(folder) = checked.shared_folder(Path::new("")) {
+                let what = format!("another destination has the folder {}", folder.display());
+                return Err((at, what));
+            }
         }
         let mut names = BTreeSet::new();
         for rule in file.rules {

@@ -341,6 +341,25 @@ drop = ["properties.cart.coupon"]"#,
 }
 
 #[test]
+fn elements_of_arrays_are_named_by_their_numbers() {
+    let items = |fields: &str| projected(fields)["properties"]["cart"]["items"].clone();
+    let json = |text: &str| serde_json::from_str::<Json>(text).unwrap();
+    assert_eq!(items(""), json(r#"[{"sku":"x-1","n":2},{"sku":"x-2"}]"#));
+    let dropped = |path: &str| items(&format!("drop = [\"properties.cart.items.{path}\"]"));
+    assert_eq!(dropped("0"), json(r#"[{"sku":"x-2"}]"#));
+    assert_eq!(dropped("0.sku"), json(r#"[{"n":2},{"sku":"x-2"}]"#));
+    assert_eq!(dropped("7"), items(""));
+    assert_eq!(dropped("sku"), items(""), "an array has no names but numbers");
+    let kept = |path: &str| items(&format!("keep = [\"properties.cart.items.{path}\"]"));
+    assert_eq!(kept("1"), json(r#"[{"sku":"x-2"}]"#));
+    assert_eq!(kept("0.n"), json(r#"[{"n":2}]"#));
+    assert_eq!(kept("sku"), json("[]"));
+    let both = "keep = [\"properties.cart.items\"]\ndrop = [\"properties.cart.items.0.n\", \
+                \"properties.cart.items.1\"]";
+    assert_eq!(items(both), json(r#"[{"sku":"x-1"}]"#));
+}
+
+#[test]
 fn a_file_that_says_something_else_is_refused_with_its_line() {
     let refused = |text: &str| Rules::parse(text).unwrap_err().to_string();
     let topic = "[destinations.t]\ntype = \"topic\"\n";
@@ -382,6 +401,10 @@ fn a_file_that_says_something_else_is_refused_with_its_line() {
         (
             "[destinations.a]\ntype = \"file\"\nfolder = \"x\"\n[destinations.b]\ntype = \"file\"\nfolder = \"x\"\n".into(),
             "another destination has the folder x",
+        ),
+        (
+            "[destinations.a]\ntype = \"file\"\nfolder = \"x\"\n[destinations.b]\ntype = \"file\"\nfolder = \"./y/.././x/\"\n".into(),
+            "line 4: another destination has the folder ./y/.././x/",
         ),
         (format!("{topic}{rule}to = [\"t\"]\nsample = nan\n"), "line 6: NaN is not from"),
         ("rules = 3".into(), "line 1: "),

@@ -68,6 +68,8 @@ pub(crate) struct Routing {
     /// Where lanes of high priority run; begun with the first.
     threads_high: OnceLock<Threads>,
     running: AsyncMutex<Running>,
+    /// What metrics tell of: what runs, and while that changes what ran before.
+    shown: Mutex<Shown>,
     seen: Mutex<Seen>,
     retries: Mutex<BTreeMap<DestinationName, String>>,
     /// Whether each is paused, whatever becomes of it in the file.
@@ -81,6 +83,23 @@ struct Running {
     destinations: BTreeMap<DestinationName, Started>,
     /// Nothing is begun any more.
     is_over: bool,
+}
+
+/// What metrics tell of.
+#[derive(Default)]
+struct Shown {
+    stages: Vec<(String, Arc<StageCounters>)>,
+    destinations: Vec<Arc<Delivering<dyn Log>>>,
+}
+
+impl Shown {
+    fn of(running: &Running) -> Self {
+        let of_destinations = running.destinations.values().flat_map(|it| it.lanes.values());
+        let stages = running.lanes.values().chain(of_destinations);
+        let stages = stages.map(|runner| (runner.name.clone(), Arc::clone(&runner.counters)));
+        let destinations = running.destinations.values().filter_map(|it| it.to.as_ref().ok());
+        Self { stages: stages.collect(), destinations: destinations.cloned().collect() }
+    }
 }
 
 /// A destination that runs, or why it does not.
@@ -151,10 +170,11 @@ impl Routing {
     pub(super) async fn start(parts: RoutingParts) -> Result<Arc<Self>, StagesError> {
         let (log, source) = (Arc::clone(&parts.log), parts.source.clone());
         let routes = Arc::new(Routes::open(log, parts.epoch, source).await?);
-        let (running, seen) = (AsyncMutex::default(), Mutex::default());
+        let (running, shown, seen) = (AsyncMutex::default(), Mutex::default(), Mutex::default());
         let (outbound, threads_high) = (OnceLock::new(), OnceLock::new());
         let (retries, holds) = (Mutex::default(), Mutex::default());
-        let routing = Self { parts, routes, outbound, threads_high, running, seen, retries, holds };
+        let routing =
+            Self { parts, routes, outbound, threads_high, running, shown, seen, retries, holds };
         let routing = Arc::new(routing);
         // Nobody writes it while nobody runs, or so it is taken: rules hold from the first event on.
         routing.look_at_file().await;
@@ -210,6 +230,10 @@ impl Routing {
     /// Has `text` hold from now on, if it can.
     async fn activate(&self, text: &str) -> Result<(), Refused> {
         let rules = Rules::parse(text).map_err(|error| Refused::File(error.to_string()))?;
+        if let Some(folder) = rules.shared_folder(&self.base().map_err(Refused::now)?) {
+            let what = format!("two destinations have the folder {}", folder.display());
+            return Err(Refused::File(what));
+        }
         for (name, spec) in &rules.destinations {
             let told = match spec {
                 DestinationSpec::Topic { topic, partitions } => {
@@ -263,6 +287,12 @@ impl Routing {
         Ok(needed)
     }
 
+    /// Where names of files in the file begin.
+    fn base(&self) -> io::Result<PathBuf> {
+        let file = std::path::absolute(&self.parts.file)?;
+        Ok(file.parent().map_or_else(PathBuf::new, Path::to_owned))
+    }
+
     /// Begins and ends lanes and destinations so that they are those of the rules.
     async fn apply(&self) -> Result<(), StagesError> {
         let history = self.routes.history().await;
@@ -270,6 +300,12 @@ impl Routing {
         if running.is_over {
             return Ok(());
         }
+        let applied = self.apply_to(&mut running, &history).await;
+        *self.shown.lock().expect("no holder of this lock panics") = Shown::of(&running);
+        applied
+    }
+
+    async fn apply_to(&self, running: &mut Running, history: &History) -> Result<(), StagesError> {
         for lane in LANES {
             if let Some(start) = history.first(&self.parts.source, |it| it.serves_topics(lane))
                 && !running.lanes.contains_key(&lane)
@@ -303,7 +339,7 @@ impl Routing {
         for (name, spec) in wanted.into_iter().flatten() {
             if !is_topic(spec) {
                 let told = told.get(name);
-                self.start_destination(&history, &mut running, name, spec, told)?;
+                self.start_destination(history, running, name, spec, told)?;
             }
         }
         Ok(())
@@ -361,7 +397,7 @@ impl Routing {
         name: &DestinationName,
         spec: &DestinationSpec,
     ) -> Result<Arc<dyn Destination>, String> {
-        let base = self.parts.file.parent().unwrap_or_else(|| Path::new(""));
+        let base = self.base().map_err(|error| error.to_string())?;
         let time: Arc<dyn Time> = Arc::new(NodeTime);
         Ok(match spec {
             DestinationSpec::Webhook(spec) => {
@@ -566,12 +602,9 @@ impl Routing {
         retries.insert(name.clone(), told)
     }
 
-    /// The stages that run, and what they have done; none while they change.
+    /// The stages that run, and what they have done.
     pub(super) fn counters(&self) -> Vec<(String, Arc<StageCounters>)> {
-        let Ok(running) = self.running.try_lock() else { return Vec::new() };
-        let of_destinations = running.destinations.values().flat_map(|it| it.lanes.values());
-        let all = running.lanes.values().chain(of_destinations);
-        all.map(|runner| (runner.name.clone(), Arc::clone(&runner.counters))).collect()
+        self.shown.lock().expect("no holder of this lock panics").stages.clone()
     }
 
     /// Appends what destinations have done to metrics.
@@ -583,9 +616,7 @@ impl Routing {
             "1 while the file of rules as it lies there does not hold.",
             u64::from(is_refused),
         );
-        let Ok(running) = self.running.try_lock() else { return };
-        let all: Vec<_> =
-            running.destinations.values().filter_map(|it| it.to.as_ref().ok()).collect();
+        let all = self.shown.lock().expect("no holder of this lock panics").destinations.clone();
         for (name, help, count) in COUNTERS {
             metrics::declare(text, name, "counter", help);
             for to in &all {
@@ -717,3 +748,6 @@ fn look(file: &Path, judged: Option<Stamp>, glimpsed: Option<Stamp>) -> io::Resu
     }
     Ok(Look::Text(stamp, fs::read_to_string(file)?))
 }
+
+#[cfg(test)]
+mod tests;
