@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `t` + name | u8 version 1, u8 partitioning 1, u8 retention, u32 partitions, i64 created |
 //! | `s` + u32 topic + u32 partition | u64 first offset that is still wanted |
+//! | `l` + u32 topic | u64 age in µs, u64 bytes: how much is kept; 2^64 − 1 for no limit |
 //!
 //! A topic's id is the offset of its record plus one, so that no id is ever given twice.
 //! Promises: applying the same records in the same order gives the same catalog, anywhere.
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tracklog_log::{Dedupe, Retention, Topic, TopicName, TopicSpec};
+use tracklog_log::{Dedupe, Limits, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::fields::{Fields, FieldsMut};
@@ -247,10 +248,17 @@ impl Catalog {
         self.rows.remove(&topic.id);
         self.names.remove(&topic.id);
         self.live.retain(|(partition, key), _| {
-            let trim = *partition == PARTITION && key.starts_with(&trim_prefix(topic.id));
-            partition.topic != topic.id && !trim
+            let is_of_topic = *partition == PARTITION
+                && (key.starts_with(&trim_prefix(topic.id)) || *key == limits_key(topic.id));
+            partition.topic != topic.id && !is_of_topic
         });
         Change::Deleted(topic.id)
+    }
+
+    /// How much of a topic is kept.
+    pub(crate) fn limits(&self, topic: TopicId) -> Limits {
+        let live = self.live.get(&(PARTITION, limits_key(topic).into()));
+        live.and_then(|live| decode_limits(&live.value)).unwrap_or_default()
     }
 
     /// Takes a live record out of a checkpoint.
@@ -311,6 +319,29 @@ fn trim_prefix(topic: TopicId) -> Vec<u8> {
     let mut key = vec![b's'];
     key.put_u32(topic.0);
     key
+}
+
+/// The key of the record that says how much of a topic is kept.
+pub(crate) fn limits_key(topic: TopicId) -> Vec<u8> {
+    let mut key = vec![b'l'];
+    key.put_u32(topic.0);
+    key
+}
+
+/// The value of that record.
+pub(crate) fn limits_value(limits: &Limits) -> Vec<u8> {
+    let age = limits.age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+    let mut value = Vec::with_capacity(16);
+    value.put_u64(age.unwrap_or(u64::MAX));
+    value.put_u64(limits.bytes.unwrap_or(u64::MAX));
+    value
+}
+
+fn decode_limits(value: &[u8]) -> Option<Limits> {
+    let mut fields = Fields::new(value);
+    let mut limit = || fields.u64().map(|limit| (limit != u64::MAX).then_some(limit));
+    let (age, bytes) = (limit()?, limit()?);
+    Some(Limits { age: age.map(Duration::from_micros), bytes })
 }
 
 /// The key of a trim's record.

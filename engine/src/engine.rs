@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tracklog_log::{
     Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, Extent, Fetch,
-    FetchError, Fetched, Item, Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName,
-    TopicSpec,
+    FetchError, Fetched, Item, Lane, Limits, Log, Pending, Permit, Retention, Ticket, TimeKind,
+    Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
@@ -28,6 +28,7 @@ use crate::options::Options;
 use crate::read::Reader;
 use crate::relay::Relay;
 use crate::seen::event_ids::ROWS_MAX;
+use crate::settled::settler::Settling;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
 use crate::verify::{Progress, VerifyReport, verify_published};
@@ -46,6 +47,7 @@ pub struct Engine {
     report: OpeningReport,
     cluster: ClusterId,
     slot_bytes: u64,
+    settling: Arc<Settling>,
     threads: Mutex<Option<Threads>>,
     /// Rises when the domain is opened again: earlier writers are fenced.
     opened: std::sync::atomic::AtomicU64,
@@ -172,10 +174,21 @@ impl Engine {
             tracing::warn!("{note}");
         }
         let Opening { client, reader, counters, report, cluster, slot_bytes, machines } = opening;
+        let settling = Arc::clone(&machines.settling);
         let opened = std::sync::atomic::AtomicU64::new(report.run << 16);
         let threads = Mutex::default();
-        let log =
-            Self { disk, client, reader, counters, report, cluster, slot_bytes, threads, opened };
+        let log = Self {
+            disk,
+            client,
+            reader,
+            counters,
+            report,
+            cluster,
+            slot_bytes,
+            settling,
+            threads,
+            opened,
+        };
         (log, machines)
     }
 
@@ -352,6 +365,30 @@ impl Engine {
         }
     }
 
+    async fn limit(&self, name: TopicName, limits: Limits) -> Result<(), CatalogError> {
+        loop {
+            let topic = self.topic(name.as_str());
+            let topic = topic.ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
+            if topic.spec.retention == Retention::Compact && !limits.are_none() {
+                let why = "a compacted topic keeps the last record of each key";
+                return Err(CatalogError::Unlimited { why });
+            }
+            if self.limits(topic.id) == limits {
+                return Ok(());
+            }
+            let key = catalog::limits_key(topic.id);
+            let value = catalog::limits_value(&limits);
+            match self.change(&key, Some(&value), self.last_of(&key))?.await {
+                Ok(_) => {
+                    self.settling.look();
+                    return Ok(());
+                }
+                Err(AppendError::ConditionFailed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     async fn trim_to(&self, partition: PartitionId, before: Offset) -> Result<(), AppendError> {
         loop {
             let extent = self.extent(partition);
@@ -452,6 +489,22 @@ impl Log for Engine {
 
     fn delete_topic(&self, name: &TopicName) -> Pending<'_, Result<(), CatalogError>> {
         Box::pin(self.delete(name.clone()))
+    }
+
+    fn set_limits(
+        &self,
+        name: &TopicName,
+        limits: Limits,
+    ) -> Pending<'_, Result<(), CatalogError>> {
+        Box::pin(self.limit(name.clone(), limits))
+    }
+
+    fn limits(&self, topic: TopicId) -> Limits {
+        self.client.published.topics.read().catalog.limits(topic)
+    }
+
+    fn topic_bytes(&self, topic: TopicId) -> Option<u64> {
+        Some(self.client.published.places.read().topic_bytes(topic))
     }
 
     fn topics(&self) -> Vec<Topic> {

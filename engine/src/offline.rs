@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracklog_log::{
     Append, AppendError, Budget, Busy, CatalogError, Domain, Epoch, Extent, Fetch, FetchError,
-    Fetched, Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+    Fetched, Lane, Limits, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
 };
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::disk::{BackendChoice, Disk, FolderAccess, open_folder};
 use crate::error::OpenError;
@@ -119,6 +119,14 @@ impl Log for OfflineLog {
 
     fn delete_topic(&self, _: &TopicName) -> Pending<'_, Result<(), CatalogError>> {
         Box::pin(async { Err(CatalogError::Append(closed())) })
+    }
+
+    fn limits(&self, topic: TopicId) -> Limits {
+        self.published.topics.read().catalog.limits(topic)
+    }
+
+    fn topic_bytes(&self, topic: TopicId) -> Option<u64> {
+        Some(self.published.places.read().topic_bytes(topic))
     }
 
     fn topics(&self) -> Vec<Topic> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracklog_protocol::{PartitionId, TimeMicros, TopicId};
 
@@ -63,6 +64,24 @@ pub enum Retention {
     Keep,
     /// The last record of each key; earlier ones may go. For {key, value} records.
     Compact,
+}
+
+/// How much of a topic is kept, by time and by size. What is beyond either goes, oldest first, in
+/// larger pieces: a record stays at least as long as the limits say, and goes some time later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// So long after a record was appended it stays, whatever time its client said.
+    pub age: Option<Duration>,
+    /// So many bytes on the disk stay.
+    pub bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Whether everything stays.
+    #[must_use]
+    pub const fn are_none(&self) -> bool {
+        self.age.is_none() && self.bytes.is_none()
+    }
 }
 
 /// What a topic is to be.
@@ -145,6 +164,12 @@ pub enum CatalogError {
     Protected {
         /// Its name.
         name: TopicName,
+    },
+    /// This log, or this topic, keeps what it has.
+    #[error("{why}")]
+    Unlimited {
+        /// Why, in words.
+        why: &'static str,
     },
     /// The change could not be stored.
     #[error(transparent)]

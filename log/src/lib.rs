@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
 pub use budget::{Budget, Busy, Lane, Permit};
-pub use catalog::{CatalogError, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+pub use catalog::{CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec};
 pub use dedupe::{Dedupe, Seen, SeenItem};
 pub use fetch::{
     Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
@@ -129,6 +129,31 @@ pub trait Log: Send + Sync + 'static {
 
     /// The topic called `name`.
     fn topic(&self, name: &str) -> Option<Topic>;
+
+    /// Says how much of a topic is to be kept. What goes is given up as by [`trim`](Self::trim); a
+    /// topic of keys that is compacted has no limits.
+    fn set_limits(
+        &self,
+        name: &TopicName,
+        limits: Limits,
+    ) -> Pending<'_, Result<(), CatalogError>> {
+        let _ = (name, limits);
+        let why = "this log keeps what it has";
+        Box::pin(std::future::ready(Err(CatalogError::Unlimited { why })))
+    }
+
+    /// How much of a topic is kept.
+    fn limits(&self, topic: TopicId) -> Limits {
+        let _ = topic;
+        Limits::default()
+    }
+
+    /// What the records of a topic take on the disk, where that is known; those of the newest
+    /// segment are not counted.
+    fn topic_bytes(&self, topic: TopicId) -> Option<u64> {
+        let _ = topic;
+        None
+    }
 
     /// How long an event of this topic is known again, where it is stored once: see [`dedupe`].
     fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {

@@ -31,8 +31,8 @@ use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::{
     Append, AppendError, Budget, Busy, CatalogError, Dedupe, Domain, Epoch, Extent, Fetch,
-    FetchError, Fetched, Lane, Log, Outcome, Pending, Permit, Ticket, TimeKind, Topic, TopicName,
-    TopicSpec,
+    FetchError, Fetched, Lane, Limits, Log, Outcome, Pending, Permit, Ticket, TimeKind, Topic,
+    TopicName, TopicSpec,
 };
 
 /// What a [`MemoryLog`] is given.
@@ -338,6 +338,18 @@ impl Log for MemoryLog {
 
     fn topic(&self, name: &str) -> Option<Topic> {
         self.state().store.topics().find(|topic| topic.name() == name).cloned()
+    }
+
+    fn set_limits(
+        &self,
+        name: &TopicName,
+        limits: Limits,
+    ) -> Pending<'_, Result<(), CatalogError>> {
+        Box::pin(ready(self.state().store.set_limits(name, limits)))
+    }
+
+    fn limits(&self, topic: TopicId) -> Limits {
+        self.state().store.limits(topic)
     }
 
     fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tracklog_engine::{Options, WhenFull};
+use tracklog_log::Limits;
 
 use crate::chance::Chance;
 
@@ -124,6 +125,8 @@ pub(crate) struct Plan {
     pub(crate) errors: bool,
     /// Reads go through a page cache.
     pub(crate) cached: bool,
+    /// How much of the topic that all write to is kept.
+    pub(crate) limits: Limits,
     /// What is done to what was durable.
     pub(crate) damage: Option<Damage>,
     /// The steps to draw from, each as often as it is likely.
@@ -137,6 +140,11 @@ impl Plan {
         // From a chance of its own, so that programs that settle nothing stay what they were.
         let mut apart = Chance::new(chance.clone().number() ^ SETTLING);
         let hot_slots = *apart.one_of(&[None, None, Some(0), Some(0), Some(1), Some(3)]);
+        let settles = hot_slots.is_some();
+        let limits = Limits {
+            age: (settles && apart.one_in(4)).then(|| Duration::from_secs(1 + apart.below(20))),
+            bytes: (settles && apart.one_in(4)).then(|| apart.below(4) << 20),
+        };
         let drops = chance.one_in(3);
         let fills = chance.one_in(4);
         let options = Options {
@@ -175,6 +183,7 @@ impl Plan {
             large_one_in: *chance.one_of(&[2, 8, 1 << 20]),
             errors: chance.one_in(3) && damage.is_none(),
             cached: chance.one_in(6),
+            limits,
             damage,
             steps,
         }
@@ -208,6 +217,7 @@ impl Plan {
             large_one_in: 2,
             errors: false,
             cached: false,
+            limits: Limits { age: Some(Duration::from_secs(30)), bytes: Some(3 << 20) },
             damage: None,
             steps: steps.collect(),
         }
@@ -220,6 +230,6 @@ impl Plan {
 
     /// Whether the oldest segments may be given up.
     pub(crate) fn drops(&self) -> bool {
-        self.options.when_full == WhenFull::DropOldest
+        self.options.when_full == WhenFull::DropOldest || !self.limits.are_none()
     }
 }

@@ -127,6 +127,7 @@ enum Waits {
     Made,
     Deleted(TopicId),
     Trimmed(PartitionId, Offset),
+    Limited,
     Tail,
 }
 
@@ -134,6 +135,7 @@ enum Done {
     Append(Result<Stored, AppendError>),
     Made(Result<Topic, CatalogError>),
     Deleted(Result<(), CatalogError>),
+    Limited(Result<(), CatalogError>),
     Trimmed(Result<(), AppendError>),
     Fetched(Result<Fetched, FetchError>),
 }
@@ -253,8 +255,21 @@ impl Program {
                 self.make_topic(name, partitions, retention);
             }
         }
+        if !self.plan.limits.are_none() {
+            self.limit();
+        }
         self.stop();
         self.open();
+    }
+
+    /// Bounds what is kept of the topic that all write to.
+    fn limit(&mut self) {
+        let (log, limits) = (self.log(), self.plan.limits);
+        let name = TopicName::new("main").expect("it is a name");
+        let future = Box::pin(async move { Done::Limited(log.set_limits(&name, limits).await) });
+        self.tasks.push(Task::new(Waits::Limited, future));
+        self.collect();
+        self.settle();
     }
 
     /// Everything heals; what has no ack is sent again; all is stored, and sound.
@@ -1040,6 +1055,9 @@ impl Program {
                     self.model.deleted(id);
                     self.did(Did::DeleteTopic);
                 }
+            }
+            (Waits::Limited, Done::Limited(result)) => {
+                self.tell(format_args!("limited: {result:?}"));
             }
             (Waits::Trimmed(partition, before), Done::Trimmed(result)) => {
                 self.tell(format_args!("{partition} trimmed to {before}: {result:?}"));

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracklog_log::{AppendError, Extent, Permit};
-use tracklog_protocol::{KeyValue, PartitionId, TimeMicros};
+use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros};
 
 use crate::catalog::{Change, Row};
 use crate::checkpoint::{Checkpoint, Position};
@@ -218,6 +218,8 @@ pub(crate) struct Journal {
     drop: Option<Drop>,
     /// Packs that were made and are not listed yet.
     settled: Vec<(PackId, Arc<PackIndex>)>,
+    /// Packs to take out.
+    retired: Vec<PackId>,
     checkpoint_sequence: u64,
     checkpoint_at: Duration,
 }
@@ -267,6 +269,7 @@ impl Journal {
             taken: 0,
             drop: None,
             settled: Vec::new(),
+            retired: Vec::new(),
             checkpoint_sequence: start.checkpoint_sequence,
             checkpoint_at: effects.monotonic(),
             start,
@@ -321,6 +324,8 @@ impl Journal {
                 self.drop = Some(Drop { oldest, after_gathers, after: None });
             }
             Input::Settled { pack, index } => self.settled.push((pack, index)),
+            Input::Expired(starts) => self.expire(&starts),
+            Input::Retired(pack) => self.retired.push(pack),
             Input::Stop => {
                 self.stopping = true;
                 self.intake.set_door(Door::Closed("it is stopping".into()));
@@ -502,8 +507,23 @@ impl Journal {
         }
     }
 
-    /// Lists packs that were made, in the place of what they cover.
+    /// What is given up is durable with the next checkpoint; what it lay in stays until then.
+    fn expire(&self, starts: &[(PartitionId, Offset)]) {
+        let topics = self.published.topics.read();
+        for (partition, start) in starts {
+            if let Some(row) = topics.catalog.row(*partition) {
+                topics.set_start(row, (*start).min(topics.extent_of(row).end));
+            }
+        }
+    }
+
+    /// Lists packs that were made, in the place of what they cover, and takes out those of which
+    /// nobody can read anything.
     fn settle(&mut self, effects: &mut impl Effects) {
+        for pack in std::mem::take(&mut self.retired) {
+            self.published.places.write().retire(pack);
+            self.unlisted(Unlisted::Settled(vec![Home::Pack(pack)]), effects);
+        }
         for (pack, index) in std::mem::take(&mut self.settled) {
             let replaced = {
                 let topics = self.published.topics.read();

@@ -369,6 +369,10 @@ pub(crate) enum Input {
     /// Give up the oldest segment or pack, which is this one, when the first so many gathers are
     /// durable.
     DropOldest { oldest: Home, after_gathers: u64 },
+    /// These partitions start later, at the latest at their ends: what lies before is given up.
+    Expired(Vec<(PartitionId, Offset)>),
+    /// Nobody can read what is in a pack any more.
+    Retired(PackId),
     /// A pack is written and durable: it is to take the place of what it covers.
     Settled { pack: PackId, index: Arc<PackIndex> },
     /// Stop when all that was taken is durable.

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{Catalog, Row};
 use crate::disk::{PackId, SlotId};
@@ -143,6 +143,25 @@ impl Index {
             Self::Segment(index) => index.memory_bytes(),
             Self::Pack(index) => index.memory_bytes(),
         }
+    }
+
+    /// What each topic takes on the disk, in order of topics.
+    fn topic_bytes(&self) -> Vec<(TopicId, u64)> {
+        let mut topics: Vec<(TopicId, u64)> = Vec::new();
+        let mut add = |topic: TopicId, bytes: u64| match topics.last_mut() {
+            Some((last, sum)) if *last == topic => *sum += bytes,
+            _ => topics.push((topic, bytes)),
+        };
+        match self {
+            Self::Segment(index) => {
+                for share in &index.shares {
+                    let bytes = share.places.iter().map(|place| u64::from(place.batch_bytes)).sum();
+                    add(share.partition.topic, bytes);
+                }
+            }
+            Self::Pack(index) => index.topic_bytes(add),
+        }
+        topics
     }
 
     /// The greatest append time.
@@ -292,6 +311,8 @@ struct Full {
     last: CommitNumber,
     /// Of a pack.
     head: Option<PackHead>,
+    /// What each topic takes of it on the disk.
+    topics: Vec<(TopicId, u64)>,
     index: Option<Index>,
     used: AtomicU64,
 }
@@ -476,6 +497,7 @@ impl Places {
                 Index::Pack(index) => Some(index.head),
                 Index::Segment(_) => None,
             },
+            topics: index.topic_bytes(),
             index: Some(index),
             used: AtomicU64::new(self.tick()),
         }
@@ -603,6 +625,41 @@ impl Places {
     /// All packs, in order.
     pub(crate) fn packs(&self) -> Vec<PackHead> {
         self.full.values().filter_map(|full| full.head).collect()
+    }
+
+    /// What the records of a topic take on the disk, but for those of the segment being written.
+    pub(crate) fn topic_bytes(&self, topic: TopicId) -> u64 {
+        let full = self.full.values().flat_map(|full| &full.topics);
+        full.filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The newest segment or pack behind which at least so many bytes of a topic lie.
+    pub(crate) fn last_beyond(&self, topic: TopicId, bytes: u64) -> Option<SegmentNumber> {
+        let mut behind = 0;
+        for (number, full) in self.full.iter().rev() {
+            if behind >= bytes {
+                return Some(*number);
+            }
+            let own = full.topics.iter().filter(|(of, _)| *of == topic);
+            behind += own.map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        None
+    }
+
+    /// Takes a pack out, wherever it lies: nobody can read what is in it any more.
+    pub(crate) fn retire(&mut self, pack: PackId) -> bool {
+        if !self.has_pack(pack) {
+            return false;
+        }
+        let number = SegmentNumber(pack.last);
+        let index = self.full.remove(&number).and_then(|full| full.index);
+        self.index_bytes -= index.map_or(0, |index| index.memory_bytes());
+        for segments in &mut self.segments {
+            if let Ok(at) = segments.binary_search_by_key(&number, |(number, _)| *number) {
+                segments.remove(at);
+            }
+        }
+        true
     }
 
     /// All packs with their last commits, in order.

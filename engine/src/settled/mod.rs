@@ -1,8 +1,10 @@
 //! The cold end of the log: packs, which take the place of full segments.
 //!
 //! Where to look: `pack` is the file's format, `frames` reads and keeps what is decoded, `settler`
-//! makes packs of segments and of packs, `merging` says of which.
+//! makes packs of segments and of packs, `merging` says of which, `expiry` what is
+//! kept no longer.
 
+mod expiry;
 pub(crate) mod frames;
 mod merging;
 pub(crate) mod pack;

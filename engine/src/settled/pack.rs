@@ -234,6 +234,35 @@ impl PackIndex {
         self.shares.binary_search_by_key(&partition, |share| share.partition).ok()
     }
 
+    /// Tells what each topic takes in the file, in order of topics: a frame is of one topic.
+    pub(crate) fn topic_bytes(&self, mut tell: impl FnMut(TopicId, u64)) {
+        let mut next = 0;
+        for share in &self.shares {
+            let Some(last) = share.places.last().and_then(|place| self.frame_of(place)) else {
+                continue;
+            };
+            let frames = self.frames.get(next..=last).unwrap_or_default();
+            let bytes = frames.iter().map(|frame| u64::from(frame.stored_bytes)).sum();
+            tell(share.partition.topic, bytes);
+            next = next.max(last + 1);
+        }
+    }
+
+    /// How much of the space nobody can read any more, in hundredths. `start` tells where a partition
+    /// starts; of those that are gone nothing.
+    pub(crate) fn expired_percent(&self, start: impl Fn(PartitionId) -> Option<Offset>) -> u64 {
+        let (mut expired, mut all) = (0_u64, 0);
+        for share in &self.shares {
+            let start = start(share.partition).unwrap_or(Offset(u64::MAX));
+            let ends = share.places.iter().skip(1).map(|next| next.base_offset).chain([share.end]);
+            for (place, end) in share.places.iter().zip(ends) {
+                all += u64::from(place.batch_bytes);
+                expired += if end <= start { u64::from(place.batch_bytes) } else { 0 };
+            }
+        }
+        (expired * 100).checked_div(all).unwrap_or(100)
+    }
+
     /// The first place of the partition whose last batch was appended at `time` or later.
     pub(crate) fn first_appended_at(
         &self,

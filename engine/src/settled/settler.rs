@@ -1,5 +1,5 @@
 //! The settler: makes packs of full segments, oldest first, when there are more of them than are to
-//! stay hot, and larger packs of smaller ones.
+//! stay hot, and larger packs of smaller ones; and gives up what is beyond its topic's limits.
 //!
 //! Promises
 //! - A pack is written, made durable, read back and held against what was written before anybody
@@ -8,6 +8,7 @@
 //!   left out: readers are told that records are missing there.
 //! - Segments go first: packs are merged only when none waits, and only while the disk has room for
 //!   two of the largest pack.
+//! - What expires is first out of reach, then out of both checkpoints, and only then off the disk.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
 //!   journal grows. After a failure it tries again when the next segment is full.
 //! - A segment that the disk gives nothing of is not settled, and neither is any after it: another
@@ -18,6 +19,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
@@ -28,9 +30,10 @@ use crate::journal::commit::{CommitNumber, Run};
 use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
 use crate::journal::segment::{ClusterId, SlotPage};
-use crate::partition::places::{Home, Index, PartitionShare};
+use crate::partition::places::{Home, Index, PartitionShare, Unread};
 use crate::published::Published;
 use crate::read::Reader;
+use crate::settled::expiry::Expiry;
 use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
@@ -41,6 +44,10 @@ const STRETCH_BYTES_MAX: u64 = 1 << 30;
 const READ_BYTES: u64 = 4 << 20;
 /// What is kept of the frames of packs that are merged.
 const FRAMES_BYTES: u64 = 8 << 20;
+/// How often it is looked what has come of age, where nothing else happens.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// So many partitions are told to the journal at a time.
+const EXPIRE_AT_ONCE: usize = 1024;
 
 /// How segments are settled.
 #[derive(Clone, Copy, Debug)]
@@ -94,18 +101,22 @@ impl Settling {
         self.state.lock().stopped
     }
 
-    /// Waits until there may be something to do. False when it is to stop.
-    fn wait(&self) -> bool {
+    /// Waits until there may be something to do, or time has passed. False when it is to stop.
+    fn wait(&self, at_most: Option<Duration>) -> bool {
         let mut state = self.state.lock();
+        let mut is_late = false;
         loop {
             if state.stopped {
                 return false;
             }
-            if state.to_look && !state.is_pending {
+            if (state.to_look || is_late) && !state.is_pending {
                 state.to_look = false;
                 return true;
             }
-            self.changed.wait(&mut state);
+            match at_most.filter(|_| !is_late) {
+                Some(at_most) => is_late = self.changed.wait_for(&mut state, at_most).timed_out(),
+                None => self.changed.wait(&mut state),
+            }
         }
     }
 
@@ -127,6 +138,8 @@ pub(crate) struct Settler {
     driver: Arc<Driver>,
     settling: Arc<Settling>,
     options: SettleOptions,
+    /// Whether something expires as time passes.
+    expires: bool,
 }
 
 /// Why there is no pack.
@@ -170,12 +183,13 @@ impl Settler {
         settling: Arc<Settling>,
         options: SettleOptions,
     ) -> Self {
-        Self { disk, published, reader, driver, settling, options }
+        Self { disk, published, reader, driver, settling, options, expires: false }
     }
 
     /// Settles until it is stopped.
     pub(crate) fn run(&mut self) {
-        while self.settling.wait() {
+        while self.settling.wait(self.expires.then_some(EXPIRE_EVERY)) {
+            self.expire();
             self.settle();
         }
     }
@@ -183,11 +197,58 @@ impl Settler {
     /// Does what there is to do, and says whether there was something.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn turn(&mut self) -> bool {
-        self.settling.is_due() && self.settle()
+        if self.settling.is_due() {
+            self.expire();
+            return self.settle();
+        }
+        false
+    }
+
+    /// Gives up what is beyond the limits of its topic.
+    fn expire(&mut self) {
+        let expiry = Expiry::new(&self.published, &self.reader, self.disk.now());
+        self.expires = expiry.any_ages();
+        match expiry.starts() {
+            Ok(starts) => {
+                for some in starts.chunks(EXPIRE_AT_ONCE) {
+                    self.driver.push(Input::Expired(some.to_vec()));
+                }
+            }
+            Err(error) => tracing::warn!("cannot tell what is expired: {error}"),
+        }
+    }
+
+    /// Takes out the first pack of which nobody can read anything.
+    fn retire(&self) -> bool {
+        let packs = self.published.places.read().settled();
+        let gone = packs
+            .into_iter()
+            .find(|(unread, head)| head.batches == 0 || self.expired_percent(*unread) == Some(100));
+        let Some((_, head)) = gone else { return false };
+        self.settling.state.lock().is_pending = true;
+        tracing::info!(pack = %head.id, "expired");
+        self.driver.push(Input::Retired(head.id));
+        true
+    }
+
+    /// How much of a pack is expired, where its index can be read.
+    fn expired_percent(&self, pack: Unread) -> Option<u64> {
+        let Ok(Index::Pack(index)) = self.reader.read_index(pack) else { return None };
+        if index.is_missing() {
+            return None;
+        }
+        let topics = self.published.topics.read();
+        Some(index.expired_percent(|partition| topics.extent(partition).map(|it| it.start)))
     }
 
     /// Makes one pack, if there is something to make one of. Says whether there was.
-    fn settle(&mut self) -> bool {
+    fn settle(&self) -> bool {
+        if self.options.hot_segments == u64::MAX {
+            return false;
+        }
+        if self.retire() {
+            return true;
+        }
         let stretch = self.full_segments().and_then(|segments| match segments {
             Some(segments) => Ok(Some(segments)),
             None => self.packs_to_merge(),
@@ -250,15 +311,13 @@ impl Settler {
 
     /// Packs that are to become one.
     fn packs_to_merge(&self) -> Result<Option<Stretch>, Failure> {
-        if self.options.hot_segments == u64::MAX {
-            return Ok(None);
-        }
         let packs = self.published.places.read().settled();
         let heads: Vec<PackHead> = packs.iter().map(|(_, head)| *head).collect();
-        let candidates: Vec<Candidate> = heads
-            .iter()
-            .map(|head| Candidate { file_bytes: head.file_bytes, expired_percent: 0 })
-            .collect();
+        let candidates = packs.iter().map(|(unread, head)| Candidate {
+            file_bytes: head.file_bytes,
+            expired_percent: self.expired_percent(*unread).unwrap_or(0),
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
         let Some(chosen) = merging::choose(&candidates) else { return Ok(None) };
         let bytes: u64 = heads[chosen.clone()].iter().map(|head| head.file_bytes).sum();
         if self.disk.free_bytes()? < 2 * bytes + self.options.slot_bytes {

@@ -244,12 +244,8 @@ impl<'a> Replay<'a> {
             tally.skipped = skipped;
         }
         self.last = Some(at);
-        self.before = Some(Before {
-            run: head.run,
-            number: head.last,
-            hash: None,
-            append_time: head.append_time_last,
-        });
+        // Between a pack and what follows others may have expired.
+        self.before = None;
     }
 
     fn commit(&mut self, id: &SegmentId, found: &Found, end: u32, report: &mut VerifyReport) {

@@ -5,17 +5,32 @@ use std::time::Duration;
 use tracklog_engine::disk::simulated::Crash;
 use tracklog_engine::disk::{Disk, FileName, PackId};
 use tracklog_engine::{Engine, Note, Options, verify};
-use tracklog_log::{FetchMode, Log, Retention, TimeKind};
-use tracklog_protocol::{Offset, PartitionId};
+use tracklog_log::{
+    Extent, Fetch, FetchError, FetchMode, Limits, Log, Retention, TimeKind, TopicName,
+};
+use tracklog_protocol::event::{EventBuilder, EventParts};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::rig::{
     Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, set,
-    topic, wait,
+    submit, topic, wait,
 };
 
 /// Every full segment is settled at once.
 fn settling() -> Options {
     Options { hot_bytes: Some(0), ..options() }
+}
+
+/// Bytes that no compression makes smaller.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).take(bytes / 8).flatten().collect()
 }
 
 /// Waits until no full segment is left to settle.
@@ -73,7 +88,7 @@ fn packs_are_merged_and_read_as_before() {
     let mut machine = Machine::with(9, settling());
     let log = machine.engine();
     let raw = topic(log, "raw", 2, Retention::Keep);
-    let name = tracklog_log::TopicName::new("gone").expect("a name");
+    let name = TopicName::new("gone").expect("a name");
     let gone = topic(log, "gone", 1, Retention::Keep)[0];
     for number in 0..150_u64 {
         let partition = raw[usize::try_from(number % 2).expect("small")];
@@ -124,7 +139,7 @@ fn a_fetch_takes_no_more_of_a_pack_than_it_asks_for_but_for_one_batch() {
         let mut found = Vec::new();
         let end = log.extent(raw[0]).expect("it is there").end;
         while from < end {
-            let fetch = tracklog_log::Fetch {
+            let fetch = Fetch {
                 from: vec![(raw[0], from)],
                 bytes_max,
                 wait: false,
@@ -152,7 +167,7 @@ fn times_are_found_in_packs() {
         for batch in batches(log, partition) {
             let at = |time| wait(log.offset_at(partition, TimeKind::Append, time));
             assert_eq!(at(batch.append_time()), Ok(batch.base_offset()));
-            let after = tracklog_protocol::TimeMicros(batch.append_time().0 + 1);
+            let after = TimeMicros(batch.append_time().0 + 1);
             assert_eq!(at(after), Ok(batch.end_offset()));
         }
     }
@@ -287,5 +302,114 @@ fn packs_on_a_real_file_system_are_read_and_verified() {
         std::fs::write(&path, vec![7; 8192]).expect("it can be written");
         let seen = tracklog_engine::inspect(&path).expect_err("it is none any more");
         assert!(seen.to_string().contains("torn or rotten"), "{seen}");
+    }
+}
+
+fn limit(log: &Engine, topic: &str, limits: Limits) {
+    let name = TopicName::new(topic).expect("a name");
+    wait(log.set_limits(&name, limits)).expect("it is limited");
+}
+
+fn append_event_of_2019(log: &Engine, partition: PartitionId) -> Offset {
+    let mut builder = EventBuilder::new();
+    let event_time = TimeMicros(1_560_000_000_000_000);
+    let record =
+        builder.build(&EventParts { message_id: "m", event_time, ..EventParts::default() });
+    wait(submit(log, &[(partition, record)])).expect("it is stored").offset(0)
+}
+
+/// Waits until the partition starts at `start` or later.
+fn starts(log: &Engine, partition: PartitionId, start: u64) {
+    for _ in 0..10_000 {
+        if log.extent(partition).expect("it is there").start.0 >= start {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    panic!("it starts at {:?}, not at {start}", log.extent(partition));
+}
+
+#[test]
+fn age_counts_from_the_append_whatever_time_clients_said() {
+    let day = Duration::from_secs(86_400);
+    let mut machine = Machine::with(10, settling());
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    let keep = topic(log, "keep", 1, Retention::Keep)[0];
+    limit(log, "raw", Limits { age: Some(7 * day), bytes: None });
+    for _ in 0..1_000 {
+        append_event_of_2019(log, raw);
+    }
+    append(log, keep, b"for ever").expect("it is stored");
+    machine.disk.advance(6 * day);
+    machine.reopen();
+    let log = machine.engine();
+    assert_eq!(records(log, raw).len(), 1_000, "all stay for seven days after they were appended");
+    machine.disk.advance(day + Duration::from_secs(1));
+    machine.reopen();
+    let log = machine.engine();
+    starts(log, raw, 1_000);
+    assert_eq!(log.extent(raw), Some(Extent { start: Offset(1_000), end: Offset(1_000) }));
+    assert_eq!(records(log, keep).len(), 1);
+    // Offsets go on after everything has expired, across restarts.
+    machine.reopen();
+    assert_eq!(append_event_of_2019(machine.engine(), raw), Offset(1_000));
+    machine.stop();
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+}
+
+#[test]
+fn what_is_beyond_its_bytes_leaves_the_disk_and_the_newest_stay() {
+    let mut machine = Machine::with(11, settling());
+    let log = machine.engine();
+    let raw = topic(log, "raw", 2, Retention::Keep);
+    let keep = topic(log, "keep", 1, Retention::Keep)[0];
+    limit(log, "raw", Limits { age: None, bytes: Some(4 << 20) });
+    for number in 0..120_u64 {
+        let partition = raw[usize::try_from(number % 2).expect("small")];
+        append(log, partition, &noise(number, 1 << 20)).expect("it is stored");
+        append(log, keep, &payload(number, 100)).expect("it is stored");
+    }
+    settled(log);
+    starts(log, raw[0], 30);
+    for _ in 0..10_000 {
+        if log.status().pack_bytes < 40 << 20 {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let status = log.status();
+    assert!(status.pack_bytes < 40 << 20, "{status:?}");
+    let id = log.topic("raw").expect("it is there").id;
+    let bytes = log.topic_bytes(id).expect("it is known");
+    assert!((4 << 20..40 << 20).contains(&bytes), "{bytes}");
+    assert_eq!(records(log, keep).len(), 120, "others keep what they have");
+    for partition in &raw {
+        let extent = log.extent(*partition).expect("it is there");
+        assert_eq!(extent.end, Offset(60));
+        assert_eq!(records(log, *partition).len() as u64, 60 - extent.start.0);
+    }
+    let asked = Fetch {
+        from: vec![(raw[0], Offset::ZERO)],
+        bytes_max: 1 << 20,
+        wait: false,
+        mode: FetchMode::Replay,
+    };
+    let extent = log.extent(raw[0]).expect("it is there");
+    let told = wait(log.fetch(asked)).expect_err("it is gone");
+    let asked = Offset::ZERO;
+    assert_eq!(told, FetchError::OutOfRange { partition: raw[0], asked, extent });
+    let all = contents(log);
+    machine.crash(Crash::Power);
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+    machine.open().expect("it opens");
+    // The segment that was being written is full now: a little more may go.
+    let again = contents(machine.engine());
+    for (partition, records) in &again {
+        let before = &all[partition];
+        assert!(records.iter().all(|(offset, record)| before.get(offset) == Some(record)));
+        assert_eq!(records.keys().last(), before.keys().last(), "{partition:?}");
     }
 }

@@ -4,7 +4,8 @@ use tracklog_protocol::Offset;
 
 use super::rig::{Rig, name, spec, text_item};
 use super::task::block_on;
-use crate::{AppendError, CatalogError, Extent, FetchError, Retention, TopicName};
+use crate::{AppendError, CatalogError, Extent, FetchError, Limits, Retention, TopicName};
+use std::time::Duration;
 
 super::list_cases!(
     a_topic_is_found_by_name_and_listed,
@@ -15,6 +16,8 @@ super::list_cases!(
     a_deleted_topic_is_gone_with_its_records,
     a_topic_made_anew_is_another_one,
     a_topic_that_is_not_there_cannot_be_deleted,
+    limits_are_remembered_and_go_with_the_topic,
+    what_is_within_its_limits_stays,
 );
 
 fn a_topic_is_found_by_name_and_listed(rig: &mut Rig<'_>) {
@@ -112,4 +115,38 @@ fn a_topic_that_is_not_there_cannot_be_deleted(rig: &mut Rig<'_>) {
     block_on(rig.log.delete_topic(&gone)).expect("it is there");
     let error = block_on(rig.log.delete_topic(&gone)).expect_err("it is there no more");
     assert_eq!(error, CatalogError::NotFound { name: gone });
+}
+
+fn limits_are_remembered_and_go_with_the_topic(rig: &mut Rig<'_>) {
+    let topic = rig.topic("limited", 2);
+    assert_eq!(rig.log.limits(topic.id), Limits::default());
+    let limits = Limits { age: Some(Duration::from_secs(7 * 86_400)), bytes: Some(1 << 40) };
+    let set = |topic: &str, limits| block_on(rig.log.set_limits(&name(topic), limits));
+    assert_eq!(set("limited", limits), Ok(()));
+    assert_eq!(rig.log.limits(topic.id), limits);
+    let only_age = Limits { bytes: None, ..limits };
+    assert_eq!(set("limited", only_age), Ok(()));
+    assert_eq!(rig.log.limits(topic.id), only_age);
+    assert_eq!(set("limited", Limits::default()), Ok(()));
+    assert_eq!(rig.log.limits(topic.id), Limits::default());
+    assert_eq!(set("limited", limits), Ok(()));
+    assert_eq!(set("other", limits), Err(CatalogError::NotFound { name: name("other") }));
+    rig.compacted("limited-keys");
+    let refused = block_on(rig.log.set_limits(&name("limited-keys"), limits));
+    assert!(matches!(refused, Err(CatalogError::Unlimited { .. })), "{refused:?}");
+    assert_eq!(block_on(rig.log.delete_topic(&name("limited"))), Ok(()));
+    let anew = rig.topic("limited", 2);
+    assert_eq!(rig.log.limits(anew.id), Limits::default());
+}
+
+fn what_is_within_its_limits_stays(rig: &mut Rig<'_>) {
+    let topic = rig.topic("within", 1);
+    let limits = Limits { age: Some(Duration::from_secs(3_600)), bytes: Some(1 << 40) };
+    assert_eq!(block_on(rig.log.set_limits(&name("within"), limits)), Ok(()));
+    let texts = ["one", "two", "three"];
+    for text in texts {
+        rig.append_text(topic.partition(0), text);
+    }
+    assert_eq!(rig.texts(topic.partition(0)), texts);
+    assert_eq!(rig.extent(topic.partition(0)), Extent { start: Offset(0), end: Offset(3) });
 }

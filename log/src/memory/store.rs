@@ -14,7 +14,7 @@ use super::history::History;
 use super::ids::Ids;
 use crate::{
     Append, AppendError, CatalogError, Condition, Dedupe, Domain, Epoch, Extent, Fetch, FetchError,
-    Fetched, FetchedPartition, Item, Retention, TimeKind, Topic, TopicName, TopicSpec,
+    Fetched, FetchedPartition, Item, Limits, Retention, TimeKind, Topic, TopicName, TopicSpec,
 };
 
 pub(super) struct Store {
@@ -23,6 +23,7 @@ pub(super) struct Store {
     last_time: TimeMicros,
     topics_made: u32,
     topics: BTreeMap<TopicName, Topic>,
+    limits: BTreeMap<TopicId, Limits>,
     partitions: BTreeMap<PartitionId, Partition>,
     history: History,
     ids: Ids,
@@ -56,6 +57,7 @@ impl Default for Store {
             last_time: TimeMicros(i64::MIN),
             topics_made: 0,
             topics: BTreeMap::new(),
+            limits: BTreeMap::new(),
             partitions: BTreeMap::new(),
             history: History::default(),
             ids: Ids::default(),
@@ -255,7 +257,28 @@ impl Store {
         self.partitions.retain(|id, _| id.topic != topic.id);
         self.history.retain(|id, _| id.topic != topic.id);
         self.ids.forget(topic.id);
+        self.limits.remove(&topic.id);
         Ok(())
+    }
+
+    /// Remembers the limits. It keeps everything: what is beyond them may stay for a while.
+    pub(super) fn set_limits(
+        &mut self,
+        name: &TopicName,
+        limits: Limits,
+    ) -> Result<(), CatalogError> {
+        let topic = self.topics.get(name);
+        let topic = topic.ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
+        if topic.spec.retention == Retention::Compact && !limits.are_none() {
+            let why = "a compacted topic keeps the last record of each key";
+            return Err(CatalogError::Unlimited { why });
+        }
+        self.limits.insert(topic.id, limits);
+        Ok(())
+    }
+
+    pub(super) fn limits(&self, topic: TopicId) -> Limits {
+        self.limits.get(&topic).copied().unwrap_or_default()
     }
 
     pub(super) fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {

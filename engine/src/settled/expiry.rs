@@ -1,0 +1,112 @@
+//! What is beyond the limits of its topic.
+//!
+//! Promises
+//! - A record younger than its topic's age stays, by its append time; and so does the newest stretch
+//!   of a topic that takes as many bytes as it may.
+//! - What goes, goes in order of offsets, in whole batches by age and in whole segments and packs by
+//!   size. Offsets go on after all has gone.
+//!
+//! Called by the settler.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracklog_log::Limits;
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
+
+use crate::catalog::Row;
+use crate::partition::places::{FirstAppended, Held};
+use crate::published::Published;
+use crate::read::Reader;
+
+/// See the head of this file.
+pub(super) struct Expiry<'a> {
+    published: &'a Published,
+    reader: &'a Arc<Reader>,
+    now: TimeMicros,
+    limited: Vec<Limited>,
+}
+
+/// A topic that has limits.
+struct Limited {
+    topic: TopicId,
+    limits: Limits,
+    partitions: Vec<(PartitionId, Row)>,
+}
+
+impl<'a> Expiry<'a> {
+    pub(super) fn new(published: &'a Published, reader: &'a Arc<Reader>, now: TimeMicros) -> Self {
+        let topics = published.topics.read();
+        let limited = topics.catalog.topics().filter_map(|topic| {
+            let limits = topics.catalog.limits(topic.id);
+            let row = |partition| Some((partition, topics.catalog.row(partition)?));
+            (!limits.are_none()).then(|| Limited {
+                topic: topic.id,
+                limits,
+                partitions: topic.partitions().filter_map(row).collect(),
+            })
+        });
+        let limited = limited.collect();
+        drop(topics);
+        Self { published, reader, now, limited }
+    }
+
+    /// Whether something expires as time passes.
+    pub(super) fn any_ages(&self) -> bool {
+        self.limited.iter().any(|limited| limited.limits.age.is_some())
+    }
+
+    /// The partitions that are to start later, and where.
+    pub(super) fn starts(&self) -> io::Result<Vec<(PartitionId, Offset)>> {
+        let mut starts = Vec::new();
+        let mut held = Held::new();
+        for limited in &self.limited {
+            for (partition, row) in &limited.partitions {
+                let extent = self.published.topics.read().extent_of(*row);
+                let by_age = match limited.limits.age {
+                    Some(age) => self.by_age((*row, *partition), extent.end, age, &mut held)?,
+                    None => Offset::ZERO,
+                };
+                let start = by_age.max(self.by_bytes(limited, *row, extent.end));
+                if start > extent.start {
+                    starts.push((*partition, start));
+                }
+            }
+        }
+        Ok(starts)
+    }
+
+    /// Where the first batch lies that is not too old, as far as can be told without reading it.
+    fn by_age(
+        &self,
+        of: (Row, PartitionId),
+        end: Offset,
+        age: Duration,
+        held: &mut Held,
+    ) -> io::Result<Offset> {
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let time = TimeMicros(self.now.0.saturating_sub(age));
+        loop {
+            let found = self.published.places.read().offset_at_append(of, time, held);
+            match found {
+                FirstAppended::Nowhere => return Ok(end),
+                FirstAppended::At(offset) => return Ok(offset.min(end)),
+                FirstAppended::Within { place, .. } => return Ok(place.base_offset),
+                FirstAppended::Unread(unread) => {
+                    // One is enough at a time: partitions share them.
+                    held.clear();
+                    held.insert(unread.home.number(), self.reader.read_index(unread)?);
+                }
+            }
+        }
+    }
+
+    /// Where the partition goes on behind what there is no room for.
+    fn by_bytes(&self, limited: &Limited, row: Row, end: Offset) -> Offset {
+        let Some(bytes) = limited.limits.bytes else { return Offset::ZERO };
+        let places = self.published.places.read();
+        let Some(last) = places.last_beyond(limited.topic, bytes) else { return Offset::ZERO };
+        places.first_after(row, last).unwrap_or(end)
+    }
+}
