@@ -16,6 +16,56 @@ use tracklog_protocol::{
 };
 
 const PROPERTIES: &str = r#"{"id":"p-17","price":12.50,"on\u0053ale":true,"coupon":null,"tags":["a",1e2],"box":{"x":1}}"#;
+const RULES: &[(&str, &str, &str)] = &[
+    (
+        "all-kinds",
+        r#"[destinations.orders]
+type = "topic"
+partitions = 3
+[destinations.crm]
+type = "webhook"
+url = "https://crm.example/hook"
+secret_file = "crm.key"
+headers = { "x-team" = "a" }
+batch_events = 10
+batch_bytes = "64 KiB"
+timeout = "5s"
+give_up_after = "1h"
+[destinations.export]
+type = "file"
+folder = "export"
+roll_bytes = "1 MiB"
+[[rules]]
+name = "large orders"
+event = "Order *"
+type = "track"
+source = ["web", "app"]
+where = 'properties.total >= 10 and geo.country in ["DE", "AT"] or not exists(userId)'
+to = ["orders", "crm"]
+priority = "high"
+sample = 0.5
+sample_by = "userId"
+drop = ["properties.tags.0", "clientAddress", "traits"]
+[[rules]]
+name = "rest"
+to = ["orders", "export"]
+keep = ["userId", "properties.cart.items.0.sku", "geo.country", "profile.traits.total"]
+"#,
+        PROPERTIES,
+    ),
+    (
+        "comparisons",
+        r#"[destinations.t]
+type = "topic"
+[[rules]]
+name = "r"
+where = "properties.\"a.b\" like 'x*' and context.n.0 != 1e2 or (traits.t contains \"b\" and not page.url starts_with 'h')"
+to = ["t"]
+"#,
+        r#"{"a.b":"xyz","n":[1,2],"t":["b",null]}"#,
+    ),
+    ("empty", "", "{}"),
+];
 const TIME: TimeMicros = TimeMicros(1_767_322_800_000_000);
 
 fn main() -> io::Result<()> {
@@ -51,6 +101,9 @@ fn main() -> io::Result<()> {
 
     for (door, name, body) in BODIES {
         write("gateway_json", name, &[&[*door], body.as_bytes()].concat())?;
+    }
+    for (name, rules, object) in RULES {
+        write("route_rules", name, format!("{rules}\0{object}").as_bytes())?;
     }
     for (name, body) in TEXTS {
         write("json_acceptance", name, body.as_bytes())?;

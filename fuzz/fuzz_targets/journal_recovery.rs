@@ -22,7 +22,7 @@ use tracklog_fuzz::disk::{
     Contents, Node, Sample, Share, chain, seal_commit, seal_header, seal_slot,
 };
 use tracklog_log::Item;
-use tracklog_protocol::{Offset, Record};
+use tracklog_protocol::Record;
 
 const EDITS_MAX: usize = 12;
 const PAGE_BYTES: u64 = 4096;

@@ -13,6 +13,7 @@
 //! clocks and runtimes to who wires it. If you want to write a stage, read [`stage::Stage`] and the tests beside it.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "archive")]
 pub mod archive;
 pub mod destination;
 pub mod enrich;
