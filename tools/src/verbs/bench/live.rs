@@ -2,7 +2,8 @@
 //!
 //! Clients send single events over HTTP, each when it is due; a reader in the node's own process
 //! waits at the end of `enriched`. Of each event the moment of its ack and the moment at which the
-//! reader has it are noted: by number, since message ids carry it.
+//! reader has it are noted: by number, since message ids carry it. Then the same with a destination
+//! that nobody answers at: acks take as long.
 
 use std::io;
 use std::sync::Arc;
@@ -71,15 +72,52 @@ impl Moments {
     }
 }
 
+/// Every event goes to a port that nobody listens on.
+const DEAD: &str = r#"[destinations.dead]
+type = "webhook"
+url = "http://127.0.0.1:1/"
+[[rules]]
+name = "all"
+to = ["dead"]
+"#;
+
 pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
+    let [visible, answered] = measure_with(run, "").await?;
+    let [_, beside_dead] = measure_with(run, DEAD).await?;
+    Ok(vec![
+        visible.figure("in `enriched` after the ack, 5,000 events/s"),
+        answered.figure("acked, the same events, HTTP"),
+        beside_dead.figure("acked, a destination is dead"),
+    ])
+}
+
+/// How long what was measured took, and how many a second there were.
+struct Taken {
+    latencies: hdrhistogram::Histogram<u64>,
+    rate: f64,
+}
+
+impl Taken {
+    fn figure(&self, case: &str) -> Figure {
+        let figure = Figure::new(case, "events/s", self.rate).latencies(&self.latencies);
+        figure.beside(RATE as f64, "what was offered")
+    }
+}
+
+/// From ack to `enriched`, and from request to ack, on a node with these rules.
+async fn measure_with(run: &Run, rules: &str) -> Result<[Taken; 2], Failure> {
     let scratch = run.scratch()?;
+    let data = scratch.path().join("node");
+    let written =
+        std::fs::create_dir(&data).and_then(|()| std::fs::write(data.join("routes.toml"), rules));
+    written.map_err(|error| Failure::of(data.display(), error))?;
     let node = start(scratch.path(), run).await?;
     let measured = measure_on(&node, run).await;
     node.stop().await;
     measured
 }
 
-async fn measure_on(node: &Node, run: &Run) -> Result<Vec<Figure>, Failure> {
+async fn measure_on(node: &Node, run: &Run) -> Result<[Taken; 2], Failure> {
     let warm = RATE * run.seconds / 5;
     let events = warm + RATE * run.seconds;
     let moments = Arc::new(Moments::of(events));
@@ -104,14 +142,7 @@ async fn measure_on(node: &Node, run: &Run) -> Result<Vec<Figure>, Failure> {
     let span = acked.iter().skip(first).map(|moment| moment.load(Ordering::Relaxed));
     let (from, to) = (span.clone().min().unwrap_or(0), span.max().unwrap_or(0));
     let rate = visible.len() as f64 / Duration::from_nanos(to - from).as_secs_f64();
-    let offered = "what was offered";
-    let figure = |case: &str, taken| {
-        Figure::new(case, "events/s", rate).latencies(taken).beside(RATE as f64, offered)
-    };
-    Ok(vec![
-        figure("in `enriched` after the ack, 5,000 events/s", &visible),
-        figure("acked, the same events, HTTP", &answered),
-    ])
+    Ok([visible, answered].map(|latencies| Taken { latencies, rate }))
 }
 
 /// Sends each event of a connection's when it is due, or at once where that is past.

@@ -65,7 +65,7 @@ Examples:
     /// How soon after its ack an event is enriched, at 5,000 events a second
     #[command(after_help = "\
 Clients send single events over HTTP when they are due, whether others are answered or not; a reader in
-the node's process waits at the end of `enriched`.
+the node's process waits at the end of `enriched`. Then the same with a webhook that nobody answers at.
 
 Examples:
   tracklog bench live --seconds 10")]
