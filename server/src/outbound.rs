@@ -18,7 +18,7 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracklog_log::Pending;
 use tracklog_pipeline::outbound::{ANSWER_BYTES_MAX, Accepted, Outbound, Post, PostError};
 use tracklog_protocol::TimeMicros;
@@ -80,11 +80,19 @@ impl HttpOutbound {
         Self { client }
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Accepted, PostError> {
-        let mut response = self.client.request(request).await.map_err(|error| failed(&error))?;
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        after: Duration,
+    ) -> Result<Accepted, PostError> {
+        let deadline = Instant::now() + after;
+        let asked = timeout_at(deadline, self.client.request(request)).await;
+        let asked = asked.map_err(|_| PostError::TimedOut { after })?;
+        let mut response = asked.map_err(|error| failed(&error))?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), clock::now());
-        let body = begin_of(response.body_mut()).await;
+        // That it stalls or breaks off changes nothing: the status was heard.
+        let body = timeout_at(deadline, begin_of(response.body_mut())).await.unwrap_or_default();
         if status.is_success() {
             return Ok(Accepted { status: status.as_u16() });
         }
@@ -106,15 +114,11 @@ impl Outbound for HttpOutbound {
         *request.uri_mut() = target.uri().clone();
         *request.headers_mut() = headers;
         request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
-        Box::pin(async move {
-            let sent = timeout(after, self.send(request)).await;
-            sent.unwrap_or(Err(PostError::TimedOut { after }))
-        })
+        Box::pin(self.send(request, after))
     }
 }
 
-/// An answer's body: all of it, so that its connection can be used again, or its begin. That it
-/// breaks off changes nothing: the status was heard.
+/// An answer's body: all of it, so that its connection can be used again, or its begin.
 async fn begin_of(body: &mut Incoming) -> Bytes {
     let mut read = BytesMut::new();
     while read.len() < ANSWER_BYTES_MAX {
@@ -311,6 +315,19 @@ mod tests {
         let post = Post { timeout: Duration::from_millis(50), ..peer.post("http", "/hook") };
         let refused = plain().post(post).await.unwrap_err();
         assert_eq!(refused, PostError::TimedOut { after: Duration::from_millis(50) });
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_takes_nothing_back() {
+        let peer = Peer::answering("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
+        let brief = |peer: &Peer| Post {
+            timeout: Duration::from_millis(200),
+            ..peer.post("http", "/hook")
+        };
+        assert_eq!(plain().post(brief(&peer)).await, Ok(Accepted { status: 200 }));
+        let peer = Peer::answering("HTTP/1.1 422 No\r\ncontent-length: 10\r\n\r\nabc").await;
+        let refused = plain().post(brief(&peer)).await.unwrap_err();
+        assert!(matches!(refused, PostError::Status { status: 422, .. }), "{refused:?}");
     }
 
     #[tokio::test]
