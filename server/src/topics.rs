@@ -1,7 +1,11 @@
 //! Topics as they are told to operators: over HTTP, by a running node, or from a folder.
 
+use serde::de::value::BorrowedStrDeserializer;
 use serde::{Deserialize, Serialize};
-use tracklog_log::{CatalogError, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+use tracklog_log::{
+    CatalogError, Limits, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec,
+};
+use tracklog_pipeline::quantity;
 use tracklog_protocol::line::format_time;
 
 /// A topic in a list.
@@ -18,6 +22,9 @@ pub struct TopicSummary {
     pub created_at: String,
     /// Offsets that are there, of all partitions.
     pub records: u64,
+    /// What they take on the disk, but for those of the newest segment; where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// A topic with its partitions.
@@ -31,6 +38,15 @@ pub struct TopicDetails {
     /// For how many seconds an event is known again that is sent once more, where it is stored once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedupe_seconds: Option<u64>,
+    /// For how many seconds a record stays at least, where older ones go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_seconds: Option<u64>,
+    /// How many bytes stay at least, where more go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// What it takes on the disk, but for the newest segment; where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// When it was made.
     pub created_at: String,
     /// All of them, in order.
@@ -61,6 +77,43 @@ pub struct NewTopic {
     pub compact: bool,
 }
 
+/// How much of a topic is to be kept from now on; what is not said stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewLimits {
+    /// A span like `7d`, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<String>,
+    /// A size like `100 GiB`, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<String>,
+}
+
+impl NewLimits {
+    /// These over what holds now.
+    ///
+    /// # Errors
+    /// One line, when one of them is neither.
+    pub fn over(&self, now: Limits) -> Result<Limits, String> {
+        let age = self.max_age.as_deref().map(limit::<quantity::Span>).transpose()?;
+        let bytes = self.max_bytes.as_deref().map(limit::<quantity::Bytes>).transpose()?;
+        Ok(Limits {
+            age: age.map_or(now.age, |age| age.map(|span| span.0)),
+            bytes: bytes.map_or(now.bytes, |bytes| bytes.map(|size| size.0)),
+        })
+    }
+}
+
+/// `off`, or a quantity.
+fn limit<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Option<T>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let from: BorrowedStrDeserializer<'a, serde::de::value::Error> =
+        BorrowedStrDeserializer::new(text);
+    T::deserialize(from).map(Some).map_err(|error| format!("{error}, and not \"off\""))
+}
+
 /// Why there is no such topic now.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +124,9 @@ pub enum TopicError {
     /// Names that begin with `_`, and the topics that the gateway writes to, are the node's own.
     #[error("topic {0} belongs to the node itself")]
     Own(TopicName),
+    /// The limits are none.
+    #[error("{0}")]
+    Limits(String),
     /// The catalog refused.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -98,16 +154,21 @@ pub fn summary(log: &dyn Log, topic: &Topic) -> TopicSummary {
         retention: retention(topic).to_owned(),
         created_at: format_time(topic.created),
         records: ranges(log, topic).map(|range| range.end - range.start).sum(),
+        bytes: log.topic_bytes(topic.id),
     }
 }
 
 /// One topic with its partitions.
 #[must_use]
 pub fn describe(log: &dyn Log, topic: &Topic) -> TopicDetails {
+    let limits = log.limits(topic.id);
     TopicDetails {
         topic: topic.name().to_owned(),
         retention: retention(topic).to_owned(),
         dedupe_seconds: log.dedupe_window(topic.id).map(|window| window.as_secs()),
+        max_age_seconds: limits.age.map(|age| age.as_secs()),
+        max_bytes: limits.bytes,
+        bytes: log.topic_bytes(topic.id),
         created_at: format_time(topic.created),
         partitions: ranges(log, topic).collect(),
     }
@@ -124,6 +185,27 @@ pub async fn create(log: &dyn Log, new: &NewTopic) -> Result<Topic, TopicError> 
     }
     let retention = if new.compact { Retention::Compact } else { Retention::Keep };
     Ok(log.create_topic(TopicSpec { name, partitions: new.partitions, retention }).await?)
+}
+
+/// Says how much of a topic is kept.
+///
+/// # Errors
+/// [`TopicError`] when there is none, it is internal, the limits are none, or the log does not
+/// store the change.
+pub async fn limit_topic(
+    log: &dyn Log,
+    name: &str,
+    new: &NewLimits,
+) -> Result<TopicDetails, TopicError> {
+    let name = TopicName::new(name)?;
+    if name.is_internal() {
+        return Err(TopicError::Own(name));
+    }
+    let topic = log.topic(name.as_str());
+    let topic = topic.ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
+    let limits = new.over(log.limits(topic.id)).map_err(TopicError::Limits)?;
+    log.set_limits(&name, limits).await?;
+    Ok(describe(log, &topic))
 }
 
 /// Deletes a topic with all its records.

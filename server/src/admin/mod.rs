@@ -6,6 +6,7 @@
 //! | `/v1/topics` | GET | `{"topics":[…]}` |
 //! | | POST | `{"name":…,"partitions":…,"compact":…}` → the topic |
 //! | `/v1/topics/{topic}` | GET | the topic with its partitions |
+//! | | PATCH | `{"maxAge":"7d","maxBytes":"100 GiB"}`, or `"off"` → the topic |
 //! | | DELETE | → `{"success":true}` |
 //! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
 //! | `/v1/groups` | GET | `{"groups":[…]}` |
@@ -65,7 +66,7 @@ use crate::explain::Explainer;
 use crate::node::routing::Routing;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::reprocess::Reprocesses;
-use crate::topics::{self, NewTopic, TopicError};
+use crate::topics::{self, NewLimits, NewTopic, TopicError};
 use crate::verify::VerifyLine;
 
 /// What the head of a stream of records is called that says how many there are to pass.
@@ -252,7 +253,8 @@ impl Route {
             Self::Metrics | Self::Live | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics | Self::Backfill(..) | Self::Reprocesses => "GET, POST",
             Self::Routes | Self::Destinations => "GET",
-            Self::Topic(_) | Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
+            Self::Topic(_) => "GET, PATCH, DELETE",
+            Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
             Self::Reset(_) | Self::Explain | Self::WhereTo | Self::Destination(..) => "POST",
         }
     }
@@ -288,6 +290,7 @@ impl Shared {
                 Some(topic) => json(StatusCode::OK, &topics::describe(&*self.log, &topic)),
                 None => no_topic(&name),
             },
+            (&Method::PATCH, Route::Topic(name)) => self.limit(&name, request.body()).await,
             (&Method::DELETE, Route::Topic(name)) => {
                 match topics::delete(&*self.log, &name).await {
                     Ok(()) => json(StatusCode::OK, &serde_json::json!({ "success": true })),
@@ -344,6 +347,19 @@ impl Shared {
         };
         match topics::create(&*self.log, &new).await {
             Ok(topic) => json(StatusCode::OK, &topics::summary(&*self.log, &topic)),
+            Err(error) => topic_refusal(&error),
+        }
+    }
+
+    async fn limit(&self, name: &str, body: &[u8]) -> Response<Content> {
+        let new: NewLimits = match serde_json::from_slice(body) {
+            Ok(new) => new,
+            Err(error) => {
+                return refusal(StatusCode::BAD_REQUEST, "invalid_request", &error.to_string());
+            }
+        };
+        match topics::limit_topic(&*self.log, name, &new).await {
+            Ok(topic) => json(StatusCode::OK, &topic),
             Err(error) => topic_refusal(&error),
         }
     }
@@ -446,12 +462,13 @@ fn replay_refusal(error: &ReplayError) -> Response<Content> {
 
 fn topic_refusal(error: &TopicError) -> Response<Content> {
     let (status, code) = match error {
-        TopicError::Name(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+        TopicError::Name(_) | TopicError::Limits(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
         TopicError::Own(_) => (StatusCode::CONFLICT, "protected"),
         TopicError::Catalog(error) => match error {
             CatalogError::Exists { .. } => (StatusCode::CONFLICT, "exists"),
             CatalogError::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             CatalogError::Partitions { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
+            CatalogError::Unlimited { .. } => (StatusCode::CONFLICT, "protected"),
             CatalogError::Protected { .. } => (StatusCode::CONFLICT, "protected"),
             CatalogError::Busy(Busy { .. }) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -78,6 +78,14 @@ fn topics_are_made_listed_described_and_deleted() {
         let (_, raw) = operator.get("/v1/topics/raw").await;
         let raw: serde_json::Value = serde_json::from_str(&raw).unwrap();
         assert_eq!(raw["partitions"][1], serde_json::json!({"partition":1,"start":0,"end":1}));
+        let limits = r#"{"maxAge":"7d","maxBytes":"100 GiB"}"#;
+        let limited = operator.ask(Method::PATCH, "/v1/topics/orders", limits).await;
+        assert_eq!(limited.status(), 200);
+        let off = operator.ask(Method::PATCH, "/v1/topics/orders", r#"{"maxBytes":"off"}"#).await;
+        assert_eq!(off.status(), 200);
+        let (_, orders) = operator.get("/v1/topics/orders").await;
+        let orders: serde_json::Value = serde_json::from_str(&orders).unwrap();
+        assert_eq!((&orders["maxAgeSeconds"], orders.get("maxBytes")), (&604_800.into(), None));
         let deleted = operator.ask(Method::DELETE, "/v1/topics/orders", "").await;
         assert_eq!(deleted.status(), 200);
         assert_eq!(operator.get("/v1/topics/orders").await.0, 404);
@@ -89,6 +97,11 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
     block_on(async {
         let operator = Operator::new().await;
         let post = |body| operator.ask(Method::POST, "/v1/topics", body);
+        let patch = |topic: &str, body: &'static str| {
+            let path = format!("/v1/topics/{topic}");
+            let operator = &operator;
+            async move { operator.ask(Method::PATCH, &path, body).await }
+        };
         for (answer, status, code) in [
             (post("{}").await, 400, "invalid_request"),
             (post(r#"{"name":"A b","partitions":1}"#).await, 400, "invalid_request"),
@@ -98,6 +111,10 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
             (operator.ask(Method::DELETE, "/v1/topics/raw", "").await, 409, "protected"),
             (operator.ask(Method::DELETE, "/v1/topics/gone", "").await, 404, "not_found"),
             (operator.ask(Method::PUT, "/v1/topics", "").await, 405, "not_found"),
+            (patch("gone", "{}").await, 404, "not_found"),
+            (patch("_catalog", "{}").await, 409, "protected"),
+            (patch("raw", r#"{"maxAge":"soon"}"#).await, 400, "invalid_request"),
+            (patch("raw", r#"{"max":1}"#).await, 400, "invalid_request"),
             (operator.ask(Method::GET, "/v1/topics/no/events", "").await, 404, "not_found"),
             (
                 operator.ask(Method::GET, "/v1/topics/raw/events?from=9", "").await,

@@ -1,23 +1,24 @@
-//! `tracklog topic`: create, list, describe, delete.
+//! `tracklog topic`: create, list, describe, limit, delete.
 
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tracklog_server::offline;
-use tracklog_server::topics::{self, NewTopic, TopicDetails, TopicSummary};
+use tracklog_server::topics::{self, NewLimits, NewTopic, TopicDetails, TopicSummary};
 
 use crate::failure::Failure;
 use crate::node_client::segment;
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
-/// Create, list, describe or delete topics
+/// Create, list, describe, limit or delete topics
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   tracklog topic list
   tracklog topic describe raw
   tracklog topic create orders.paid --partitions 8
+  tracklog topic limit raw --max-age 30d
   tracklog topic delete orders.paid")]
 pub(crate) struct TopicCommand {
     #[command(subcommand)]
@@ -39,7 +40,7 @@ Examples:
         /// How many partitions; fixed for ever
         #[arg(long, value_name = "N", default_value_t = 16)]
         partitions: u32,
-        /// Only the last record of each key must stay; as yet older ones are not removed
+        /// Only the last record of each key must stay: older ones go when they are settled
         #[arg(long)]
         compact: bool,
     },
@@ -63,6 +64,25 @@ Examples:
         /// One object a line, a partition each
         #[arg(long)]
         json: bool,
+    },
+    /// Say how much of a topic is kept; what is beyond goes, oldest first
+    #[command(after_help = "\
+A record stays at least so long after it was appended, whatever time its client said, and so many
+bytes on the disk stay at least. What is beyond either goes in larger pieces, some time later.
+
+Examples:
+  tracklog topic limit raw --max-age 30d
+  tracklog topic limit enriched --max-bytes '200 GiB'
+  tracklog topic limit raw --max-age off")]
+    Limit {
+        /// The topic
+        name: String,
+        /// So long records stay: 12h, 7d, off
+        #[arg(long, value_name = "SPAN")]
+        max_age: Option<String>,
+        /// So many bytes stay: '100 GiB', off
+        #[arg(long, value_name = "SIZE")]
+        max_bytes: Option<String>,
     },
     /// Delete a topic with all its records
     #[command(after_help = "\
@@ -90,6 +110,13 @@ impl TopicCommand {
             Action::Describe { name, json } => {
                 show_details(&crate::block_on(async { place.open()?.topic(&name).await })?, json)
             }
+            Action::Limit { name, max_age: None, max_bytes: None } => {
+                let what = format!("say --max-age or --max-bytes: how much of {name} is kept");
+                Err(Failure::could_not_run(what))
+            }
+            Action::Limit { name, max_age, max_bytes } => {
+                crate::block_on(limit(place, &name, NewLimits { max_age, max_bytes }))
+            }
             Action::Delete { name } => crate::block_on(delete(place, &name)),
         }
     }
@@ -112,6 +139,38 @@ async fn create(place: &Place, new: NewTopic) -> Result<(), Failure> {
     }
 }
 
+async fn limit(place: &Place, name: &str, new: NewLimits) -> Result<(), Failure> {
+    let limited: TopicDetails = match place.running()? {
+        Some(node) => {
+            let body = serde_json::to_vec(&new).map_err(Failure::could_not_run)?;
+            let path = format!("/v1/topics/{}", segment(name));
+            node.json(Method::PATCH, &path, body.into()).await?
+        }
+        None => {
+            let log = offline::open_for_change(place.folder().path()).await?;
+            let limited = topics::limit_topic(&*log.log(), name, &new).await;
+            let limited = limited.map_err(Failure::could_not_run)?;
+            log.close().await;
+            limited
+        }
+    };
+    let mut output = Output::new();
+    output.line(&format!("{}: {}", limited.topic, kept(&limited)))?;
+    output.flush()
+}
+
+/// What of a topic is kept, in words.
+fn kept(topic: &TopicDetails) -> String {
+    let age = topic.max_age_seconds.map(|seconds| format!("for {}", span(seconds)));
+    let bytes = topic.max_bytes.map(|bytes| format!("up to {} MiB", bytes >> 20));
+    match (age, bytes) {
+        (None, None) => format!("retention {}", topic.retention),
+        (Some(age), None) => format!("kept {age}"),
+        (None, Some(bytes)) => format!("kept {bytes}"),
+        (Some(age), Some(bytes)) => format!("kept {age}, {bytes}"),
+    }
+}
+
 fn tell_made(topic: &TopicSummary) -> Result<(), Failure> {
     let mut output = Output::new();
     let TopicSummary { topic, partitions, retention, .. } = topic;
@@ -122,6 +181,9 @@ fn tell_made(topic: &TopicSummary) -> Result<(), Failure> {
 /// A span of time in its largest whole unit.
 fn span(seconds: u64) -> String {
     match seconds {
+        _ if seconds >= 172_800 && seconds.is_multiple_of(86_400) => {
+            format!("{} d", seconds / 86_400)
+        }
         _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
         _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         _ => format!("{seconds} s"),
@@ -191,12 +253,14 @@ fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
             output.json(&PartitionLine { topic: &topic.topic, partition, start, end })?;
         }
     } else {
-        let TopicDetails { topic: name, retention, created_at, dedupe_seconds, .. } = topic;
+        let TopicDetails { topic: name, created_at, dedupe_seconds, .. } = topic;
         let dedupe = dedupe_seconds.map_or_else(String::new, |seconds| {
             format!(", each event stored once within {}", span(seconds))
         });
         let made = made_at(created_at);
-        output.line(&format!("{name}: retention {retention}{dedupe}, created {made}"))?;
+        let bytes =
+            topic.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes on the disk"));
+        output.line(&format!("{name}: {}{bytes}{dedupe}, created {made}", kept(topic)))?;
         let mut rows = vec![["partition", "start", "end", "records"].map(str::to_owned).to_vec()];
         rows.extend(topic.partitions.iter().map(|range| {
             let records = range.end - range.start;
