@@ -556,6 +556,25 @@ impl BatchView {
         self.entries().filter_map(|(offset, entry)| Some((offset, entry.record()?)))
     }
 
+    /// The batch without the records for which `stays` says no: their offsets stay taken. `None`
+    /// where all stay.
+    #[must_use]
+    pub fn without(&self, mut stays: impl FnMut(Offset, Record<'_>) -> bool) -> Option<Bytes> {
+        let kept = self
+            .entries()
+            .map(|(offset, entry)| entry.record().filter(|record| stays(offset, *record)));
+        let kept: Vec<Option<Record<'_>>> = kept.collect();
+        let left = kept.iter().flatten().count();
+        if left == self.records().count() {
+            return None;
+        }
+        let header = &self.header;
+        if left == 0 {
+            return Some(gap(header.kind, header.count, &header.stamp));
+        }
+        Some(thinned(header, &kept))
+    }
+
     #[inline]
     fn body(&self) -> &[u8] {
         self.bytes.get(self.header.body_at()..).unwrap_or_default()
@@ -715,6 +734,7 @@ impl BatchBuilder {
             body_bytes: table_bytes + self.records.len(),
             event_times: self.event_times,
             produced: self.producer.map(|producer| producer.of(self.ends.len())),
+            flags: 0,
         };
         let mut bytes = BytesMut::zeroed(shape.batch_bytes());
         let body_at = shape.body_at();
@@ -755,6 +775,8 @@ struct Shape {
     body_bytes: usize,
     event_times: Option<EventTimes>,
     produced: Option<Produced>,
+    /// Of what was removed.
+    flags: u16,
 }
 
 impl Shape {
@@ -783,7 +805,7 @@ impl Shape {
     fn finish(&self, batch: &mut [u8], stamp_: &Stamp) -> u32 {
         let (head, body) = batch.split_at_mut(self.body_at());
         let (header, blocks) = head.split_at_mut(self.header_bytes());
-        let mut flags = 0;
+        let mut flags = self.flags;
         let body_crc = if blocks.is_empty() {
             crc32fast::hash(body)
         } else {
@@ -830,6 +852,50 @@ fn write_block_table(table: &mut [u8], body: &[u8]) -> u32 {
     whole.finalize()
 }
 
+/// A batch all of whose records were removed: it takes their offsets.
+#[must_use]
+pub fn gap(kind: PayloadKind, count: u32, at: &Stamp) -> Bytes {
+    let (event_times, produced) = (None, None);
+    let count = count as usize;
+    let shape = Shape { kind, count, body_bytes: 0, event_times, produced, flags: FLAG_GAP };
+    let mut bytes = BytesMut::zeroed(shape.batch_bytes());
+    shape.finish(&mut bytes, at);
+    bytes.freeze()
+}
+
+/// A batch of at least two places, of which one at least holds a record and one does not.
+fn thinned(header: &BatchHeader, kept: &[Option<Record<'_>>]) -> Bytes {
+    let mut table = Vec::with_capacity(table_bytes(kept.len()));
+    let (mut area, mut event_times) = (Vec::new(), None);
+    for record in kept {
+        area.resize(align8(area.len()), 0);
+        let Some(record) = record else {
+            table.extend_from_slice(&(u32_of(area.len()) | REMOVED).to_le_bytes());
+            continue;
+        };
+        area.extend_from_slice(record.bytes());
+        if let Some(time) = record.event_time() {
+            event_times = Some(EventTimes::with(event_times, time));
+        }
+        table.extend_from_slice(&u32_of(area.len()).to_le_bytes());
+    }
+    table.resize(table_bytes(kept.len()), 0);
+    let shape = Shape {
+        kind: header.kind,
+        count: kept.len(),
+        body_bytes: table.len() + area.len(),
+        event_times,
+        produced: header.produced,
+        flags: FLAG_TOMBSTONES,
+    };
+    let mut bytes = BytesMut::zeroed(shape.batch_bytes());
+    let body_at = shape.body_at();
+    bytes[body_at..body_at + table.len()].copy_from_slice(&table);
+    bytes[body_at + table.len()..].copy_from_slice(&area);
+    shape.finish(&mut bytes, &header.stamp);
+    bytes.freeze()
+}
+
 /// Stamps a batch in place and returns the header's new CRC.
 ///
 /// # Panics
@@ -871,8 +937,8 @@ pub fn write_gathered<'a>(
     assert!(count > 0, "a batch holds at least one record");
     let head_bytes = out.len() - body_bytes_of(out.len());
     let table_bytes = if count > 1 { table_bytes(count) } else { 0 };
-    let shape =
-        Shape { kind, count, body_bytes: out.len() - head_bytes, event_times, produced: None };
+    let body_bytes = out.len() - head_bytes;
+    let shape = Shape { kind, count, body_bytes, event_times, produced: None, flags: 0 };
     let (table, area) = out[head_bytes..].split_at_mut(table_bytes);
     table.fill(0);
     let mut end = 0;
@@ -1168,6 +1234,39 @@ mod tests {
         bytes[12..16].copy_from_slice(&1_000_u32.to_le_bytes());
         let view = BatchView::checked(resealed(bytes)).expect("it is whole");
         assert_eq!((view.records().count(), view.end_offset()), (0, Offset(1_000)));
+    }
+
+    #[test]
+    fn what_is_removed_keeps_its_offset_and_the_rest_its_bytes() {
+        let records: Vec<Vec<u8>> = (0..9_u8).map(|n| vec![n; usize::from(n) * 3]).collect();
+        let at = Stamp {
+            partition: PartitionId::new(TopicId(3), 1),
+            base_offset: Offset(40),
+            append_time: TimeMicros(5),
+        };
+        for count in 1..=records.len() {
+            let batch = batch_of(&records[..count]).stamped(&at);
+            for mask in 0..1_u32 << count {
+                let stays = |offset: Offset| mask >> (offset.0 - 40) & 1 == 1;
+                let Some(bytes) = batch.without(|offset, _| stays(offset)) else {
+                    assert_eq!(mask.count_ones() as usize, count, "all stay");
+                    continue;
+                };
+                let thin = BatchView::checked(bytes).expect("it is whole");
+                assert_eq!(thin.header().is_gap(), mask == 0);
+                assert_eq!(
+                    (thin.base_offset(), thin.end_offset()),
+                    (Offset(40), batch.end_offset())
+                );
+                assert_eq!((thin.partition(), thin.append_time()), (at.partition, at.append_time));
+                let left = batch.records().filter(|(offset, _)| stays(*offset));
+                assert!(thin.records().eq(left), "{mask:b} of {count}");
+                assert_eq!(thin.without(|_, _| true), None);
+                let none = thin.without(|_, _| false);
+                let none = none.map(|bytes| BatchView::checked(bytes).expect("it is whole"));
+                assert!(mask == 0 || none.is_some_and(|none| none.header().is_gap()));
+            }
+        }
     }
 
     #[test]

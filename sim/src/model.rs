@@ -440,7 +440,9 @@ impl Model {
         }
         let lost = self.lost(contents);
         self.check_wholeness(contents);
-        self.check_loss(&lost, contents);
+        // Keys are held to account by `check_keys`: what was superseded may be gone.
+        let unkeyed = lost.iter().filter(|((partition, _), _)| !self.is_keyed(*partition));
+        self.check_loss(&unkeyed.copied().collect::<Vec<_>>(), contents);
         self.check_order();
         self.check_keys(contents);
         for (at, number) in lost {
@@ -521,7 +523,12 @@ impl Model {
             }
             self.saw(partition, *offset, found);
         }
-        if self.loss == Loss::None {
+        // Of a topic of keys what was superseded may be gone.
+        let is_keyed = self
+            .topics
+            .get(&partition.topic)
+            .is_some_and(|known| known.topic.spec.retention == tracklog_log::Retention::Compact);
+        if self.loss == Loss::None && !is_keyed {
             let Extent { start, end } = share.extent;
             let count = share.records.len() as u64;
             assert_eq!(count, end.0 - start.0, "{partition} has holes: {:?}", share.damage);
@@ -539,7 +546,12 @@ impl Model {
         assert!(free || start <= *at_most, "{partition} starts at {start} for no reason");
     }
 
-    /// Records that should be there and are not.
+    fn is_keyed(&self, partition: PartitionId) -> bool {
+        let known = self.topics.get(&partition.topic);
+        known.is_some_and(|it| it.topic.spec.retention == tracklog_log::Retention::Compact)
+    }
+
+    /// Records that were there and are not.
     fn lost(&self, contents: &Contents) -> Vec<((PartitionId, Offset), Number)> {
         let mut lost = Vec::new();
         for ((partition, at), number) in &self.taken {
@@ -599,8 +611,7 @@ impl Model {
             }
             for part in &append.sent.parts {
                 // Keys are held to account by `check_keys`.
-                let keyed = self.keys.keys().any(|(partition, _)| *partition == part.partition);
-                if !contents.contains_key(&part.partition) || keyed {
+                if !contents.contains_key(&part.partition) || self.is_keyed(part.partition) {
                     continue;
                 }
                 let placed = part.numbers.clone().all(|it| self.record(it).at.is_some());

@@ -26,6 +26,7 @@ pub(crate) fn batch_of_pack(bytes: Bytes) -> Result<BatchView, BatchError> {
     // SAFETY: a pack lies in the log's folder, its trailer carries the log's cluster id (checked
     // when its index is read, without which nobody finds a frame), and the folder's lock keeps
     // other writers out. The settler alone writes packs, of batches that `batch_of_slot` or this
-    // function gave it. What rot did to them the checksums tell.
+    // function gave it, or what `BatchView::without` and `gap` leave of them: records as they were.
+    // What rot did to them the checksums tell.
     unsafe { BatchView::read(bytes) }
 }

@@ -37,6 +37,7 @@ use crate::settled::expiry::Expiry;
 use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
+use crate::settled::thinning::Thinning;
 
 /// One pack is made of no more of the journal.
 const STRETCH_BYTES_MAX: u64 = 1 << 30;
@@ -350,13 +351,18 @@ impl Settler {
         let shares = stretch.sources.iter().flat_map(|source| source.index.shares());
         let partitions: BTreeSet<PartitionId> = shares.map(|share| share.partition).collect();
         let frames = self.reader.frames_apart(FRAMES_BYTES);
+        let oldest = self.published.places.read().oldest().map(|oldest| oldest.home);
+        let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
+            let mut thinning = Thinning::new(&self.published, partition, is_oldest);
             for source in &stretch.sources {
                 if let Some(share) = source.index.share(partition) {
-                    self.copy(&mut builder, source, share, extent.start, &frames)?;
+                    let to = (&mut builder, &mut thinning);
+                    self.copy(to, source, share, extent.start, &frames)?;
                 }
             }
+            thinning.finish(&mut builder)?;
         }
         let newest = stretch.sources.last().expect("a stretch has sources");
         let head = PackHead {
@@ -411,7 +417,7 @@ impl Settler {
     /// Copies a partition's batches of one source, but for those below its start.
     fn copy(
         &self,
-        builder: &mut PackBuilder,
+        (builder, thinning): (&mut PackBuilder, &mut Thinning<'_>),
         source: &Source,
         share: &PartitionShare,
         start: Offset,
@@ -437,7 +443,7 @@ impl Settler {
             for batch in self.reader.read_batches(of, share.partition, now, end, frames) {
                 match batch.map_err(Failure::Other)? {
                     Ok(batch) if batch.end_offset() <= start => {}
-                    Ok(batch) => builder.add(&batch)?,
+                    Ok(batch) => thinning.take(batch, builder)?,
                     Err(damage) => tracing::warn!("left out of a pack: {damage}"),
                 }
             }

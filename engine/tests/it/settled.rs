@@ -44,6 +44,19 @@ fn settled(log: &Engine) {
     panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
 }
 
+/// What was there is there; of topics of keys what was superseded may be gone.
+#[track_caller]
+fn assert_same(there: &Contents, before: &Contents) {
+    assert!(there.keys().eq(before.keys()), "the same partitions");
+    for (partition, records) in there {
+        let before = &before[partition];
+        let same = |(offset, record): (&u64, &Vec<u8>)| before.get(offset) == Some(record);
+        assert!(records.iter().all(same), "{partition:?} holds other records");
+        let keyed = partition.0.starts_with('_');
+        assert!(keyed || records.len() == before.len(), "{partition:?} lacks records");
+    }
+}
+
 /// A machine with some packs, and all that is in its log.
 fn with_packs(seed: u64, options: Options) -> (Machine, Vec<PartitionId>, Contents) {
     let machine = Machine::with(seed, options);
@@ -66,21 +79,21 @@ fn with_packs(seed: u64, options: Options) -> (Machine, Vec<PartitionId>, Conten
 #[test]
 fn what_is_settled_is_read_as_before_and_after_reopening() {
     let (mut machine, _, all) = with_packs(1, settling());
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
     let status = machine.engine().status();
     assert!(status.reads_pack > 0 && status.frames_decoded > 0);
     assert!(status.frame_bytes <= 33 << 20, "{} bytes are kept", status.frame_bytes);
     assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
     machine.stop();
-    assert_eq!(machine.offline().expect("it opens"), all);
+    assert_same(&machine.offline().expect("it opens"), &all);
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
     assert!(report.packs > 0 && report.segments <= 2, "{report}");
     machine.open().expect("it opens");
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
     machine.crash(Crash::Power);
     machine.open().expect("it opens");
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
 }
 
 #[test]
@@ -109,16 +122,51 @@ fn packs_are_merged_and_read_as_before() {
     }
     let status = log.status();
     assert!(status.packs <= 3 && status.settled_bytes >= 9 * SLOT_BYTES, "{status:?}");
-    assert_eq!(contents(log), all);
+    assert_same(&contents(log), &all);
     assert_eq!(records(log, raw[0]).len(), 75);
     assert!(log.verify(&mut |_| {}).expect("it reads").clean);
     machine.crash(Crash::Power);
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
     machine.open().expect("it opens");
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
     let files = machine.disk.packs_folder().expect("it is there");
     assert_eq!(files.len(), machine.engine().status().packs, "{files:?}");
+}
+
+#[test]
+fn of_a_compacted_topic_the_last_record_of_each_key_stays_with_its_offset() {
+    let mut machine = Machine::with(12, settling());
+    let log = machine.engine();
+    let keys = topic(log, "_keys", 1, Retention::Compact)[0];
+    let fill = topic(log, "fill", 1, Retention::Keep)[0];
+    set(log, keys, b"once", b"written");
+    let mut last = Offset::ZERO;
+    for number in 0..400_u64 {
+        last = set(log, keys, b"often", &payload(number, 1_000));
+        append(log, fill, &payload(number, 100 << 10)).expect("it is stored");
+    }
+    settled(log);
+    let left = records(log, keys);
+    let offsets: Vec<u64> = left.keys().copied().collect();
+    assert!(offsets.len() < 200 && offsets[0] == 0, "{} records are left", offsets.len());
+    assert_eq!(offsets.last(), Some(&last.0));
+    let extent = log.extent(keys).expect("it is there");
+    assert_eq!((extent.start, extent.end), (Offset::ZERO, Offset(401)));
+    let asked = Fetch {
+        from: vec![(keys, Offset(1))],
+        bytes_max: 4 << 20,
+        wait: false,
+        mode: FetchMode::Replay,
+    };
+    let part = wait(log.fetch(asked)).expect("it reads").partitions.remove(0);
+    assert!(part.damage.is_empty(), "what is compacted is not missed: {:?}", part.damage);
+    assert!(log.verify(&mut |_| {}).expect("it reads").clean);
+    machine.crash(Crash::Power);
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+    machine.open().expect("it opens");
+    assert!(records(machine.engine(), keys) == left);
 }
 
 #[test]
@@ -203,7 +251,7 @@ fn a_pack_that_nothing_names_goes_at_the_next_opening() {
     let stray = PackId { first: 9_000, last: 9_001, generation: 1 };
     machine.disk.set_file(&FileName::Pack(stray), Some(vec![7; 8192]));
     machine.open().expect("it opens");
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
     let packs = machine.disk.packs_folder().expect("it is there");
     assert!(packs.iter().all(|(pack, _)| *pack != stray), "{packs:?}");
 }
@@ -264,7 +312,7 @@ fn a_full_disk_keeps_the_segments_and_settles_when_there_is_room() {
     machine.options = settling();
     machine.disk.set_capacity(used + SLOT_BYTES + (1 << 20));
     machine.open().expect("it opens");
-    assert_eq!(contents(machine.engine()), all);
+    assert_same(&contents(machine.engine()), &all);
     machine.disk.set_capacity(u64::MAX >> 1);
     let log = machine.engine();
     for number in 0..20 {
@@ -286,10 +334,10 @@ fn packs_on_a_real_file_system_are_read_and_verified() {
     }
     let all = contents(&log);
     settled(&log);
-    assert_eq!(contents(&log), all);
+    assert_same(&contents(&log), &all);
     drop(log);
     let log = open();
-    assert_eq!(contents(&log), all);
+    assert_same(&contents(&log), &all);
     drop(log);
     let report = verify(folder.path(), &mut |_| {}).expect("it reads");
     assert!(report.clean && report.packs > 0, "{report}");
