@@ -48,7 +48,7 @@ use crate::partition::places::{Home, Index, Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
 use crate::read::{Reader, ReaderOptions};
-use crate::seen::event_ids::{HotIds, IdKey, ids_of_segment};
+use crate::seen::event_ids::{HotIds, IdKey, ids_of_pack, ids_of_segment};
 use crate::seen::producers::Producers;
 use crate::settled::settler::{SettleOptions, Settler, Settling};
 
@@ -275,11 +275,18 @@ fn ids_of(
     active: SegmentNumber,
 ) -> HotIds {
     let (catalog, key) = (&recovered.catalog, IdKey::of(recovered.cluster, options.id_hash_bits));
-    let first = recovered.segments.first().map_or(active, |(id, _)| id.number);
+    let oldest_pack = recovered.packs.first().map(|index| SegmentNumber(index.head.id.last));
+    let oldest_segment = recovered.segments.first().map(|(id, _)| id.number);
+    let first = oldest_pack.or(oldest_segment).unwrap_or(active);
     let mut ids = HotIds::new(first, options.ids_bytes);
     let Some(window) = catalog.dedupe_window_max() else { return ids };
     let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
     let not_before = later(recovered.append_time, disk.now()).0.saturating_sub(window);
+    for index in &recovered.packs {
+        if index.head.append_time_last.0 >= not_before {
+            ids_of_pack(disk, index, catalog, &mut ids);
+        }
+    }
     for (id, index) in &recovered.segments {
         if index.append_time_last().0 >= not_before {
             ids_of_segment(disk, (id, index), catalog, key, &mut ids);
@@ -364,6 +371,7 @@ fn assemble(
         Arc::clone(&settling),
         SettleOptions {
             cluster: heading.cluster,
+            id_key: client.id_key,
             slot_bytes: heading.slot_bytes,
             hot_segments: hot_segments(options, heading.slot_bytes),
             level: options.pack_level,

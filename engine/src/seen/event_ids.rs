@@ -9,7 +9,7 @@
 //! - [`IdHash`], made by [`id_hash`]: the same for an event wherever it lies, in whatever topic;
 //!   [`TopicIdHash`]: one for each topic.
 //! - [`HotIds`]: the ids of what lies in the journal, changed when a commit is stamped.
-//! - [`ids_of_segment`]: makes it again at opening.
+//! - [`ids_of_segment`], [`ids_of_pack`]: make it again at opening.
 //! - [`SettledIds`]: what is asked of a file that holds the ids of events that have left the
 //!   journal.
 //!
@@ -30,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::journal::segment::ClusterId;
 
 pub(crate) use hot::{HotIds, ROWS_MAX, TopicIdHash};
-pub(crate) use rebuild::ids_of_segment;
+pub(crate) use rebuild::{ids_of_pack, ids_of_segment};
 #[allow(unused_imports, reason = "whoever settles segments begins with it")]
 pub(crate) use settled::{EventPlace, SettledIds};
 

@@ -2,9 +2,9 @@
 //! FORMAT.md §9.
 //!
 //! ```text
-//! +---------+---------+----     ---+---------+------- … -+---------+
-//! | frame 0 | frame 1 |  …         | footer  | zeros     | trailer |
-//! +---------+---------+----     ---+---------+------- … -+---------+
+//! +---------+---------+----   ---+-----+--------+------- … -+---------+
+//! | frame 0 | frame 1 |  …       | ids | footer | zeros     | trailer |
+//! +---------+---------+----   ---+-----+--------+------- … -+---------+
 //! ```
 //!
 //! A frame holds batches as they lay in the journal, those of a partition side by side, each at a
@@ -21,14 +21,15 @@ use std::io;
 
 use bytes::Bytes;
 use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES as BATCH_HEADER_BYTES};
-use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
+use tracklog_protocol::{BatchView, Offset, PartitionId, PayloadKind, TimeMicros, TopicId};
 
 use crate::disk::{Disk, PAGE_BYTES, PackFile, PackId, PackWriter, PageBuffer, batch_of_pack};
 use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{CommitNumber, Run};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{PartitionShare, Place};
-use crate::sections::{MAY_SKIP, next_section, section};
+use crate::sections::{MAY_SKIP, next_section, section, section_that_may_be_skipped};
+use crate::seen::event_ids::{IdHash, IdKey, hash_of};
 
 /// A frame is filled up to so much, but for a batch that is larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
@@ -47,6 +48,7 @@ const SECTION_HEAD: u16 = 1;
 const SECTION_FRAMES: u16 = 2;
 const SECTION_SHARES: u16 = 3;
 const SECTION_RUNS: u16 = 4;
+const SECTION_IDS: u16 = 5;
 const SECTION_END: u16 = u16::MAX;
 
 /// The stretch of the journal that a pack holds, and what is in it.
@@ -99,6 +101,17 @@ pub(crate) struct PackIndex {
     pub(crate) shares: Vec<PartitionShare>,
     /// For each share the append time of the last batch at each of its places.
     pub(crate) append_times: Vec<Vec<TimeMicros>>,
+    /// The hashes of message ids, where there are any.
+    pub(crate) ids: Option<IdsPlace>,
+}
+
+/// Where the hashes of message ids lie in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdsPlace {
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+    /// CRC-32 of these bytes.
+    pub(crate) crc: u32,
 }
 
 /// Why a file is not the pack that is wanted.
@@ -171,13 +184,20 @@ impl PackIndex {
                 put_share(share, times, fields);
             }
         });
+        if let Some(ids) = &self.ids {
+            section_that_may_be_skipped(&mut footer, SECTION_IDS, |fields| {
+                fields.put_u64(ids.at);
+                fields.put_u64(ids.bytes);
+                fields.put_u32(ids.crc);
+            });
+        }
         section(&mut footer, SECTION_END, |fields| fields.put_u32(VERSION));
         footer
     }
 
     fn decode(footer: &[u8]) -> Result<Self, PackError> {
         let mut fields = Fields::new(footer);
-        let mut known: [Option<Fields<'_>>; SECTION_RUNS as usize + 1] = Default::default();
+        let mut known: [Option<Fields<'_>>; SECTION_IDS as usize + 1] = Default::default();
         loop {
             let (kind, flags, body) = next_section(&mut fields).ok_or(PackError::Bad)?;
             match known.get_mut(usize::from(kind)) {
@@ -195,7 +215,13 @@ impl PackIndex {
             let (shares, append_times) = shares.into_iter().unzip();
             let runs =
                 section(SECTION_RUNS)?.list(|fields| Some((Run(fields.u64()?), fields.u64()?)))?;
-            Some(Self { head, runs, frames, shares, append_times })
+            let ids = match section(SECTION_IDS) {
+                Some(mut fields) => {
+                    Some(IdsPlace { at: fields.u64()?, bytes: fields.u64()?, crc: fields.u32()? })
+                }
+                None => None,
+            };
+            Some(Self { head, runs, frames, shares, append_times, ids })
         };
         index().filter(Self::is_sound).ok_or(PackError::Bad)
     }
@@ -325,6 +351,7 @@ impl PackHead {
             frames: Vec::new(),
             shares: Vec::new(),
             append_times: Vec::new(),
+            ids: None,
         }
     }
 }
@@ -416,6 +443,76 @@ impl Trailer {
     }
 }
 
+/// Message ids of events side by side: their partition, the offset of the first, and a hash for
+/// each; none where no event lies.
+pub(crate) struct IdRun {
+    pub(crate) partition: PartitionId,
+    pub(crate) first: Offset,
+    pub(crate) hashes: Vec<Option<IdHash>>,
+}
+
+impl PackIndex {
+    /// Reads the hashes of all message ids that the pack knows.
+    pub(crate) fn read_ids(&self, file: &dyn PackFile) -> Result<Vec<IdRun>, PackError> {
+        let Some(ids) = self.ids else { return Ok(Vec::new()) };
+        if ids.at.checked_add(ids.bytes).is_none_or(|end| end > file.bytes()) {
+            return Err(PackError::Bad);
+        }
+        let bytes = read_range(file, ids.at, ids.bytes)?;
+        if crc32fast::hash(&bytes) != ids.crc {
+            return Err(PackError::Bad);
+        }
+        let mut fields = Fields::new(&bytes);
+        let mut runs = Vec::new();
+        while !fields.is_empty() {
+            runs.push(self.id_run(&mut fields).ok_or(PackError::Bad)?);
+        }
+        Ok(runs)
+    }
+
+    fn id_run(&self, fields: &mut Fields<'_>) -> Option<IdRun> {
+        let share = self.shares.get(fields.u32()? as usize)?;
+        let (count, first) = (fields.u32()?, Offset(fields.u64()?));
+        let hash = |fields: &mut Fields<'_>| {
+            fields.u64().map(|hash| (hash != 0).then(|| IdHash::new(hash)))
+        };
+        let hashes = (0..count).map(|_| hash(fields)).collect::<Option<_>>()?;
+        Some(IdRun { partition: share.partition, first, hashes })
+    }
+}
+
+/// The area of ids while it is written.
+#[derive(Default)]
+struct Ids {
+    bytes: Vec<u8>,
+    /// Where the count of the last run lies, and the offset after it.
+    last: Option<(usize, u32, Offset)>,
+}
+
+impl Ids {
+    /// Adds those of a batch in share `share`.
+    fn add(&mut self, key: IdKey, share: u32, batch: &BatchView) {
+        let goes_on = self.last.filter(|(_, of, end)| (*of, *end) == (share, batch.base_offset()));
+        let count_at = match goes_on {
+            Some((count_at, ..)) => count_at,
+            None => {
+                self.bytes.put_u32(share);
+                self.bytes.put_u32(0);
+                self.bytes.put_u64(batch.base_offset().0);
+                self.bytes.len() - 12
+            }
+        };
+        for (_, entry) in batch.entries() {
+            let hash = entry.record().and_then(|record| hash_of(key, record));
+            self.bytes.put_u64(hash.map_or(0, IdHash::get));
+        }
+        let count = &mut self.bytes[count_at..count_at + 4];
+        let before = u32::from_le_bytes(count.try_into().expect("four bytes"));
+        count.copy_from_slice(&(before + batch.count()).to_le_bytes());
+        self.last = Some((count_at, share, batch.end_offset()));
+    }
+}
+
 /// Any bytes of a pack's file.
 pub(crate) fn read_range(file: &dyn PackFile, at: u64, bytes: u64) -> io::Result<Vec<u8>> {
     let (pages, from) = read_pages(file, at, bytes, PageBuffer::zeroed)?;
@@ -500,6 +597,10 @@ pub(crate) struct PackBuilder {
     frames: Vec<Frame>,
     shares: Vec<PartitionShare>,
     append_times: Vec<Vec<TimeMicros>>,
+    id_key: IdKey,
+    /// Whether the events of the partition that comes are known by their ids.
+    knows_ids: bool,
+    ids: Ids,
     batches: u64,
     records: u64,
 }
@@ -508,7 +609,7 @@ impl PackBuilder {
     /// Begins the file of `pack`.
     pub(crate) fn new(
         disk: &dyn Disk,
-        cluster: ClusterId,
+        (cluster, id_key): (ClusterId, IdKey),
         pack: PackId,
         level: i32,
     ) -> io::Result<Self> {
@@ -524,9 +625,17 @@ impl PackBuilder {
             frames: Vec::new(),
             shares: Vec::new(),
             append_times: Vec::new(),
+            id_key,
+            knows_ids: false,
+            ids: Ids::default(),
             batches: 0,
             records: 0,
         })
+    }
+
+    /// Says whether the message ids of the batches that come are to be found later.
+    pub(crate) const fn set_ids(&mut self, known: bool) {
+        self.knows_ids = known;
     }
 
     /// Adds the next batch.
@@ -544,6 +653,10 @@ impl PackBuilder {
         }
         self.frame.resize(self.frame.len().next_multiple_of(8), 0);
         self.list(batch);
+        if self.knows_ids && batch.header().kind() == PayloadKind::Event {
+            let share = crate::fields::length_u32(self.shares.len() - 1);
+            self.ids.add(self.id_key, share, batch);
+        }
         self.frame.extend_from_slice(bytes);
         self.batches += 1;
         self.records += u64::from(batch.count());
@@ -633,9 +746,14 @@ impl PackBuilder {
         }
         let Self { batches, records, at: file_bytes, .. } = self;
         let head = PackHead { batches, records, file_bytes, ..head };
+        let ids = std::mem::take(&mut self.ids).bytes;
+        let ids_place =
+            IdsPlace { at: self.at, bytes: ids.len() as u64, crc: crc32fast::hash(&ids) };
+        self.write(&ids)?;
         let index = PackIndex {
             head,
             runs,
+            ids: (!ids.is_empty()).then_some(ids_place),
             frames: std::mem::take(&mut self.frames),
             shares: std::mem::take(&mut self.shares),
             append_times: std::mem::take(&mut self.append_times),

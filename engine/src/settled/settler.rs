@@ -33,6 +33,7 @@ use crate::journal::segment::{ClusterId, SlotPage};
 use crate::partition::places::{Home, Index, PartitionShare, Unread};
 use crate::published::Published;
 use crate::read::Reader;
+use crate::seen::event_ids::IdKey;
 use crate::settled::expiry::Expiry;
 use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
@@ -54,6 +55,7 @@ const EXPIRE_AT_ONCE: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SettleOptions {
     pub(crate) cluster: ClusterId,
+    pub(crate) id_key: IdKey,
     pub(crate) slot_bytes: u64,
     /// So many full segments stay as they are.
     pub(crate) hot_segments: u64,
@@ -346,8 +348,8 @@ impl Settler {
     }
 
     fn make(&self, stretch: &Stretch) -> Result<PackIndex, Failure> {
-        let SettleOptions { cluster, level, .. } = self.options;
-        let mut builder = PackBuilder::new(&*self.disk, cluster, stretch.pack, level)?;
+        let SettleOptions { cluster, id_key, level, .. } = self.options;
+        let mut builder = PackBuilder::new(&*self.disk, (cluster, id_key), stretch.pack, level)?;
         let shares = stretch.sources.iter().flat_map(|source| source.index.shares());
         let partitions: BTreeSet<PartitionId> = shares.map(|share| share.partition).collect();
         let frames = self.reader.frames_apart(FRAMES_BYTES);
@@ -355,6 +357,7 @@ impl Settler {
         let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
+            builder.set_ids(self.knows_ids(partition));
             let mut thinning = Thinning::new(&self.published, partition, is_oldest);
             for source in &stretch.sources {
                 if let Some(share) = source.index.share(partition) {
@@ -407,6 +410,12 @@ impl Settler {
             runs.push((id.run, skip));
         }
         Ok(runs)
+    }
+
+    /// Whether the partition's events are known by their message ids.
+    fn knows_ids(&self, partition: PartitionId) -> bool {
+        let topics = self.published.topics.read();
+        topics.catalog.row_and_dedupe(partition).is_some_and(|(_, known)| known)
     }
 
     /// Where the partition starts; `None` when its topic is gone.

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tracklog_engine::disk::simulated::Crash;
 use tracklog_engine::disk::{Disk, FileName, PackId};
 use tracklog_engine::{Engine, Note, Options, verify};
+use tracklog_log::dedupe::{Verdict, VerdictKind, append_once};
 use tracklog_log::{
-    Extent, Fetch, FetchError, FetchMode, Limits, Log, Retention, TimeKind, TopicName,
+    Append, Dedupe, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Limits, Log,
+    Retention, TimeKind, TopicName,
 };
 use tracklog_protocol::event::{EventBuilder, EventParts};
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
 use crate::rig::{
     Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, set,
@@ -460,4 +462,59 @@ fn what_is_beyond_its_bytes_leaves_the_disk_and_the_newest_stay() {
         assert!(records.iter().all(|(offset, record)| before.get(offset) == Some(record)));
         assert_eq!(records.keys().last(), before.keys().last(), "{partition:?}");
     }
+}
+
+/// Appends events of these numbers, each once, and tells what became of each.
+fn once(log: &Engine, partition: PartitionId, numbers: std::ops::Range<u64>) -> Vec<Verdict> {
+    let ids: Vec<String> = numbers.map(|number| format!("m-{number}")).collect();
+    let mut events = Records::new();
+    for message_id in &ids {
+        let parts = EventParts { message_id, name: Some("shown"), ..EventParts::default() };
+        events.push(EventBuilder::new().build(&parts));
+    }
+    let items: Vec<Item<'_>> =
+        events.iter().map(|record| Item::Record { partition, record }).collect();
+    let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
+    let append = Append { conditions: &[], items: &items };
+    let done = wait(append_once(log, Lane::FIRST_SOURCE, epoch, append)).expect("it is stored");
+    done.verdicts
+}
+
+#[test]
+fn an_event_that_is_settled_is_known_again_over_restarts_and_merges() {
+    let name = TopicName::new("raw").expect("a name");
+    let window = Duration::from_secs(86_400);
+    let dedupe = vec![Dedupe { topic: name, window }];
+    let mut machine = Machine::with(13, Options { dedupe, ..settling() });
+    let log = machine.engine();
+    let raw = topic(log, "raw", 2, Retention::Keep);
+    let fill = topic(log, "fill", 1, Retention::Keep)[0];
+    for number in 0..140_u64 {
+        let partition = raw[usize::try_from(number % 2).expect("small")];
+        let stored = once(log, partition, number * 10..number * 10 + 10);
+        assert!(stored.iter().all(|verdict| verdict.kind == VerdictKind::Stored));
+        append(log, fill, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    settled(log);
+    for _ in 0..2 {
+        let log = machine.engine();
+        for number in 0..140_u64 {
+            // Whatever partition it comes to.
+            let first = raw[usize::try_from(number % 2).expect("small")];
+            for partition in &raw {
+                for (verdict, nth) in
+                    once(log, *partition, number * 10..number * 10 + 10).iter().zip(0..)
+                {
+                    let offset = Offset(number / 2 * 10 + nth);
+                    let kind = VerdictKind::Duplicate;
+                    assert_eq!(*verdict, Verdict { partition: first, offset, kind }, "{number}");
+                }
+            }
+        }
+        machine.crash(Crash::Power);
+        machine.open().expect("it opens");
+    }
+    let log = machine.engine();
+    assert!(log.status().packs <= 3, "they are merged: {:?}", log.status());
+    assert_eq!(records(log, raw[0]).len() + records(log, raw[1]).len(), 1_400);
 }

@@ -1,4 +1,4 @@
-//! The ids of a segment's events, read from the segment itself: at opening, when the table that
+//! The ids of a segment's events, read from the segment itself, or from its pack: at opening, when the table that
 //! holds them is made again from the log.
 //!
 //! What cannot be read is known no more, as are events that are lost to damage: recovery and
@@ -6,10 +6,12 @@
 
 use bytes::Bytes;
 
-use super::{HotIds, IdKey, topic_hash_of};
+use super::{HotIds, IdKey, TopicIdHash, topic_hash_of};
 use crate::catalog::{Catalog, Row};
 use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
+use crate::journal::commit::SegmentNumber;
 use crate::partition::places::{Place, SegmentId, SegmentIndex};
+use crate::settled::pack::{PackError, PackHead, PackIndex};
 
 use tracklog_protocol::{BatchView, PartitionId};
 
@@ -33,6 +35,27 @@ pub(crate) fn ids_of_segment(
         }
     }
     ids.end_commit(index.append_time_last());
+}
+
+/// Adds the ids that a pack knows.
+pub(crate) fn ids_of_pack(disk: &dyn Disk, index: &PackIndex, catalog: &Catalog, ids: &mut HotIds) {
+    let PackHead { id, append_time_last, .. } = index.head;
+    ids.begin_segment(SegmentNumber(id.last));
+    let file = disk.open_pack(id).map_err(PackError::from);
+    let runs = file.and_then(|file| index.read_ids(&*file)).unwrap_or_else(|error| {
+        tracing::warn!("no message id of {id} is known: {error}");
+        Vec::new()
+    });
+    for run in runs {
+        let Some((row, true)) = catalog.row_and_dedupe(run.partition) else { continue };
+        for (hash, nth) in run.hashes.into_iter().zip(0..) {
+            if let Some(hash) = hash {
+                let hash = TopicIdHash::new(run.partition.topic, hash);
+                ids.insert(hash, row, run.first.plus(nth));
+            }
+        }
+    }
+    ids.end_commit(append_time_last);
 }
 
 /// The batches of a segment whose events are stored once, in order.
