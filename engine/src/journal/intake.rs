@@ -189,13 +189,13 @@ impl Gather {
         })
     }
 
-    /// By what the events of item `index` are known again: of the first, of the second, and so on.
-    pub(crate) fn ids(&self, index: u32) -> &[Option<TopicIdHash>] {
+    /// By what the events of a batch are known again; of all other items none.
+    pub(crate) fn batch_ids(&self, index: u32) -> &[Option<TopicIdHash>] {
         let item = &self.items[index as usize];
-        match item.kind {
-            WHOLE_BATCH => self.batches[item.at as usize].ids.as_deref().unwrap_or_default(),
-            _ => std::slice::from_ref(&item.id),
+        if item.kind != WHOLE_BATCH {
+            return &[];
         }
+        self.batches[item.at as usize].ids.as_deref().unwrap_or_default()
     }
 
     fn push(&mut self, append: Append<'_>, measured: &Measured, permit: Option<Permit>) -> u32 {

@@ -37,6 +37,9 @@ use crate::seen::producers::{Expected, Place, Producers};
 /// A gathered batch is split above this size.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
 
+/// The ids of so many items are looked up together.
+const ITEMS_TOUCHED: usize = 32;
+
 /// What a partition's next record gets, and this commit's list of its items.
 #[derive(Clone, Copy, Debug)]
 struct Stamped {
@@ -209,9 +212,7 @@ impl Stamper {
             keyed: Vec::new(),
             records: 0,
         };
-        if gather.appends.iter().any(|share| share.has_ids) {
-            self.ids.touch(gather.items.iter().filter_map(|item| item.id));
-        }
+        let mut touched = 0;
         for append in 0..gather.appends.len() {
             let share = gather.appends[append];
             let row = |partition| topics.catalog.row(partition);
@@ -227,6 +228,7 @@ impl Stamper {
             }
             checked = checked.and_then(|()| self.check(gather, share, row));
             if share.has_ids {
+                touched = self.touch(gather, share, touched);
                 checked =
                     checked.and_then(|()| self.check_ids(gather, share, append_time, &topics));
             }
@@ -239,7 +241,11 @@ impl Stamper {
                 let (row, count) = (item.row, gather.count(index));
                 let partition = topics.catalog.partition(row);
                 let offset = self.link(gather, row, index, count);
-                for (id, at) in gather.ids(index).iter().zip(0_u64..) {
+                if let Some(id) = gather.items[index as usize].id {
+                    self.ids.insert(id, row, offset);
+                    self.any_ids = true;
+                }
+                for (id, at) in gather.batch_ids(index).iter().zip(0_u64..) {
                     if let Some(id) = id {
                         self.ids.insert(*id, row, offset.plus(at));
                         self.any_ids = true;
@@ -360,6 +366,20 @@ impl Stamper {
         }
     }
 
+    /// Has what the look-ups of an append's ids will read fetched, and that of some more items: all
+    /// at once, for memory answers many questions in the time of one, and not too many, for it
+    /// must still be near when it is read. `touched`: how many items that was done for.
+    fn touch(&self, gather: &Gather, share: AppendShare, touched: usize) -> usize {
+        let end = (share.first_item + share.items) as usize;
+        if end <= touched {
+            return touched;
+        }
+        let end = end.max(touched + ITEMS_TOUCHED).min(gather.items.len());
+        let first = touched.max(share.first_item as usize);
+        self.ids.touch(gather.items[first..end].iter().filter_map(|item| item.id));
+        end
+    }
+
     /// Refuses an append whose events may be there already, unless it says that they differ. What
     /// it is told is durable when this commit is.
     fn check_ids(
@@ -372,11 +392,8 @@ impl Stamper {
         let mut items = Vec::new();
         for item in 0..share.items as usize {
             let gathered = &gather.items[share.first_item as usize + item];
-            let Some(id) = gathered.id else { continue };
+            let Some(id) = gathered.id.filter(|id| self.ids.may_hold(*id)) else { continue };
             let found = self.ids.find(id, |row| Offset(self.rows[row.index()].next));
-            if found.is_empty() {
-                continue;
-            }
             let is_there = |(row, offset): &(Row, Offset)| *offset >= topics.start_of(*row);
             let places = found.into_iter().filter(is_there);
             let places = places.map(|(row, offset)| (topics.catalog.partition(row), offset));
