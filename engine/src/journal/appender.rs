@@ -239,7 +239,7 @@ impl Journal {
         let producers = std::mem::take(&mut start.producers);
         let ids = start.ids.take().unwrap_or_else(|| HotIds::new(opened.segment, 0));
         effects.prepare(opened.segment.next());
-        Self {
+        let journal = Self {
             slot: active.slot,
             segment: active.id,
             position: opened.end(),
@@ -277,7 +277,9 @@ impl Journal {
             intake,
             counters,
             pool,
-        }
+        };
+        journal.count_ids();
+        journal
     }
 
     /// Takes what happened since, does all that can be done now, and says when to come back.
@@ -705,9 +707,7 @@ impl Journal {
     fn commit(&mut self, mut gather: Gather, effects: &mut impl Effects) {
         self.append_time = later(self.append_time, effects.now());
         let closed = self.stamper.close(&mut gather, self.append_time);
-        let (ids, ids_bytes) = self.stamper.ids();
-        self.counters.ids.store(ids, Ordering::Relaxed);
-        self.counters.ids_bytes.store(ids_bytes as u64, Ordering::Relaxed);
+        self.count_ids();
         let header = self.header(CommitKind::Data, &closed.pages, closed.directory_bytes, effects);
         let first_items = gather.appends.iter().map(|share| share.first_item).collect();
         let Closed { pages, entries, given, .. } = closed;
@@ -724,6 +724,12 @@ impl Journal {
         };
         self.intake.recycle(gather);
         self.submit(header, pages, parts, effects);
+    }
+
+    fn count_ids(&self) {
+        let (ids, bytes) = self.stamper.ids();
+        self.counters.ids.store(ids, Ordering::Relaxed);
+        self.counters.ids_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
     /// Nothing is in flight and nothing waits.

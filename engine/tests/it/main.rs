@@ -1,6 +1,7 @@
 //! The engine through its public interface, on real files and on the simulated disk.
 
 mod conformance;
+mod dedupe;
 mod dropping;
 mod embedded;
 mod faults;

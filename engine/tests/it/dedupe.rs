@@ -1,0 +1,222 @@
+//! Events that are sent again, over restarts, crashes and settling: each is stored once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::{Engine, Options};
+use tracklog_log::dedupe::{OnceError, Outcomes, VerdictKind, append_once};
+use tracklog_log::{Append, Dedupe, Domain, Item, Lane, Log as _, Retention, TopicName};
+use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
+use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
+
+use crate::rig::{Machine, batches, options, topic, wait};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Events of the topic `once` are stored once.
+fn once(hash_bits: u32) -> Options {
+    let topic = TopicName::new("once").expect("a topic name");
+    let dedupe = vec![Dedupe { topic, window: HOUR }];
+    Options { dedupe, id_hash_bits: hash_bits, ..options() }
+}
+
+/// An event: its id, and what it says.
+type Sent = (u32, u32);
+
+/// Some of them are large, so that segments fill.
+fn records(events: &[Sent], attempt: u64) -> Records {
+    let (mut records, mut builder) = (Records::new(), EventBuilder::new());
+    for (id, content) in events {
+        let filler = if id % 8 == 1 { 400 << 10 } else { 10 };
+        let (id, sent) = (format!("m-{id}"), attempt.to_string());
+        let properties = format!("{{\"n\":{content},\"f\":\"{}\"}}", "x".repeat(filler));
+        records.push(builder.build(&EventParts {
+            message_id: &id,
+            source: Some("web"),
+            properties: Some(&properties),
+            sent_time_text: Some(&sent),
+            event_time: TimeMicros(5),
+            ..EventParts::default()
+        }));
+    }
+    records
+}
+
+fn items<'a>(records: &'a Records, partitions: &[PartitionId]) -> Vec<Item<'a>> {
+    let records = records.iter().zip(partitions.iter().cycle());
+    records.map(|(record, partition)| Item::Record { partition: *partition, record }).collect()
+}
+
+fn send(
+    log: &Engine,
+    partitions: &[PartitionId],
+    records: &Records,
+) -> Result<Outcomes, OnceError> {
+    let epoch = wait(log.open(Domain::WHOLE)).map_err(OnceError::Append)?;
+    let items = items(records, partitions);
+    let append = Append { conditions: &[], items: &items };
+    wait(append_once(log, Lane::FIRST_SOURCE, epoch, append))
+}
+
+/// Where each event lies, by what it is.
+fn stored(log: &Engine, partitions: &[PartitionId]) -> BTreeMap<Sent, Vec<(PartitionId, Offset)>> {
+    let mut stored: BTreeMap<Sent, Vec<_>> = BTreeMap::new();
+    for partition in partitions {
+        for batch in batches(log, *partition) {
+            for (offset, record) in batch.records() {
+                let event = EventView::of(record).expect("only events were sent");
+                let id = event.message_id().strip_prefix("m-").and_then(|id| id.parse().ok());
+                let content = event.properties().and_then(|it| it.strip_prefix("{\"n\":"));
+                let content = content.and_then(|it| it.split(',').next()?.parse().ok());
+                let sent = (id.expect("a number"), content.expect("a number"));
+                stored.entry(sent).or_default().push((*partition, offset));
+            }
+        }
+    }
+    stored
+}
+
+#[test]
+fn settled_events_are_known_after_a_reopening() {
+    let mut machine = Machine::with(1, Options { hot_bytes: Some(0), ..once(64) });
+    let partitions = topic(machine.engine(), "once", 3, Retention::Keep);
+    let all: Vec<Sent> = (0..60).map(|id| (8 * id + 1, 0)).collect();
+    let mut first = Vec::new();
+    for event in &all {
+        let one = records(&[*event], 1);
+        first.extend(send(machine.engine(), &partitions[..1], &one).expect("stored").verdicts);
+    }
+    while machine.engine().status().segments > 1 {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert!(machine.engine().status().packs > 0);
+    for _ in 0..2 {
+        for (event, first) in all.iter().zip(&first) {
+            let again = records(&[*event], 2);
+            let told = send(machine.engine(), &partitions[1..], &again).expect("known").verdicts[0];
+            assert_eq!((told.partition, told.offset), (first.partition, first.offset));
+            assert_eq!(told.kind, VerdictKind::Duplicate);
+        }
+        machine.reopen();
+    }
+}
+
+#[test]
+fn an_event_is_known_for_as_long_as_the_window_is_and_that_is_not_renewed() {
+    let mut machine = Machine::with(2, once(64));
+    let partitions = topic(machine.engine(), "once", 1, Retention::Keep);
+    let event = records(&[(2, 0)], 1);
+    let kind = |machine: &Machine| {
+        send(machine.engine(), &partitions, &event).expect("told").verdicts[0].kind
+    };
+    assert_eq!(kind(&machine), VerdictKind::Stored);
+    machine.disk.advance(HOUR / 2);
+    assert_eq!(kind(&machine), VerdictKind::Duplicate);
+    machine.disk.advance(HOUR / 2 + Duration::from_secs(1));
+    assert_eq!(kind(&machine), VerdictKind::Stored, "counted from its first time");
+    assert_eq!(kind(&machine), VerdictKind::Duplicate);
+    machine.reopen();
+    assert_eq!(kind(&machine), VerdictKind::Duplicate);
+    machine.disk.advance(HOUR + Duration::from_secs(1));
+    machine.reopen();
+    assert_eq!(kind(&machine), VerdictKind::Stored);
+}
+
+#[test]
+fn ids_that_share_a_hash_are_all_stored_and_known() {
+    let mut machine = Machine::with(3, once(3));
+    let partitions = topic(machine.engine(), "once", 2, Retention::Keep);
+    let all: Vec<Sent> = (0..12).map(|id| (id, 0)).collect();
+    let first = send(machine.engine(), &partitions, &records(&all, 1)).expect("stored");
+    assert!(first.verdicts.iter().all(|it| it.kind == VerdictKind::Stored));
+    assert!(first.collisions > 0, "seven hashes for twelve ids");
+    for attempt in 2..4 {
+        let again = send(machine.engine(), &partitions, &records(&all, attempt)).expect("told");
+        for (first, again) in first.verdicts.iter().zip(&again.verdicts) {
+            let place = (again.partition, again.offset);
+            assert_eq!(
+                (place, again.kind),
+                ((first.partition, first.offset), VerdictKind::Duplicate)
+            );
+        }
+        machine.reopen();
+    }
+    let stored = stored(machine.engine(), &partitions);
+    assert!(stored.len() == 12 && stored.values().all(|places| places.len() == 1), "{stored:?}");
+}
+
+/// A small generator; a seed repeats a run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn event(&mut self) -> Sent {
+        // One id in four has two contents.
+        let id = u32::try_from(self.below(60)).expect("small");
+        (id, if id % 4 == 0 { u32::try_from(self.below(2)).expect("small") } else { 0 })
+    }
+}
+
+/// Events are sent at random, many of them again and again, some left in flight, while the log is
+/// stopped, crashes, and settles what is full. What was told stays true, and in the end each event
+/// lies there once.
+fn sent_again_and_again(seed: u64) {
+    let mut random = Random(seed);
+    let hash_bits = [6, 64][usize::try_from(seed % 2).expect("one bit")];
+    let hot_bytes = [None, Some(0)][usize::try_from(seed / 2 % 2).expect("one bit")];
+    let mut machine = Machine::with(seed, Options { hot_bytes, ..once(hash_bits) });
+    let partitions = topic(machine.engine(), "once", 3, Retention::Keep);
+    let mut told: BTreeMap<Sent, (PartitionId, Offset)> = BTreeMap::new();
+    for attempt in 0..120 {
+        let count = 1 + random.below(8);
+        let events: Vec<Sent> = (0..count).map(|_| random.event()).collect();
+        let records = records(&events, attempt);
+        let first = usize::try_from(random.below(3)).expect("small");
+        match random.below(20) {
+            0 => machine.reopen(),
+            1 | 2 => {
+                let log = machine.shared();
+                let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
+                let items = items(&records, &partitions[first..]);
+                let permit = log.reserve(Lane::FIRST_SOURCE, 8 << 20).expect("there is room");
+                // Nobody waits for it.
+                drop(log.append(permit, epoch, Append { conditions: &[], items: &items }));
+                drop(log);
+                let crash = if random.below(2) == 0 { Crash::Power } else { Crash::Kill };
+                machine.crash(crash);
+                machine.open().expect("it opens after a crash");
+            }
+            _ => match send(machine.engine(), &partitions[first..], &records) {
+                Ok(outcomes) => {
+                    for (event, verdict) in events.iter().zip(outcomes.verdicts) {
+                        let place = (verdict.partition, verdict.offset);
+                        let before = *told.entry(*event).or_insert(place);
+                        assert_eq!(place, before, "seed {seed}, attempt {attempt}: {event:?}");
+                    }
+                }
+                Err(error) => panic!("seed {seed}, attempt {attempt}: {error}"),
+            },
+        }
+    }
+    let stored = stored(machine.engine(), &partitions);
+    for (event, places) in &stored {
+        assert_eq!(places.len(), 1, "seed {seed}: {event:?}");
+    }
+    for (event, place) in told {
+        assert_eq!(stored.get(&event), Some(&vec![place]), "seed {seed}: {event:?}");
+    }
+}
+
+#[test]
+fn random_resends_over_crashes_store_each_event_once() {
+    for seed in 0..24 {
+        sent_again_and_again(seed);
+    }
+}
