@@ -8,18 +8,14 @@
 //!
 //! - [`IdHash`], made by [`id_hash`]: the same for an event wherever it lies, in whatever topic;
 //!   [`TopicIdHash`]: one for each topic.
-//! - [`HotIds`]: the ids of what lies in the journal, changed when a commit is stamped.
+//! - [`HotIds`]: the ids of the window, in memory, changed when a commit is stamped.
 //! - [`ids_of_segment`], [`ids_of_pack`]: make it again at opening.
-//! - [`SettledIds`]: what is asked of a file that holds the ids of events that have left the
-//!   journal.
 //!
 //! Promises: the hash of an id is the same as long as the log lives; nobody without the log's
 //! files can choose ids that share one.
 
 mod hot;
 mod rebuild;
-#[allow(dead_code, reason = "whoever settles segments begins with it")]
-mod settled;
 
 use std::num::NonZeroU64;
 
@@ -31,8 +27,6 @@ use crate::journal::segment::ClusterId;
 
 pub(crate) use hot::{HotIds, ROWS_MAX, TopicIdHash};
 pub(crate) use rebuild::{ids_of_pack, ids_of_segment};
-#[allow(unused_imports, reason = "whoever settles segments begins with it")]
-pub(crate) use settled::{EventPlace, SettledIds};
 
 /// The key of a log's id hashes. It follows from the number that the log was given when it was
 /// made, which lies in its files alone.

@@ -1,4 +1,4 @@
-//! The ids of events that lie in the journal: where each event is, by the hash of its id.
+//! The ids of the events of the window: where each event is, by the hash of its id.
 //!
 //! | bits | what an entry of 12 bytes says |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The ids of a segment's events, read from the segment itself, or from its pack: at opening, when the table that
-//! holds them is made again from the log.
+//! The ids of a segment's events, read from the segment itself or from its pack: at opening, when
+//! the table that holds them is made again from the log.
 //!
 //! What cannot be read is known no more, as are events that are lost to damage: recovery and
 //! `verify` tell of it.

@@ -3,18 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
+use tracklog_log::dedupe::{WINDOW, resolve};
 use tracklog_log::{
-    Append, Busy, Domain, Epoch, Item, Lane, Log, Permit, Retention, Topic, TopicName, TopicSpec,
+    Append, AppendError, Busy, Domain, Epoch, Item, Lane, Log, Permit, Retention, Topic, TopicName,
+    TopicSpec,
 };
 use tracklog_protocol::batch::BatchBuilder;
-use tracklog_protocol::{PayloadKind, Record, VerifiedBatch};
+use tracklog_protocol::event::{EventBuilder, EventParts};
+use tracklog_protocol::{PayloadKind, Record, TimeMicros, VerifiedBatch};
 use tracklog_server::config::JournalSettings;
 use tracklog_server::offline::{self, Changing};
+use tracklog_server::topics::RAW;
 
 use super::raw::{Bare, RawDisk, micros};
 use super::{Figure, Run, open_loop};
@@ -38,22 +42,92 @@ struct Case {
     producers: usize,
     /// Records in a batch; one is an event that the log gathers with others.
     records: usize,
+    content: Content,
 }
 
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Bytes,
+    /// An event with an id of its own, in a topic that keeps whatever comes.
+    Event,
+    /// The same in a topic that stores each once.
+    EventOnce,
+}
+
+const BYTES: Content = Content::Bytes;
+
 const CASES: [Case; 7] = [
-    Case { name: "1,000 × 256 B, 1 producer", partitions: 16, producers: 1, records: 1_000 },
-    Case { name: "1,000 × 256 B, 8 producers", partitions: 16, producers: 8, records: 1_000 },
-    Case { name: "1,000 × 256 B, 16 producers", partitions: 16, producers: 16, records: 1_000 },
-    Case { name: "8 producers, 1,024 partitions", partitions: 1_024, producers: 8, records: 1_000 },
-    Case { name: "100 × 256 B, 64 producers", partitions: 16, producers: 64, records: 100 },
-    Case { name: "events, 1,000 callers", partitions: 1, producers: 1_000, records: 1 },
-    Case { name: "the same, 1,024 partitions", partitions: 1_024, producers: 1_000, records: 1 },
+    Case {
+        name: "1,000 × 256 B, 1 producer",
+        partitions: 16,
+        producers: 1,
+        records: 1_000,
+        content: BYTES,
+    },
+    Case {
+        name: "1,000 × 256 B, 8 producers",
+        partitions: 16,
+        producers: 8,
+        records: 1_000,
+        content: BYTES,
+    },
+    Case {
+        name: "1,000 × 256 B, 16 producers",
+        partitions: 16,
+        producers: 16,
+        records: 1_000,
+        content: BYTES,
+    },
+    Case {
+        name: "8 producers, 1,024 partitions",
+        partitions: 1_024,
+        producers: 8,
+        records: 1_000,
+        content: BYTES,
+    },
+    Case {
+        name: "100 × 256 B, 64 producers",
+        partitions: 16,
+        producers: 64,
+        records: 100,
+        content: BYTES,
+    },
+    Case {
+        name: "events, 1,000 callers",
+        partitions: 1,
+        producers: 1_000,
+        records: 1,
+        content: BYTES,
+    },
+    Case {
+        name: "the same, 1,024 partitions",
+        partitions: 1_024,
+        producers: 1_000,
+        records: 1,
+        content: BYTES,
+    },
 ];
+/// Events whose ids are known again, beside events whose ids are not.
+const ONCE: Case = Case {
+    name: "events, each stored once",
+    partitions: 1_024,
+    producers: 1_000,
+    records: 1,
+    content: Content::EventOnce,
+};
 const FEW_CALLERS: Case =
-    Case { name: "events, 8 callers", partitions: 16, producers: 8, records: 1 };
+    Case { name: "events, 8 callers", partitions: 16, producers: 8, records: 1, content: BYTES };
 /// 25 KiB a commit: one in six hundred meets the end of a segment of 16 MiB.
-const ROLLING: Case =
-    Case { name: "100 × 256 B, 16 MiB segments", partitions: 1, producers: 1, records: 100 };
+const ROLLING: Case = Case {
+    name: "100 × 256 B, 16 MiB segments",
+    partitions: 1,
+    producers: 1,
+    records: 100,
+    content: BYTES,
+};
+/// How often two loads take turns.
+const TURNS: usize = 3;
 const ROLLING_SLOT_BYTES: u64 = 16 << 20;
 const ROLLING_BYTES_MAX: u64 = 256 << 20;
 
@@ -62,9 +136,13 @@ pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     let disk = RawDisk::make(scratch.path()).map_err(Failure::could_not_run)?;
     let bench = Bench { run, disk: Arc::new(disk) };
     let mut figures = Vec::new();
-    let log = Filled::make(&scratch.path().join("log"), &run.journal()).await?;
+    let settings = JournalSettings { dedupe_window: Some(WINDOW), ..run.journal() };
+    let log = Filled::make(&scratch.path().join("log"), &settings).await?;
     for case in CASES.iter().filter(|case| run.wants(case.name)) {
         figures.push(bench.rate(&log, *case).await?);
+    }
+    if run.wants(ONCE.name) {
+        figures.push(bench.once(&log).await?);
     }
     if run.wants(FEW_CALLERS.name) {
         figures.push(bench.few_callers(&log).await?);
@@ -90,7 +168,8 @@ impl Filled {
         let opened = offline::make(folder, settings).await?;
         let filled = Self { opened, folder: folder.to_owned() };
         let bytes = settings.bytes_max.expect("a bench has a limit");
-        let case = Case { name: "", partitions: 16, producers: 8, records: BATCH_RECORDS };
+        let case =
+            Case { name: "", partitions: 16, producers: 8, records: BATCH_RECORDS, content: BYTES };
         let load = Load::start(filled.opened.log(), case).await?;
         while filled.opened.written().bytes < bytes + bytes / 8 && !load.has_ended() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -140,6 +219,30 @@ impl Bench<'_> {
                 bare_is(&bare, taken.commit_bytes, writers),
             );
         figure.cpu_nanos_per_event = Some(taken.cpu_per_event.as_nanos() as u64);
+        Ok(figure)
+    }
+
+    /// Events a second where each is stored once, beside where none is known: in turns, for what
+    /// else the machine does changes meanwhile.
+    async fn once(&self, log: &Filled) -> Result<Figure, Failure> {
+        let many = Case { content: Content::Event, ..ONCE };
+        let (mut once, mut kept) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            kept.push(self.take(log, many).await?);
+            once.push(self.take(log, ONCE).await?);
+        }
+        let rate = |taken: &[Taken]| {
+            taken.iter().map(|it| it.events_per_second).sum::<f64>() / taken.len() as f64
+        };
+        let nanos = |taken: &[Taken]| {
+            let all: Duration = taken.iter().map(|it| it.cpu_per_event).sum();
+            all.as_nanos() as u64 / taken.len() as u64
+        };
+        let last = once.last().expect("there are some turns");
+        let figure = Figure::new(ONCE.name, "events/s", rate(&once)).latencies(&last.latencies);
+        let is = format!("each kept, {} ns of CPU an event", nanos(&kept));
+        let mut figure = figure.beside(rate(&kept), is);
+        figure.cpu_nanos_per_event = Some(nanos(&once));
         Ok(figure)
     }
 
@@ -224,8 +327,12 @@ pub(super) fn cpu_time() -> Duration {
 
 /// A topic to fill.
 pub(super) async fn topic(log: &dyn Log, partitions: u32) -> Result<(Epoch, Topic), Failure> {
+    named(log, &format!("bench-{partitions}"), partitions).await
+}
+
+async fn named(log: &dyn Log, name: &str, partitions: u32) -> Result<(Epoch, Topic), Failure> {
     let epoch = log.open(Domain::WHOLE).await.map_err(Failure::could_not_run)?;
-    let name = TopicName::new(&format!("bench-{partitions}")).map_err(Failure::could_not_run)?;
+    let name = TopicName::new(name).map_err(Failure::could_not_run)?;
     let spec = TopicSpec { name, partitions, retention: Retention::Keep };
     Ok((epoch, log.create_topic(spec).await.map_err(Failure::could_not_run)?))
 }
@@ -271,7 +378,10 @@ struct Shared {
 
 impl Load {
     async fn start(log: Arc<dyn Log>, case: Case) -> Result<Self, Failure> {
-        let (epoch, topic) = topic(&*log, case.partitions).await?;
+        let (epoch, topic) = match case.content {
+            Content::EventOnce => named(&*log, RAW, case.partitions).await?,
+            Content::Bytes | Content::Event => topic(&*log, case.partitions).await?,
+        };
         let shared = Arc::new(Shared {
             log,
             epoch,
@@ -328,7 +438,7 @@ impl Load {
 impl Shared {
     async fn produce(&self, number: usize) -> Result<(), Failure> {
         let mut turn = number;
-        let single = [7; RECORD_BYTES];
+        let mut single = Single::new(number, self.case.content);
         let lane = u8::try_from(number % usize::from(LANES)).unwrap_or_default();
         let taken = &self.latencies[usize::from(lane)];
         while !self.stop.load(Ordering::Relaxed) {
@@ -340,12 +450,19 @@ impl Shared {
             let bytes = built.as_ref().map_or(RECORD_BYTES, |batch| batch.view().bytes().len());
             let item = match &built {
                 Some(batch) => Item::Batch { partition, batch },
-                None => Item::Record { partition, record: Record::opaque(&single) },
+                None => Item::Record { partition, record: single.next() },
             };
             let permit = reserve(&*self.log, lane, bytes + 128).await;
             let append = Append { conditions: &[], items: &[item] };
-            let ticket = self.log.append(permit, self.epoch, append);
-            ticket.await.map_err(Failure::could_not_run)?;
+            let of_lane = permit.lane();
+            match self.log.append(permit, self.epoch, append).await {
+                // Of millions of ids two share what is kept of their hashes.
+                Err(AppendError::Seen(seen)) => {
+                    let resolved = resolve(&*self.log, of_lane, self.epoch, append, seen).await;
+                    resolved.map_err(Failure::could_not_run).map(drop)?;
+                }
+                stored => stored.map_err(Failure::could_not_run).map(drop)?,
+            }
             self.appended.fetch_add(self.case.records as u64, Ordering::Relaxed);
             if self.records.load(Ordering::Relaxed) {
                 let took = micros(began.elapsed());
@@ -354,6 +471,45 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What a producer of single records appends, one after the other.
+struct Single {
+    content: Content,
+    producer: usize,
+    number: u64,
+    builder: EventBuilder,
+    properties: String,
+}
+
+impl Single {
+    fn new(producer: usize, content: Content) -> Self {
+        let properties = format!("{{\"p\":\"{}\"}}", "x".repeat(24));
+        let builder = EventBuilder::new();
+        Self { content, producer, number: epoch_micros(), builder, properties }
+    }
+
+    fn next(&mut self) -> Record<'_> {
+        if self.content == Content::Bytes {
+            return Record::opaque(&[7; RECORD_BYTES]);
+        }
+        self.number += 1;
+        let id = format!("ajs-next-{}-{}", self.number, self.producer);
+        self.builder.build(&EventParts {
+            message_id: &id,
+            source: Some("web"),
+            name: Some("Tried"),
+            event_time: TimeMicros(1),
+            properties: Some(&self.properties),
+            ..EventParts::default()
+        })
+    }
+}
+
+/// No run uses the ids of another.
+fn epoch_micros() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
 }
 
 /// Micros, up to a minute, to three digits.
