@@ -369,6 +369,7 @@ fn assemble(
         Arc::clone(&reader),
         Arc::clone(&client.driver),
         Arc::clone(&settling),
+        Arc::clone(&counters),
         SettleOptions {
             cluster: heading.cluster,
             id_key: client.id_key,

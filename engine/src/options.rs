@@ -77,7 +77,7 @@ impl Default for Options {
             pinned_bytes: 256 << 20,
             replay_bytes: 128 << 20,
             hot_bytes: Some(2 << 30),
-            pack_level: 3,
+            pack_level: 6,
             frame_bytes: 32 << 20,
             journal_bytes_max: None,
             when_full: WhenFull::Refuse,

@@ -320,10 +320,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_never_ends_takes_nothing_back() {
         let peer = Peer::answering("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
-        let brief = |peer: &Peer| Post {
-            timeout: Duration::from_secs(1),
-            ..peer.post("http", "/hook")
-        };
+        let brief =
+            |peer: &Peer| Post { timeout: Duration::from_secs(1), ..peer.post("http", "/hook") };
         assert_eq!(plain().post(brief(&peer)).await, Ok(Accepted { status: 200 }));
         let peer = Peer::answering("HTTP/1.1 422 No\r\ncontent-length: 10\r\n\r\nabc").await;
         let refused = plain().post(brief(&peer)).await.unwrap_err();

@@ -1,8 +1,8 @@
 //! Which packs become one: by tiers of size, so that each byte is written a few times at most.
 //!
-//! Packs of one tier are some eight times as large as those of the tier below. When eight packs side
-//! by side are of one tier, or lower, they become one, as long as that stays below a bound. A pack of
-//! which more than half is expired is written anew by itself.
+//! Packs of one tier are some eight times as large as those of the tier below. When eight packs lie side
+//! by side of which six at least are of one tier and none of a higher, they become one, as long as
+//! that stays below a bound. A pack of which more than half is expired is written anew by itself.
 //!
 //! Sans-io: it is given what there is, and says what is to be done.
 
@@ -10,6 +10,8 @@ use std::ops::Range;
 
 /// So many packs become one.
 const FAN_IN: usize = 8;
+/// So many of them are of one tier: smaller ones that lie between go along.
+const OF_TIER_MIN: usize = 6;
 /// No pack is made larger by merging.
 const PACK_BYTES_MAX: u64 = 1 << 30;
 /// All below this are of one tier.
@@ -30,25 +32,19 @@ pub(crate) fn choose(packs: &[Candidate]) -> Option<Range<usize>> {
     alone.map(|at| at..at + 1).or_else(|| side_by_side(packs))
 }
 
-/// The first eight side by side of which none is of a higher tier than the lowest tier at which
-/// there are eight.
+/// The first that may become one, of the lowest tier.
 fn side_by_side(packs: &[Candidate]) -> Option<Range<usize>> {
     let highest = packs.iter().map(|pack| tier(pack.file_bytes)).max()?;
-    (0..=highest).find_map(|tier_max| {
-        let mut from = 0;
-        for (at, pack) in packs.iter().enumerate() {
-            if tier(pack.file_bytes) > tier_max {
-                from = at + 1;
-            } else if at + 1 - from == FAN_IN {
-                let bytes: u64 = packs[from..=at].iter().map(|pack| pack.file_bytes).sum();
-                if bytes <= PACK_BYTES_MAX {
-                    return Some(from..at + 1);
-                }
-                from += 1;
-            }
-        }
-        None
-    })
+    let eights = |wanted: u32| {
+        packs.windows(FAN_IN).position(move |eight| {
+            let bytes: u64 = eight.iter().map(|pack| pack.file_bytes).sum();
+            let tiers = eight.iter().map(|pack| tier(pack.file_bytes));
+            let of_tier = tiers.clone().filter(|tier| *tier == wanted).count();
+            of_tier >= OF_TIER_MIN && tiers.max() == Some(wanted) && bytes <= PACK_BYTES_MAX
+        })
+    };
+    let from = (0..=highest).find_map(eights)?;
+    Some(from..from + FAN_IN)
 }
 
 fn tier(file_bytes: u64) -> u32 {

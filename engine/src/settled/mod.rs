@@ -2,11 +2,12 @@
 //!
 //! Where to look: `pack` is the file's format, `frames` reads and keeps what is decoded, `settler`
 //! makes packs of segments and of packs, `merging` says of which, `expiry` what is
-//! kept no longer, `thinning` which records of a key.
+//! kept no longer, `thinning` which records of a key, `pace` how fast.
 
 mod expiry;
 pub(crate) mod frames;
 mod merging;
+mod pace;
 pub(crate) mod pack;
 pub(crate) mod settler;
 mod thinning;

@@ -26,6 +26,7 @@ use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId};
 
 use crate::disk::{Access, BufferPool, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
+use crate::journal::appender::Counters;
 use crate::journal::commit::{CommitNumber, Run};
 use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
@@ -37,6 +38,7 @@ use crate::seen::event_ids::IdKey;
 use crate::settled::expiry::Expiry;
 use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
+use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
 use crate::settled::thinning::Thinning;
 
@@ -50,6 +52,8 @@ const FRAMES_BYTES: u64 = 8 << 20;
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// So many partitions are told to the journal at a time.
 const EXPIRE_AT_ONCE: usize = 1024;
+/// Linux counts it for each thread.
+const NICENESS: i32 = 10;
 
 /// How segments are settled.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +145,7 @@ pub(crate) struct Settler {
     driver: Arc<Driver>,
     settling: Arc<Settling>,
     options: SettleOptions,
+    pace: Pace,
     /// Whether something expires as time passes.
     expires: bool,
 }
@@ -184,13 +189,18 @@ impl Settler {
         reader: Arc<Reader>,
         driver: Arc<Driver>,
         settling: Arc<Settling>,
+        counters: Arc<Counters>,
         options: SettleOptions,
     ) -> Self {
-        Self { disk, published, reader, driver, settling, options, expires: false }
+        let pace = Pace::new(counters);
+        Self { disk, published, reader, driver, settling, options, pace, expires: false }
     }
 
-    /// Settles until it is stopped.
+    /// Settles until it is stopped, on a thread that comes after all others.
     pub(crate) fn run(&mut self) {
+        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::debug!("the settler runs like all others: {error}");
+        }
         while self.settling.wait(self.expires.then_some(EXPIRE_EVERY)) {
             self.expire();
             self.settle();
@@ -245,7 +255,7 @@ impl Settler {
     }
 
     /// Makes one pack, if there is something to make one of. Says whether there was.
-    fn settle(&self) -> bool {
+    fn settle(&mut self) -> bool {
         if self.options.hot_segments == u64::MAX {
             return false;
         }
@@ -347,7 +357,7 @@ impl Settler {
         }))
     }
 
-    fn make(&self, stretch: &Stretch) -> Result<PackIndex, Failure> {
+    fn make(&mut self, stretch: &Stretch) -> Result<PackIndex, Failure> {
         let SettleOptions { cluster, id_key, level, .. } = self.options;
         let mut builder = PackBuilder::new(&*self.disk, (cluster, id_key), stretch.pack, level)?;
         let shares = stretch.sources.iter().flat_map(|source| source.index.shares());
@@ -358,7 +368,8 @@ impl Settler {
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
             builder.set_ids(self.knows_ids(partition));
-            let mut thinning = Thinning::new(&self.published, partition, is_oldest);
+            let published = Arc::clone(&self.published);
+            let mut thinning = Thinning::new(&published, partition, is_oldest);
             for source in &stretch.sources {
                 if let Some(share) = source.index.share(partition) {
                     let to = (&mut builder, &mut thinning);
@@ -425,7 +436,7 @@ impl Settler {
 
     /// Copies a partition's batches of one source, but for those below its start.
     fn copy(
-        &self,
+        &mut self,
         (builder, thinning): (&mut PackBuilder, &mut Thinning<'_>),
         source: &Source,
         share: &PartitionShare,
@@ -438,6 +449,7 @@ impl Settler {
             if self.settling.is_stopped() {
                 return Err(Failure::Stopped);
             }
+            let began = self.disk.monotonic();
             let mut bytes = 0;
             let fits = rest.iter().take_while(|place| {
                 bytes += u64::from(place.batch_bytes);
@@ -456,12 +468,21 @@ impl Settler {
                     Err(damage) => tracing::warn!("left out of a pack: {damage}"),
                 }
             }
+            self.breathe(began);
         }
         Ok(())
     }
 
+    /// Rests after what began then, where the journal feels it.
+    fn breathe(&mut self, began: Duration) {
+        let rest = self.pace.rest(self.disk.monotonic().saturating_sub(began));
+        if !rest.is_zero() {
+            self.disk.pause(rest);
+        }
+    }
+
     /// Reads the pack back from the disk, and finds in it what was written.
-    fn check(&self, written: &PackIndex) -> Result<(), Failure> {
+    fn check(&mut self, written: &PackIndex) -> Result<(), Failure> {
         let pack = written.head.id;
         let file = self.disk.open_pack(pack)?;
         let index = PackIndex::read(&*file, self.options.cluster, pack);
@@ -475,10 +496,12 @@ impl Settler {
             if self.settling.is_stopped() {
                 return Err(Failure::Stopped);
             }
+            let began = self.disk.monotonic();
             let bytes = frames::decode(&*file, frame, &pool)?;
             for batch in Batches::new(bytes) {
                 records += u64::from(batch.map_err(Failure::Other)?.count());
             }
+            self.breathe(began);
         }
         if records == written.head.records {
             Ok(())

