@@ -12,7 +12,7 @@
 //!
 //! Where to look: `program` draws and runs a program, `plan` says what may go wrong in it, `model`
 //! says what must hold, `contents` what was found, `sweep` fails each I/O of a fixed program in
-//! turn, `campaign` runs many and adds up, `tally` counts what they did. Run by its own binary: `run`, `replay`, `sweep`,
+//! turn, `resends` sends events again and again, `campaign` runs many and adds up, `tally` counts what they did. Run by its own binary: `run`, `replay`, `sweep`,
 //! `powercut`.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ mod model;
 mod plan;
 mod powercut;
 mod program;
+mod resends;
 mod sweep;
 mod tally;
 mod task;
@@ -30,5 +31,6 @@ mod task;
 pub use campaign::{Campaign, Totals};
 pub use powercut::{Failure, FileSystem, PowerCuts, Report};
 pub use program::{Outcome, run_program};
+pub use resends::{Resends, run_resends};
 pub use sweep::sweep;
 pub use tally::{Did, Tally};

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::thread;
 
-use tracklog_sim::{Campaign, Did, run_program, sweep};
+use tracklog_sim::{Campaign, Did, Resends, run_program, run_resends, sweep};
 
 #[test]
 fn a_seed_does_the_same_again() {
@@ -40,4 +40,19 @@ fn operations_all_over_a_program_may_fail_once_or_from_there_on() {
         panic!("operation {nth} fails {lasting:?}: {violation}");
     });
     assert!(totals.programs > 20, "{totals}");
+}
+
+#[test]
+fn events_sent_again_and_again_are_stored_once() {
+    let mut all = Resends::default();
+    for seed in 0..200 {
+        let done = run_resends(seed);
+        all.stored += done.stored;
+        all.known += done.known;
+        all.reused += done.reused;
+        all.collisions += done.collisions;
+        all.crashes += done.crashes;
+    }
+    assert!(all.stored > 4_000 && all.known > 4_000, "{all:?}");
+    assert!(all.reused > 300 && all.collisions > 500 && all.crashes == 1_000, "{all:?}");
 }
