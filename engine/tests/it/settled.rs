@@ -172,9 +172,9 @@ fn of_a_compacted_topic_the_last_record_of_each_key_stays_with_its_offset() {
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
     machine.open().expect("it opens");
-    // More may be compacted by now.
+    // More may be compacted by now, or what no checkpoint knew yet less.
     let again = records(machine.engine(), keys);
-    assert!(again.iter().all(|(offset, record)| left.get(offset) == Some(record)));
+    assert!(left.iter().all(|(offset, record)| again.get(offset).is_none_or(|it| it == record)));
     assert_eq!((again.keys().next(), again.keys().last()), (Some(&0), Some(&last.0)));
 }
 
