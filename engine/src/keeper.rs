@@ -54,6 +54,8 @@ pub(crate) enum Job {
     Full(SegmentFull),
     /// A segment of an ended run has no index file yet.
     Index { id: SegmentId, index: Arc<SegmentIndex> },
+    /// What was to be given up is not the oldest any more: nothing was.
+    NotDropped,
     /// Segments or packs are out of the tables; the checkpoint no longer names them.
     Unlisted { unlisted: Unlisted, checkpoint: Checkpoint },
 }
@@ -72,6 +74,8 @@ pub(crate) struct Heading {
 enum Lack {
     /// There is no room: to give up the oldest segment would make some.
     Room(String),
+    /// The journal is as large as it may be: to settle the oldest segment makes room too.
+    Limit(String),
     /// The disk, or the system, will not.
     Other(String),
 }
@@ -153,6 +157,7 @@ impl Keeper {
                 self.settling.look();
             }
             Job::Index { id, index } => self.write_index(&id, &index),
+            Job::NotDropped => self.dropping = false,
             Job::Unlisted { unlisted, checkpoint } => self.unlisted(&unlisted, checkpoint),
         }
         self.catch_up();
@@ -170,6 +175,11 @@ impl Keeper {
             self.settling.look();
         }
         let lack = forgotten.map_err(Lack::Other).and_then(|()| self.try_catch_up());
+        let lack = match lack {
+            Err(Lack::Limit(why)) if self.settling.makes_room() => Err(Lack::Other(why)),
+            Err(Lack::Limit(why)) => Err(Lack::Room(why)),
+            lack => lack,
+        };
         let why = match lack {
             Ok(()) => {
                 if std::mem::replace(&mut self.full, false) {
@@ -187,7 +197,7 @@ impl Keeper {
                     Err(stays) => format!("{why}, and {stays}"),
                 }
             }
-            Err(Lack::Room(why) | Lack::Other(why)) => why,
+            Err(Lack::Room(why) | Lack::Limit(why) | Lack::Other(why)) => why,
         };
         if !std::mem::replace(&mut self.full, true) {
             tracing::warn!("appends are refused: {why}");
@@ -254,7 +264,7 @@ impl Keeper {
         {
             let bytes = slots_max * self.heading.slot_bytes;
             let why = format!("the journal has reached its limit of {bytes} bytes");
-            return Err(Lack::Room(why));
+            return Err(Lack::Limit(why));
         }
         let slot = self.next_slot;
         match self.disk.create_slot(slot, self.heading.slot_bytes) {

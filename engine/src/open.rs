@@ -259,8 +259,10 @@ fn begin_run(
     }
     // Both checkpoints are anew: what they no longer name is of no use, or may be used again.
     for pack in &recovered.unnamed_packs {
-        disk.remove_file(&FileName::Pack(*pack))
-            .map_err(OpenError::io(format!("remove {pack}")))?;
+        if let Err(error) = disk.remove_file(&FileName::Pack(*pack)) {
+            // The next opening tries again.
+            tracing::warn!("cannot remove {pack}, which nothing names: {error}");
+        }
     }
     unused.extend(sound_slots(&**disk, &recovered, &recovered.unused_later)?);
     let run = (heading, start, active);
@@ -362,7 +364,7 @@ fn assemble(
     };
     let counters = Arc::new(Counters::default());
     let reader = reader_of(&published, disk, options, heading.cluster)?;
-    let settling = Arc::<Settling>::default();
+    let settling = Arc::new(Settling::new(options.hot_bytes.is_some()));
     let settler = Settler::new(
         Arc::clone(disk),
         Arc::clone(&published),
@@ -673,6 +675,10 @@ impl Effects for Asked {
         self.jobs.push(Job::Unlisted { unlisted, checkpoint });
     }
 
+    fn not_dropped(&mut self) {
+        self.jobs.push(Job::NotDropped);
+    }
+
     fn now(&self) -> TimeMicros {
         self.disk.now()
     }
@@ -726,6 +732,10 @@ impl Effects for Handed {
 
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint) {
         self.hand(Job::Unlisted { unlisted, checkpoint });
+    }
+
+    fn not_dropped(&mut self) {
+        self.hand(Job::NotDropped);
     }
 
     fn now(&self) -> TimeMicros {

@@ -208,6 +208,7 @@ mod tests {
             slot_bytes: Some(SLOT_BYTES),
             journal_bytes_max: Some(4 * SLOT_BYTES),
             when_full: crate::WhenFull::DropOldest,
+            hot_bytes: None,
             replay_threads: 0,
             ..Options::default()
         };

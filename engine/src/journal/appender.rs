@@ -34,7 +34,7 @@ use crate::journal::intake::{Decided, Door, Gather, Input, Intake, Undecided};
 use crate::journal::patience::Patience;
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
-use crate::partition::places::{Home, SegmentId, SegmentIndex};
+use crate::partition::places::{Home, SegmentId, SegmentIndex, Unread};
 use crate::published::Published;
 use crate::seen::event_ids::HotIds;
 use crate::seen::producers::Producers;
@@ -100,6 +100,8 @@ pub(crate) trait Effects {
     /// Segments or packs are out of the tables; the checkpoint no longer names them. It uses up two
     /// sequence numbers: one for each file.
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint);
+    /// What was to be given up is not the oldest any more, as when it was settled meanwhile.
+    fn not_dropped(&mut self);
     /// The wall clock.
     fn now(&self) -> TimeMicros;
     /// A clock that never goes back.
@@ -486,27 +488,35 @@ impl Journal {
             return;
         }
         self.drop = None;
-        let dropped = {
-            let topics = self.published.topics.read();
-            let mut places = self.published.places.write();
-            let dropped = places.oldest().filter(|it| it.home == oldest);
-            if dropped.is_some() {
-                places.drop_oldest();
+        let Some(dropped) = self.take_oldest(oldest) else { return effects.not_dropped() };
+        // With the segment goes what is told of damage in it and before it.
+        let damaged = &mut self.start.opened_body.damaged;
+        damaged.retain(|stretch| (stretch.run, stretch.last) > (dropped.run, dropped.last));
+        self.stamper.forget_segment(oldest.number());
+        self.unlisted(Unlisted::Dropped(oldest), effects);
+    }
+
+    /// Takes the oldest segment or pack out of the tables, if it is still this one, and lets its
+    /// partitions begin behind it.
+    fn take_oldest(&self, oldest: Home) -> Option<Unread> {
+        let topics = self.published.topics.read();
+        let mut places = self.published.places.write();
+        let dropped = places.oldest().filter(|it| it.home == oldest)?;
+        let ends = places.drop_oldest();
+        if places.any_missing() {
+            // What lies in a pack that cannot be read now is not given up with it.
+            for (partition, end) in ends {
+                if let Some(row) = topics.catalog.row(partition) {
+                    topics.set_start(row, end);
+                }
             }
-            for (row, _) in topics.catalog.partitions() {
-                let end = topics.extent_of(row).end;
-                let first = places.first_after(row, oldest.number()).unwrap_or(end);
-                topics.set_start(row, first);
-            }
-            dropped
-        };
-        if let Some(dropped) = dropped {
-            // With the segment goes what is told of damage in it and before it.
-            let damaged = &mut self.start.opened_body.damaged;
-            damaged.retain(|stretch| (stretch.run, stretch.last) > (dropped.run, dropped.last));
-            self.stamper.forget_segment(oldest.number());
-            self.unlisted(Unlisted::Dropped(oldest), effects);
+            return Some(dropped);
         }
+        for (row, _) in topics.catalog.partitions() {
+            let end = topics.extent_of(row).end;
+            topics.set_start(row, places.first_after(row, oldest.number()).unwrap_or(end));
+        }
+        Some(dropped)
     }
 
     /// What is given up is durable with the next checkpoint; what it lay in stays until then.

@@ -276,7 +276,9 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
             }
         }
     }
-    let empty = inventory.checkpoint.is_none() && inventory.headers.is_empty();
+    let empty = inventory.checkpoint.is_none()
+        && inventory.headers.is_empty()
+        && inventory.packs.is_empty();
     if empty && never_used(disk, &inventory)? {
         return Ok(None);
     }
@@ -1179,7 +1181,13 @@ impl<'a> Recovery<'a> {
         // A file that is gone may be put back: its number goes to no other segment meanwhile.
         let known = self.inventory.slots.keys().chain(&self.inventory.named).chain(&in_use);
         let in_use: BTreeSet<PackId> = self.packs.iter().map(|index| index.head.id).collect();
-        let unnamed = self.inventory.packs.iter().filter(|pack| !in_use.contains(pack));
+        let checkpoint = self.inventory.checkpoint.iter();
+        let mut named = checkpoint.flat_map(|checkpoint| &checkpoint.slots);
+        // A segment that was used anew lies in a pack that a later checkpoint named: it stays for
+        // whoever has that one.
+        let any_gone = named.any(|id| !self.segments.contains_key(&id.number));
+        let packs = self.inventory.packs.iter().filter(|_| !any_gone);
+        let unnamed = packs.filter(|pack| !in_use.contains(pack));
         let unnamed_packs = unnamed.copied().collect();
         let mut ended = self.ended;
         let lowest = self.indexes.iter().map(|(id, _)| id.run).min();

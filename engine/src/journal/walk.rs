@@ -286,7 +286,8 @@ fn names(entry: &DirectoryEntry, header: &BatchHeader) -> bool {
 /// Makes the index of a segment again, from its commits up to number `last`.
 ///
 /// # Errors
-/// When the slot cannot be opened.
+/// When the slot cannot be opened, or not all of it is given: what is left out would be lost to
+/// who goes by the index.
 pub(crate) fn index_of(
     disk: &dyn Disk,
     id: SegmentId,
@@ -298,5 +299,9 @@ pub(crate) fn index_of(
     for found in walked.found.iter().filter(|found| found.header.number <= last) {
         builder.add(&found.header, &found.entries);
     }
-    Ok(builder.finish())
+    let index = builder.finish();
+    if walked.pages != Pages::All && index.last() != last {
+        return Err(io::Error::other(format!("not all of {} can be read", id.slot)));
+    }
+    Ok(index)
 }

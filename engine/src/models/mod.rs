@@ -340,8 +340,9 @@ fn first_byte(map: Arc<dyn Map>) -> u8 {
 /// As the keeper does once both checkpoints have forgotten the oldest segment: the simulated disk
 /// panics when a slot is written that is mapped.
 fn give_up_oldest(disk: &SimDisk, published: &Published, slots: &read::Slots) {
-    let oldest = published.places.write().drop_oldest().expect("one is full");
-    let Home::Segment(oldest) = oldest else { panic!("there are no packs") };
+    let oldest = published.places.read().oldest().expect("one is full");
+    let Home::Segment(oldest) = oldest.home else { panic!("there are no packs") };
+    published.places.write().drop_oldest();
     let pinned = slots.forget(oldest.number);
     if !pinned {
         let slot = disk.open_slot(oldest.slot, Access::Write).unwrap();

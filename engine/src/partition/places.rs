@@ -311,6 +311,8 @@ struct Full {
     last: CommitNumber,
     /// Of a pack.
     head: Option<PackHead>,
+    /// It is a pack that could not be read.
+    is_missing: bool,
     /// What each topic takes of it on the disk.
     topics: Vec<(TopicId, u64)>,
     index: Option<Index>,
@@ -497,6 +499,7 @@ impl Places {
                 Index::Pack(index) => Some(index.head),
                 Index::Segment(_) => None,
             },
+            is_missing: matches!(&index, Index::Pack(index) if index.is_missing()),
             topics: index.topic_bytes(),
             index: Some(index),
             used: AtomicU64::new(self.tick()),
@@ -597,16 +600,37 @@ impl Places {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Forgets the oldest full segment, or pack.
-    pub(crate) fn drop_oldest(&mut self) -> Option<Home> {
-        let (number, full) = self.full.pop_first()?;
+    /// Forgets the oldest full segment, or pack. Tells where its partitions end in it, as far as
+    /// its index is in memory.
+    pub(crate) fn drop_oldest(&mut self) -> Vec<(PartitionId, Offset)> {
+        let Some((number, full)) = self.full.pop_first() else { return Vec::new() };
         self.index_bytes -= full.index.as_ref().map_or(0, Index::memory_bytes);
         for segments in &mut self.segments {
             if segments.front().is_some_and(|(first, _)| *first == number) {
                 segments.pop_front();
             }
         }
-        Some(full.home)
+        let shares = full.index.iter().flat_map(Index::shares);
+        shares.map(|share| (share.partition, share.end)).collect()
+    }
+
+    /// Whether a pack is listed that could not be read at opening: nobody knows what is in it.
+    pub(crate) fn any_missing(&self) -> bool {
+        self.full.values().any(|full| full.is_missing)
+    }
+
+    /// Whether this very segment or pack is listed.
+    pub(crate) fn has(&self, home: Home) -> bool {
+        match home {
+            Home::Segment(id) => self.is_listed(id.number),
+            Home::Pack(pack) => self.has_pack(pack),
+        }
+    }
+
+    /// The index of a full segment or pack, where it is in memory.
+    pub(crate) fn index(&self, home: Home) -> Option<Index> {
+        let full = self.full.get(&home.number()).filter(|full| full.home == home)?;
+        full.index.clone()
     }
 
     /// All segments, the one being written last.
@@ -1059,12 +1083,14 @@ mod tests {
         assert_eq!(places.first_after(rows[0], SegmentNumber(1)), Some(Offset(4)));
         assert_eq!(places.first_after(rows[0], SegmentNumber(2)), Some(Offset(6)));
         assert_eq!(places.first_after(rows[1], SegmentNumber(2)), None);
-        assert_eq!(places.drop_oldest(), Some(Home::Segment(id(1))));
+        places.drop_oldest();
         assert!(!places.is_listed(SegmentNumber(1)) && places.is_full(SegmentNumber(2)));
         assert!(places.is_listed(SegmentNumber(3)) && !places.is_full(SegmentNumber(3)));
         assert_eq!(visited(&catalog, &places, 0, 0), [Some(4), Some(6)]);
-        assert_eq!(places.drop_oldest(), Some(Home::Segment(id(2))));
-        assert_eq!(places.drop_oldest(), None);
+        assert_eq!(places.oldest().map(|oldest| oldest.home), Some(Home::Segment(id(2))));
+        let ends = [(partition(0), Offset(6)), (partition(1), Offset(1))];
+        assert_eq!(places.drop_oldest(), ends);
+        assert!(places.drop_oldest().is_empty());
         assert_eq!(places.segment_ids(), [id(3)]);
     }
 

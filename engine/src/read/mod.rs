@@ -61,6 +61,8 @@ use together::Reading;
 const FETCH_BYTES_MAX: usize = 32 << 20;
 /// So many indexes are read for one fetch at most; who still lacks his comes first some other time.
 const HELD_MAX: usize = 8;
+/// Nor is it planned more often for want of an index.
+const PLANS_MAX: usize = 16;
 /// Idle memory that is kept for reading around the page cache.
 const IDLE_BYTES_MAX: usize = 8 << 20;
 
@@ -208,13 +210,17 @@ impl Reader {
             plan = Plan::make(&self.published, asked, held)?;
         }
         let held_max = held.len() + HELD_MAX;
-        while !plan.unread.is_empty() && held.len() < held_max {
+        let mut plans = 0;
+        while !plan.unread.is_empty() && held.len() < held_max && plans < PLANS_MAX {
+            plans += 1;
             for (partition, unread) in plan.unread.iter().take(held_max - held.len()) {
                 match self.read_index(*unread) {
                     Ok(index) => {
                         held.insert(unread.home.number(), index);
                     }
                     Err(_) if !plan.is_empty() => return Ok(plan),
+                    // It went elsewhere meanwhile: the next plan finds where.
+                    Err(_) if !self.published.places.read().has(unread.home) => {}
                     Err(error) => {
                         return Err(FetchError::Io {
                             partition: *partition,
@@ -230,6 +236,9 @@ impl Reader {
 
     /// The index of a full segment or of a pack.
     pub(crate) fn read_index(&self, unread: Unread) -> io::Result<Index> {
+        if let Some(index) = self.published.places.read().index(unread.home) {
+            return Ok(index);
+        }
         let index = match unread.home {
             Home::Segment(id) => Index::Segment(self.read_segment_index(id, unread.last)?),
             Home::Pack(pack) => Index::Pack(self.read_pack_index(pack)?),

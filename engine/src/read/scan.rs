@@ -53,7 +53,7 @@ impl Scan<'_> {
                     Ok(open) => self.read_segment(&open, batches),
                     Err(error) => {
                         let why = format!("{}: {error}", id.slot);
-                        let is_gone = !self.slots.is_listed(id);
+                        let is_gone = !self.slots.has(Home::Segment(id));
                         let bad = if is_gone { Bad::Gone(why) } else { Bad::Io(why) };
                         for batch in batches {
                             batch.found = Found::Read(Err(bad.clone()));
@@ -73,11 +73,19 @@ impl Scan<'_> {
                 Ok(bytes) => {
                     let start = length(batch.place.at() - frame.space_at);
                     let end = length(batch.place.end() - frame.space_at);
-                    Found::Stretch(bytes.slice(start..end))
+                    // A slice keeps all of its frame.
+                    let is_small = (end - start) * 2 < bytes.len();
+                    Found::Stretch(match is_small {
+                        true => Bytes::copy_from_slice(&bytes[start..end]),
+                        false => bytes.slice(start..end),
+                    })
                 }
                 Err(NoFrame::Damaged(why)) => Found::Read(Err(Bad::Damaged(why))),
                 Err(NoFrame::Io(why)) => Found::Read(Err(Bad::Io(why))),
-                Err(NoFrame::Gone(why)) => Found::Read(Err(Bad::Gone(why))),
+                Err(NoFrame::Gone(why)) => Found::Read(Err(match self.slots.has(batch.home) {
+                    true => Bad::Damaged(why),
+                    false => Bad::Gone(why),
+                })),
             };
         }
     }
@@ -156,7 +164,7 @@ impl Scan<'_> {
         };
         // What was freed while it was read may hold anything.
         match batch.home {
-            Home::Segment(id) if !self.slots.is_listed(id) => Err(Bad::Gone(at)),
+            Home::Segment(id) if !self.slots.has(Home::Segment(id)) => Err(Bad::Gone(at)),
             _ => Err(bad),
         }
     }

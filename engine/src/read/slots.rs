@@ -14,7 +14,7 @@ use foldhash::HashMap;
 
 use crate::disk::{Access, Disk, Map, Slot};
 use crate::journal::commit::SegmentNumber;
-use crate::partition::places::SegmentId;
+use crate::partition::places::{Home, SegmentId};
 
 use super::super::published::Published;
 use super::super::sync::Mutex;
@@ -53,9 +53,10 @@ impl OpenSlots {
         Self { disk, published, state: Mutex::default(), open_max: open_max.max(1) }
     }
 
-    /// Whether the segment is still listed: if not, its slot may hold something else by now.
-    pub(super) fn is_listed(&self, id: SegmentId) -> bool {
-        self.published.places.read().is_listed(id.number)
+    /// Whether the segment or pack is still listed: if not, its slot may hold something else by
+    /// now.
+    pub(super) fn has(&self, home: Home) -> bool {
+        self.published.places.read().has(home)
     }
 
     /// The slot of a listed segment.

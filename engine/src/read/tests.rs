@@ -518,9 +518,9 @@ fn a_segment_that_is_freed_while_it_is_read_is_no_damage() {
     let asked = Asked { from: vec![(partition(0), Offset(0))], bytes_max: PLENTY, turn: 0 };
     let mut plan = Plan::make(&rig.published, &asked, &Held::new()).unwrap();
     rig.trim(partition(0), 3);
-    let Some(Home::Segment(freed)) = rig.published.places.write().drop_oldest() else {
-        panic!("the oldest is a segment")
-    };
+    let oldest = rig.published.places.read().oldest().unwrap();
+    let Home::Segment(freed) = oldest.home else { panic!("the oldest is a segment") };
+    rig.published.places.write().drop_oldest();
     assert!(!rig.reader.forget(freed.number));
     // The slot is used again, for something else.
     rig.disk.corrupt(freed.slot, 0, &[0xAA; 3 * PAGE_BYTES]);
@@ -670,7 +670,7 @@ fn a_forgotten_segment_says_whether_its_bytes_are_held() {
         let mut batches = rig.one(0, 0).batches;
         batches.retain(|batch| batch.base_offset() < Offset(3));
         for (segment, is_held) in [(1, true), (2, false)] {
-            rig.published.places.write().drop_oldest().unwrap();
+            rig.published.places.write().drop_oldest();
             assert_eq!(rig.reader.forget(SegmentNumber(segment)), is_held);
         }
         assert_eq!(batches.len(), 2);
@@ -681,7 +681,7 @@ fn a_forgotten_segment_says_whether_its_bytes_are_held() {
 fn a_forgotten_slot_is_not_mapped_any_more() {
     let rig = three_segments(&Choice::default());
     drop(rig.one(0, 0));
-    rig.published.places.write().drop_oldest().unwrap();
+    rig.published.places.write().drop_oldest();
     assert!(!rig.reader.forget(SegmentNumber(1)));
     let slot = rig.disk.open_slot(SlotId(1), Access::Write).unwrap();
     slot.write(0, &PageBuffer::zeroed(PAGE_BYTES).freeze()).expect("nobody has it mapped");
@@ -712,7 +712,7 @@ fn answers_beyond_the_pinned_budget_are_copies() {
     assert_eq!(rig.reader.windows_copied(), 2, "one of each full segment");
     assert_eq!(rig.reader.pinned_bytes(), held);
     for (segment, is_held) in [(1, true), (2, false)] {
-        rig.published.places.write().drop_oldest().unwrap();
+        rig.published.places.write().drop_oldest();
         assert_eq!(rig.reader.forget(SegmentNumber(segment)), is_held);
     }
     drop(pinned);
@@ -725,7 +725,7 @@ fn without_a_pinned_budget_nobody_holds_a_map() {
     let rig = three_segments(&Choice { pinned_bytes: 0, ..Choice::default() });
     let all = rig.one(0, 0);
     for segment in [1, 2] {
-        rig.published.places.write().drop_oldest().unwrap();
+        rig.published.places.write().drop_oldest();
         assert!(!rig.reader.forget(SegmentNumber(segment)));
     }
     assert_eq!(texts(&all, 0), TEN);

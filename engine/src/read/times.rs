@@ -120,12 +120,18 @@ fn read_index(
     unread: Unread,
     held: &mut Held,
 ) -> Result<(), FetchError> {
-    let index = reader.read_index(unread).map_err(|error| FetchError::Io {
-        partition,
-        why: format!("{} has no index: {error}", unread.home),
-    })?;
-    held.insert(unread.home.number(), index);
-    Ok(())
+    match reader.read_index(unread) {
+        Ok(index) => {
+            held.insert(unread.home.number(), index);
+            Ok(())
+        }
+        // It went elsewhere meanwhile: whoever looks again finds where.
+        Err(_) if !reader.published.places.read().has(unread.home) => Ok(()),
+        Err(error) => {
+            let why = format!("{} has no index: {error}", unread.home);
+            Err(FetchError::Io { partition, why })
+        }
+    }
 }
 
 /// The lowest offset of an event whose time is at or after `time`; the end when there is none.
@@ -181,8 +187,15 @@ impl EventSearch<'_> {
                     read_index(self.reader, self.partition, unread, &mut held)?;
                 }
                 Some(Ok(places)) => {
-                    if let Some(offset) = self.look_into(&places)? {
-                        return Ok(offset);
+                    match self.look_into(&places) {
+                        Ok(Some(offset)) => return Ok(offset),
+                        Ok(None) => {}
+                        // It went elsewhere meanwhile: what is there now is looked into.
+                        Err(_) if !self.reader.published.places.read().has(places.home) => {
+                            held.clear();
+                            continue;
+                        }
+                        Err(error) => return Err(error),
                     }
                     after = Some(places.home.number());
                 }

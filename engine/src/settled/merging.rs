@@ -14,6 +14,8 @@ const FAN_IN: usize = 8;
 const OF_TIER_MIN: usize = 6;
 /// No pack is made larger by merging.
 const PACK_BYTES_MAX: u64 = 1 << 30;
+/// Nor with more batches than its places can count.
+const SPACE_BYTES_MAX: u64 = 16 << 30;
 /// All below this are of one tier.
 const TIER_BYTES: u64 = 1 << 20;
 
@@ -22,6 +24,8 @@ const TIER_BYTES: u64 = 1 << 20;
 pub(crate) struct Candidate {
     /// What its file takes.
     pub(crate) file_bytes: u64,
+    /// What its batches take uncompressed.
+    pub(crate) space_bytes: u64,
     /// How much of its space nobody can read any more, in hundredths.
     pub(crate) expired_percent: u64,
 }
@@ -40,7 +44,9 @@ fn side_by_side(packs: &[Candidate]) -> Option<Range<usize>> {
             let bytes: u64 = eight.iter().map(|pack| pack.file_bytes).sum();
             let tiers = eight.iter().map(|pack| tier(pack.file_bytes));
             let of_tier = tiers.clone().filter(|tier| *tier == wanted).count();
-            of_tier >= OF_TIER_MIN && tiers.max() == Some(wanted) && bytes <= PACK_BYTES_MAX
+            let space: u64 = eight.iter().map(|pack| pack.space_bytes).sum();
+            let fits = bytes <= PACK_BYTES_MAX && space <= SPACE_BYTES_MAX;
+            of_tier >= OF_TIER_MIN && tiers.max() == Some(wanted) && fits
         })
     };
     let from = (0..=highest).find_map(eights)?;
@@ -58,7 +64,11 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn of(sizes: &[u64]) -> Vec<Candidate> {
-        let of = |file_bytes: &u64| Candidate { file_bytes: *file_bytes, expired_percent: 0 };
+        let of = |file_bytes: &u64| Candidate {
+            file_bytes: *file_bytes,
+            space_bytes: *file_bytes * 9,
+            expired_percent: 0,
+        };
         sizes.iter().map(of).collect()
     }
 
@@ -77,6 +87,9 @@ mod tests {
         assert_eq!(choose(&of(&packs)), Some(4..12));
         assert_eq!(choose(&of(&[200 * MIB; 9])), None, "eight would be above the bound");
         assert_eq!(choose(&of(&[100 * MIB; 9])), Some(0..8));
+        let mut dense = of(&[100 * MIB; 9]);
+        dense[2].space_bytes = 20 << 30;
+        assert_eq!(choose(&dense), None, "its places would not count so far");
     }
 
     #[test]

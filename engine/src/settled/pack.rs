@@ -744,12 +744,12 @@ impl PackBuilder {
         if !self.frame.is_empty() {
             self.end_frame()?;
         }
-        let Self { batches, records, at: file_bytes, .. } = self;
-        let head = PackHead { batches, records, file_bytes, ..head };
         let ids = std::mem::take(&mut self.ids).bytes;
         let ids_place =
             IdsPlace { at: self.at, bytes: ids.len() as u64, crc: crc32fast::hash(&ids) };
         self.write(&ids)?;
+        let Self { batches, records, at: file_bytes, .. } = self;
+        let head = PackHead { batches, records, file_bytes, ..head };
         let index = PackIndex {
             head,
             runs,

@@ -11,8 +11,8 @@
 //! - What expires is first out of reach, then out of both checkpoints, and only then off the disk.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
 //!   journal grows. After a failure it tries again when the next segment is full.
-//! - A segment that the disk gives nothing of is not settled, and neither is any after it: another
-//!   opening may be able to read it.
+//! - A segment that the disk gives nothing of, or less than half, is not settled, and neither is any
+//!   after it: it may be readable later.
 //!
 //! A thread of its own drives it in a running log, the test itself elsewhere.
 
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
-use tracklog_protocol::{Offset, PartitionId};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::disk::{Access, BufferPool, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
 use crate::journal::appender::Counters;
@@ -39,7 +39,7 @@ use crate::settled::expiry::Expiry;
 use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pace::Pace;
-use crate::settled::pack::{Batches, PackBuilder, PackHead, PackIndex};
+use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
 use crate::settled::thinning::Thinning;
 
 /// One pack is made of no more of the journal.
@@ -76,6 +76,10 @@ pub(crate) struct Settling {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Segments are settled at all.
+    is_on: bool,
+    /// The last attempt failed.
+    failed: bool,
     /// There may be something to settle.
     to_look: bool,
     /// A pack is made, and not listed or refused yet.
@@ -84,6 +88,16 @@ struct State {
 }
 
 impl Settling {
+    pub(crate) fn new(is_on: bool) -> Self {
+        Self { state: Mutex::new(State { is_on, ..State::default() }), changed: Condvar::new() }
+    }
+
+    /// Whether room in the journal comes by itself, when segments become packs.
+    pub(crate) fn makes_room(&self) -> bool {
+        let state = self.state.lock();
+        state.is_on && !state.failed
+    }
+
     /// There may be something to settle now.
     pub(crate) fn look(&self) {
         self.state.lock().to_look = true;
@@ -176,12 +190,6 @@ struct Source {
     index: Index,
 }
 
-impl Source {
-    fn is_missing(&self) -> bool {
-        matches!(&self.index, Index::Pack(index) if index.is_missing())
-    }
-}
-
 impl Settler {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
@@ -246,37 +254,48 @@ impl Settler {
 
     /// How much of a pack is expired, where its index can be read.
     fn expired_percent(&self, pack: Unread) -> Option<u64> {
-        let Ok(Index::Pack(index)) = self.reader.read_index(pack) else { return None };
-        if index.is_missing() {
-            return None;
-        }
+        let index = self.pack_index(pack)?;
         let topics = self.published.topics.read();
         Some(index.expired_percent(|partition| topics.extent(partition).map(|it| it.start)))
     }
 
+    /// What decides whether a pack is merged; none where its index cannot be read.
+    fn candidate(&self, pack: Unread, head: &PackHead) -> Option<Candidate> {
+        let index = self.pack_index(pack)?;
+        Some(Candidate {
+            file_bytes: head.file_bytes,
+            space_bytes: index.frames.last().map_or(0, Frame::space_end),
+            expired_percent: self.expired_percent(pack)?,
+        })
+    }
+
+    fn pack_index(&self, pack: Unread) -> Option<Arc<PackIndex>> {
+        match self.reader.read_index(pack) {
+            Ok(Index::Pack(index)) if !index.is_missing() => Some(index),
+            _ => None,
+        }
+    }
+
     /// Makes one pack, if there is something to make one of. Says whether there was.
     fn settle(&mut self) -> bool {
-        if self.options.hot_segments == u64::MAX {
-            return false;
-        }
         if self.retire() {
             return true;
         }
-        let stretch = self.full_segments().and_then(|segments| match segments {
-            Some(segments) => Ok(Some(segments)),
-            None => self.packs_to_merge(),
-        });
-        let stretch = match stretch {
-            Ok(Some(stretch)) => stretch,
-            Ok(None) => return false,
-            Err(why) => {
-                tracing::warn!("cannot settle: {why}");
-                return true;
-            }
+        if self.options.hot_segments == u64::MAX {
+            return false;
+        }
+        let segments = self.full_segments().unwrap_or_else(|why| self.tell(&why));
+        let stretch = match segments {
+            Some(segments) => Some(segments),
+            None => self.packs_to_merge().unwrap_or_else(|why| self.tell(&why)),
         };
+        let Some(stretch) = stretch else { return false };
         match self.make(&stretch) {
             Ok(index) => {
-                self.settling.state.lock().is_pending = true;
+                {
+                    let mut state = self.settling.state.lock();
+                    (state.is_pending, state.failed) = (true, false);
+                }
                 let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
                 let (pack, sources) = (stretch.pack, stretch.sources.len());
                 tracing::info!(%pack, sources, records, journal_bytes, file_bytes, "settled");
@@ -285,6 +304,7 @@ impl Settler {
             Err(why) => {
                 if !matches!(why, Failure::Stopped) {
                     tracing::warn!("{} was not made: {why}", stretch.pack);
+                    self.settling.state.lock().failed = true;
                 }
                 if let Err(error) = self.disk.remove_file(&FileName::Pack(stretch.pack)) {
                     // The next opening removes what nothing names.
@@ -293,6 +313,13 @@ impl Settler {
             }
         }
         true
+    }
+
+    /// Tells why nothing can be settled.
+    fn tell<T>(&self, why: &Failure) -> Option<T> {
+        tracing::warn!("cannot settle: {why}");
+        self.settling.state.lock().failed = true;
+        None
     }
 
     /// The oldest segments, as far as more are full than are to stay hot.
@@ -324,14 +351,27 @@ impl Settler {
 
     /// Packs that are to become one.
     fn packs_to_merge(&self) -> Result<Option<Stretch>, Failure> {
-        let packs = self.published.places.read().settled();
+        let mut packs = Vec::new();
+        let mut candidates = Vec::new();
+        let mut chosen = None;
+        let listed = self.published.places.read().settled();
+        for (unread, head) in listed {
+            if let Some(candidate) = self.candidate(unread, &head) {
+                packs.push((unread, head));
+                candidates.push(candidate);
+                continue;
+            }
+            // What cannot be read now may be put back: it keeps its place, and parts the others.
+            chosen = merging::choose(&candidates);
+            if chosen.is_some() {
+                break;
+            }
+            packs.clear();
+            candidates.clear();
+        }
+        let chosen = chosen.or_else(|| merging::choose(&candidates));
+        let Some(chosen) = chosen else { return Ok(None) };
         let heads: Vec<PackHead> = packs.iter().map(|(_, head)| *head).collect();
-        let candidates = packs.iter().map(|(unread, head)| Candidate {
-            file_bytes: head.file_bytes,
-            expired_percent: self.expired_percent(*unread).unwrap_or(0),
-        });
-        let candidates: Vec<Candidate> = candidates.collect();
-        let Some(chosen) = merging::choose(&candidates) else { return Ok(None) };
         let bytes: u64 = heads[chosen.clone()].iter().map(|head| head.file_bytes).sum();
         if self.disk.free_bytes()? < 2 * bytes + self.options.slot_bytes {
             return Ok(None);
@@ -343,10 +383,6 @@ impl Settler {
         let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
         let heads = &heads[chosen];
         let (Some(first), Some(last)) = (heads.first(), heads.last()) else { return Ok(None) };
-        if sources.iter().any(|source| source.is_missing()) {
-            // What cannot be read now may be put back: it keeps its place.
-            return Ok(None);
-        }
         let generation = if heads.len() == 1 { first.id.generation + 1 } else { 1 };
         Ok(Some(Stretch {
             pack: PackId { first: first.id.first, last: last.id.last, generation },
@@ -365,18 +401,29 @@ impl Settler {
         let frames = self.reader.frames_apart(FRAMES_BYTES);
         let oldest = self.published.places.read().oldest().map(|oldest| oldest.home);
         let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
+        let mut read = vec![(0, 0); stretch.sources.len()];
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
-            builder.set_ids(self.knows_ids(partition));
+            let knows_ids = self.knows_ids(partition);
             let published = Arc::clone(&self.published);
             let mut thinning = Thinning::new(&published, partition, is_oldest);
-            for source in &stretch.sources {
+            for (source, read) in stretch.sources.iter().zip(&mut read) {
                 if let Some(share) = source.index.share(partition) {
+                    let newest = source.index.append_time_last();
+                    builder.set_ids(knows_ids.is_some_and(|from| newest >= from));
                     let to = (&mut builder, &mut thinning);
-                    self.copy(to, source, share, extent.start, &frames)?;
+                    let (good, bad) = self.copy(to, source, share, extent.start, &frames)?;
+                    *read = (read.0 + good, read.1 + bad);
                 }
             }
             thinning.finish(&mut builder)?;
+        }
+        for (source, (good, bad)) in stretch.sources.iter().zip(read) {
+            // A dead sector costs what lies on it. A disk that gives little may give all later.
+            if bad > good {
+                let what = format!("{}: {bad} batches cannot be read, {good} can", source.home);
+                return Err(Failure::Other(what));
+            }
         }
         let newest = stretch.sources.last().expect("a stretch has sources");
         let head = PackHead {
@@ -414,7 +461,7 @@ impl Settler {
             let mut page = PageBuffer::zeroed(PAGE_BYTES);
             slot.read(0, &mut page)?;
             let skip = match SlotPage::decode(&page, id.slot) {
-                SlotPage::Header(header) => header.skip,
+                SlotPage::Header(header) if header.run == id.run => header.skip,
                 // Told at the last opening; what it said of skips is in the offsets.
                 _ => 0,
             };
@@ -423,10 +470,11 @@ impl Settler {
         Ok(runs)
     }
 
-    /// Whether the partition's events are known by their message ids.
-    fn knows_ids(&self, partition: PartitionId) -> bool {
-        let topics = self.published.topics.read();
-        topics.catalog.row_and_dedupe(partition).is_some_and(|(_, known)| known)
+    /// From which append time on the partition's events are known by their message ids, if they are.
+    fn knows_ids(&self, partition: PartitionId) -> Option<TimeMicros> {
+        let window = self.published.topics.read().catalog.dedupe_window(partition.topic)?;
+        let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+        Some(TimeMicros(self.disk.now().0.saturating_sub(window)))
     }
 
     /// Where the partition starts; `None` when its topic is gone.
@@ -434,7 +482,8 @@ impl Settler {
         self.published.topics.read().extent(partition)
     }
 
-    /// Copies a partition's batches of one source, but for those below its start.
+    /// Copies a partition's batches of one source, but for those below its start. Tells how many
+    /// could be read, and how many could not.
     fn copy(
         &mut self,
         (builder, thinning): (&mut PackBuilder, &mut Thinning<'_>),
@@ -442,8 +491,9 @@ impl Settler {
         share: &PartitionShare,
         start: Offset,
         frames: &Frames,
-    ) -> Result<(), Failure> {
+    ) -> Result<(u64, u64), Failure> {
         let of = (source.home, &source.index);
+        let (mut good, mut bad) = (0, 0);
         let mut rest = &share.places[..];
         while !rest.is_empty() {
             if self.settling.is_stopped() {
@@ -463,14 +513,20 @@ impl Settler {
             }
             for batch in self.reader.read_batches(of, share.partition, now, end, frames) {
                 match batch.map_err(Failure::Other)? {
-                    Ok(batch) if batch.end_offset() <= start => {}
-                    Ok(batch) => thinning.take(batch, builder)?,
-                    Err(damage) => tracing::warn!("left out of a pack: {damage}"),
+                    Ok(batch) if batch.end_offset() <= start => good += 1,
+                    Ok(batch) => {
+                        thinning.take(batch, builder)?;
+                        good += 1;
+                    }
+                    Err(damage) => {
+                        tracing::warn!("left out of a pack: {damage}");
+                        bad += 1;
+                    }
                 }
             }
             self.breathe(began);
         }
-        Ok(())
+        Ok((good, bad))
     }
 
     /// Rests after what began then, where the journal feels it.

@@ -49,7 +49,7 @@ impl<'a> Thinning<'a> {
             return builder.add(&batch);
         }
         match self.gap.take() {
-            Some(before) if before.end_offset() == batch.base_offset() => {
+            Some(before) if goes_on(&before, &batch) => {
                 self.gap = Some(one_gap(&before, &batch)?);
                 Ok(())
             }
@@ -81,11 +81,16 @@ impl<'a> Thinning<'a> {
     }
 }
 
+/// Whether the second gap can go on where the first one ends.
+fn goes_on(before: &BatchView, after: &BatchView) -> bool {
+    before.end_offset() == after.base_offset()
+        && before.count().checked_add(after.count()).is_some()
+}
+
 /// Two gaps side by side.
 fn one_gap(before: &BatchView, after: &BatchView) -> io::Result<BatchView> {
     let mut at = before.header().stamp();
     at.append_time = after.append_time();
-    let count = before.count().checked_add(after.count());
-    let count = count.ok_or_else(|| io::Error::other("a gap of more than 2^32 records"))?;
+    let count = before.count() + after.count();
     batch_of_pack(gap(before.header().kind(), count, &at)).map_err(io::Error::other)
 }

@@ -114,7 +114,6 @@ impl CheckedPack {
                 let what = format!("the record at offset {offset} of {partition} is malformed");
                 self.problem(Some(frame.at), what);
                 self.damaged.records += 1;
-                self.readable.records -= 1;
             }
             self.readable.batches += 1;
             self.readable.records += u64::from(batch.count());

@@ -1,16 +1,13 @@
 //! Giving up the oldest segments when there is no room: what stays.
 
-use std::time::Duration;
-
 use tracklog_engine::{Options, WhenFull};
 use tracklog_log::meta::{Expect, MetaTopic};
-use tracklog_log::{
-    AppendError, Domain, Fetch, FetchMode, Log, Meta, Retention, TimeKind, TopicName,
-};
+use tracklog_log::{Domain, Fetch, FetchMode, Log, Meta, Retention, TimeKind, TopicName};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::rig::{
-    Machine, SLOT_BYTES, append, batches, options, payload, records, set, topic, wait,
+    Machine, SLOT_BYTES, append, append_in_time, batches, options, payload, records, set, topic,
+    wait,
 };
 
 fn dropping(slots: u64) -> Options {
@@ -19,16 +16,6 @@ fn dropping(slots: u64) -> Options {
         hot_bytes: None,
         when_full: WhenFull::DropOldest,
         ..options()
-    }
-}
-
-/// Appends one megabyte. What is dropped makes room a moment later: until then it is refused.
-fn append_when_there_is_room(log: &dyn Log, partition: PartitionId, number: u64) -> Offset {
-    loop {
-        match append(log, partition, &payload(number, 1 << 20)) {
-            Err(AppendError::Full { .. }) => std::thread::park_timeout(Duration::from_millis(1)),
-            decided => return decided.expect("the log is open"),
-        }
     }
 }
 
@@ -41,7 +28,7 @@ fn topics_ids_and_keys_stay() {
     set(log, keys, b"once", b"written");
     let mut end = 0;
     for number in 0..200_u64 {
-        assert_eq!(append_when_there_is_room(log, raw[0], number).0, number);
+        assert_eq!(append_in_time(log, raw[0], &payload(number, 1 << 20)).0, number);
         end = number + 1;
     }
     let extent = log.extent(raw[0]).expect("the topic is there");
@@ -83,7 +70,7 @@ fn what_a_meta_holds_stays() {
         let put = wait(meta.put(b"colour", Some(b"blue"), Expect::Absent));
         put.expect("nobody wrote it before");
         for number in 0..80 {
-            append_when_there_is_room(log, raw, number);
+            append_in_time(log, raw, &payload(number, 1 << 20));
         }
         assert!(log.extent(raw).expect("it is there").start.0 > 20);
     }
@@ -100,7 +87,7 @@ fn a_time_before_the_first_record_left_finds_that_one() {
     let log = machine.engine();
     let raw = topic(log, "raw", 1, Retention::Keep)[0];
     for number in 0..100 {
-        append_when_there_is_room(log, raw, number);
+        append_in_time(log, raw, &payload(number, 1 << 20));
     }
     let start = log.extent(raw).expect("it is there").start;
     assert!(start.0 > 0);
@@ -116,7 +103,7 @@ fn a_slot_is_not_written_again_while_an_answer_holds_its_map() {
     let log = machine.engine();
     let raw = topic(log, "raw", 1, Retention::Keep)[0];
     for number in 0..20 {
-        append_when_there_is_room(log, raw, number);
+        append_in_time(log, raw, &payload(number, 1 << 20));
     }
     let from = vec![(raw, Offset::ZERO)];
     let fetch = Fetch { from, bytes_max: 1, wait: false, mode: FetchMode::Replay };
@@ -124,7 +111,7 @@ fn a_slot_is_not_written_again_while_an_answer_holds_its_map() {
     assert!(log.status().reads_map > 0 && log.status().reads_pinned_bytes > 0);
     // The disk panics where a mapped slot is written.
     for number in 20..120 {
-        append_when_there_is_room(log, raw, number);
+        append_in_time(log, raw, &payload(number, 1 << 20));
     }
     assert!(log.extent(raw).expect("it is there").start.0 > 50, "all slots were used again");
     let (_, record) = held.partitions[0].batches[0].records().next().expect("there is one");
@@ -139,7 +126,7 @@ fn a_log_that_drops_segments_meanwhile_verifies_clean() {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 0..300 {
-                append_when_there_is_room(log, raw, number);
+                append_in_time(log, raw, &payload(number, 1 << 20));
             }
         });
         while !writer.is_finished() {

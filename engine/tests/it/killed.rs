@@ -26,7 +26,7 @@ use tracklog_engine::{BackendChoice, Engine, Options, WhenFull, verify};
 use tracklog_log::{Log as _, Retention};
 use tracklog_protocol::{PartitionId, TimeMicros};
 
-use crate::rig::{SLOT_BYTES, append, contents, options, payload, topic};
+use crate::rig::{SLOT_BYTES, append_in_time, contents, options, payload, topic};
 
 const FOLDER: &str = "TRACKLOG_KILLED_FOLDER";
 const POINT: &str = "TRACKLOG_KILLED_POINT";
@@ -163,7 +163,7 @@ fn program_of_a_child() {
             let number = (u64::from(std::process::id()) << 16) + opening * 1_000 + turn;
             let partition = partitions[usize::try_from(turn).expect("small") % partitions.len()];
             let bytes = if turn % 5 == 0 { 100 } else { RECORD_BYTES };
-            let offset = append(&engine, partition, &payload(number, bytes)).expect("it is acked");
+            let offset = append_in_time(&engine, partition, &payload(number, bytes));
             println!("acked {} {offset} {number}", partition.partition);
         }
         engine.close();

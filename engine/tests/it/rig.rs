@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracklog_engine::disk::Disk;
 use tracklog_engine::disk::simulated::{Crash, SimDisk};
@@ -132,6 +133,17 @@ pub(crate) fn append(
     bytes: &[u8],
 ) -> Result<Offset, AppendError> {
     wait(submit(log, &[(partition, Record::opaque(bytes))])).map(|stored| stored.offset(0))
+}
+
+/// Appends one opaque record and waits for its offset. What is dropped or settled makes room a moment
+/// later: until then it is refused.
+pub(crate) fn append_in_time(log: &dyn Log, partition: PartitionId, bytes: &[u8]) -> Offset {
+    loop {
+        match append(log, partition, bytes) {
+            Err(AppendError::Full { .. }) => std::thread::park_timeout(Duration::from_millis(1)),
+            decided => return decided.expect("the log is open"),
+        }
+    }
 }
 
 /// Writes a key and waits for its offset.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::simulated::Crash;
 use tracklog_engine::disk::{Disk, FileName, PackId};
-use tracklog_engine::{Engine, Note, Options, verify};
+use tracklog_engine::{Engine, Note, Options, WhenFull, verify};
 use tracklog_log::dedupe::{Verdict, VerdictKind, append_once};
 use tracklog_log::{
     Append, Dedupe, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Limits, Log,
@@ -14,8 +14,8 @@ use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
 use crate::rig::{
-    Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, set,
-    submit, topic, wait,
+    Contents, Machine, SLOT_BYTES, append, append_in_time, batches, contents, options, payload,
+    records, set, submit, topic, wait,
 };
 
 /// Every full segment is settled at once.
@@ -524,4 +524,62 @@ fn an_event_that_is_settled_is_known_again_over_restarts_and_merges() {
     let log = machine.engine();
     assert!(log.status().packs <= 3, "they are merged: {:?}", log.status());
     assert_eq!(records(log, raw[0]).len() + records(log, raw[1]).len(), 1_400);
+}
+
+#[test]
+fn at_its_limit_a_journal_waits_for_its_settler_and_drops_nothing() {
+    let limited = Options {
+        journal_bytes_max: Some(5 * SLOT_BYTES),
+        when_full: WhenFull::DropOldest,
+        ..settling()
+    };
+    let mut machine = Machine::with(14, limited);
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    for number in 0..200 {
+        append_in_time(log, raw, &payload(number, 1 << 20));
+    }
+    assert_eq!(log.extent(raw), Some(Extent { start: Offset::ZERO, end: Offset(200) }));
+    assert_eq!(records(log, raw).len(), 200);
+    machine.reopen();
+    assert_eq!(records(machine.engine(), raw).len(), 200);
+}
+
+#[test]
+fn what_lies_in_a_pack_that_cannot_be_read_is_not_expired() {
+    let (mut machine, raw, all) = with_packs(15, settling());
+    let day = Duration::from_secs(86_400);
+    limit(machine.engine(), "raw", Limits { age: Some(7 * day), bytes: Some(1) });
+    machine.stop();
+    let packs = machine.disk.packs_folder().expect("it is there");
+    let name = FileName::Pack(packs[0].0);
+    let good = machine.disk.read_file(&name).expect("it is there");
+    machine.disk.set_file(&name, Some(vec![7; 8192]));
+    machine.options.hot_bytes = None;
+    for _ in 0..2 {
+        machine.open().expect("it opens");
+        let extent = machine.engine().extent(raw[1]).expect("it is there");
+        assert_eq!(extent.start, Offset::ZERO, "it is young, wherever it is");
+        machine.stop();
+    }
+    machine.disk.set_file(&name, Some(good));
+    machine.open().expect("it opens");
+    let before = &all[&("raw".to_owned(), 1)];
+    let there = records(machine.engine(), raw[1]);
+    assert!(there.iter().all(|(offset, record)| before[offset] == *record) && !there.is_empty());
+}
+
+#[test]
+fn packs_without_a_journal_are_no_empty_folder() {
+    let (mut machine, ..) = with_packs(16, settling());
+    machine.stop();
+    let files = machine.disk.packs_folder().expect("it is there");
+    machine.disk.set_file(&FileName::CheckpointA, None);
+    machine.disk.set_file(&FileName::CheckpointB, None);
+    let journal = machine.disk.journal_folder().expect("it is there");
+    for (slot, _) in journal.slots {
+        machine.disk.remove_slot(slot).expect("it is removed");
+    }
+    machine.open().expect_err("what is there must not be taken for nothing");
+    assert_eq!(machine.disk.packs_folder().expect("it is there"), files);
 }
