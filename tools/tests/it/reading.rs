@@ -50,7 +50,8 @@ fn a_stopped_folder_gives_the_lines_that_its_node_gave_and_is_not_changed() {
     let shown = |verb: &&[&str]| {
         let ran = run(verb);
         let lines = ran.lines().into_iter().filter(|line| !line.contains("\"topic\":\"_"));
-        lines.collect::<Vec<_>>().join("\n")
+        // How long ids are known is a setting of the node, not of its folder.
+        lines.collect::<Vec<_>>().join("\n").replace(", each event stored once within 24 h", "")
     };
     let running: Vec<_> = verbs.iter().map(shown).collect();
     assert!(node.terminate().0.success());
