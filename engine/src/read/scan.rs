@@ -90,7 +90,7 @@ impl Scan<'_> {
         }
     }
 
-    fn read_segment(&self, open: &OpenSlot, batches: &mut [&mut Planned]) {
+    pub(super) fn read_segment(&self, open: &OpenSlot, batches: &mut [&mut Planned]) {
         let windows = windows(batches.iter().map(|batch| batch.place.at()..batch.place.end()));
         let mut ahead = Ahead { next: 0, bytes: 0 };
         let mut rest = batches;

@@ -513,6 +513,23 @@ fn what_was_given_up_is_neither_returned_nor_missed() {
 }
 
 #[test]
+fn what_went_elsewhere_while_it_was_read_is_planned_again() {
+    let rig = three_segments(&Choice::default());
+    let asked = Asked { from: vec![(partition(0), Offset(0))], bytes_max: PLENTY, turn: 0 };
+    let mut plan = Plan::make(&rig.published, &asked, &Held::new()).unwrap();
+    let oldest = rig.published.places.read().oldest().unwrap();
+    let Home::Segment(freed) = oldest.home else { panic!("the oldest is a segment") };
+    let open = rig.reader.slots.open(freed).unwrap();
+    rig.published.places.write().drop_oldest();
+    // The slot is used again, for something else, while somebody reads it.
+    rig.disk.corrupt(freed.slot, 0, &[0xAA; 3 * PAGE_BYTES]);
+    let mut batches: Vec<_> = plan.batches_mut().filter(|it| it.home == oldest.home).collect();
+    assert!(!batches.is_empty());
+    rig.reader.scan().read_segment(&open, &mut batches);
+    assert!(plan.is_outdated(), "it is no damage");
+}
+
+#[test]
 fn a_segment_that_is_freed_while_it_is_read_is_no_damage() {
     let rig = three_segments(&Choice::default());
     let asked = Asked { from: vec![(partition(0), Offset(0))], bytes_max: PLENTY, turn: 0 };
