@@ -185,7 +185,8 @@ fn sent_again_and_again(seed: u64) {
                 let log = machine.shared();
                 let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
                 let items = items(&records, &partitions[first..]);
-                let permit = log.reserve(Lane::FIRST_SOURCE, 8 << 20).expect("there is room");
+                let bytes = records.byte_count();
+                let permit = log.reserve(Lane::FIRST_SOURCE, bytes).expect("there is room");
                 // Nobody waits for it.
                 drop(log.append(permit, epoch, Append { conditions: &[], items: &items }));
                 drop(log);
