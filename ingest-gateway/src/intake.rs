@@ -305,7 +305,7 @@ impl Judged {
     }
 
     /// What became of each event, in the order sent.
-    pub fn iter(&self) -> impl Iterator<Item = Judgement<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Judgement<'_>> + Clone {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 

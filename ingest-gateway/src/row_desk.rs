@@ -99,7 +99,7 @@ impl RowDesk {
 
 impl JudgedRows {
     /// What became of each row, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Judgement<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Judgement<'_>> + Clone {
         self.judged.iter()
     }
 

@@ -12,6 +12,7 @@
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`backfill`] | files of past events, each row once |
+//! | [`quarantine`] | rejected events: listed, and tried again |
 //! | [`reprocess`] | stages again over old events |
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
@@ -41,6 +42,7 @@ pub mod node;
 pub mod offline;
 pub mod outbound;
 mod profiles;
+pub mod quarantine;
 pub mod replay;
 pub mod reprocess;
 pub mod routes;

@@ -15,6 +15,8 @@ use tracklog_pipeline::stage::{Counter, StageCounters};
 use tracklog_pipeline::state::StateCounts;
 use tracklog_protocol::TimeMicros;
 
+use crate::quarantine::RetryCounters;
+
 /// Appends the engine's metrics to `text`.
 pub(crate) fn encode(status: &Status, text: &mut String) {
     let counter = |text: &mut String, name: &str, help: &str, value: u64| {
@@ -134,6 +136,20 @@ fn line(text: &mut String, name: &str, labels: &str, value: u64) {
 pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
     declare(text, name, "gauge", help);
     line(text, name, "", value);
+}
+
+/// Appends what became of rejected events that were tried again.
+pub(crate) fn encode_retries(counters: &RetryCounters, text: &mut String) {
+    const NAME: &str = "tracklog_rejected_retried";
+    declare(text, NAME, "counter", "Rejected events that were tried again, by what came of it.");
+    for (outcome, counter) in [("stored", &counters.stored), ("failing", &counters.failing)] {
+        line(
+            text,
+            &format!("{NAME}_total"),
+            &format!("{{outcome=\"{outcome}\"}}"),
+            counter.count(),
+        );
+    }
 }
 
 /// Appends how far groups are behind.

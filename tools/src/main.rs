@@ -2,7 +2,7 @@
 //!
 //! Each verb is a file below `verbs`, with its flags, its help and its work. What they share:
 //! - [`reading`]: where a verb reads, a running node or a folder opened offline;
-//! - [`node_client`], [`http_client`]: talking to a node;
+//! - [`node_client`], [`http_client`], [`patience`]: talking to a node;
 //! - [`output`]: standard output, which carries data and nothing else;
 //! - [`terminal`]: text of others, made safe to show;
 //! - [`own_folder`]: folders of nodes that a verb runs for itself;
@@ -18,6 +18,7 @@ mod http_client;
 mod node_client;
 mod output;
 mod own_folder;
+mod patience;
 mod pretty;
 mod random;
 mod reading;
@@ -74,6 +75,7 @@ enum Verb {
     Group(verbs::group::GroupCommand),
     Schema(verbs::schema::SchemaCommand),
     Enrich(verbs::enrich::EnrichCommand),
+    Rejected(verbs::rejected::RejectedCommand),
     Route(verbs::route::RouteCommand),
     Destination(verbs::destination::DestinationCommand),
     Doctor(verbs::doctor::Doctor),
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Group(group) => group.run(),
         Verb::Schema(schema) => schema.run(),
         Verb::Enrich(enrich) => enrich.run(),
+        Verb::Rejected(rejected) => rejected.run(),
         Verb::Route(route) => route.run(),
         Verb::Destination(destination) => destination.run(),
         Verb::Doctor(doctor) => doctor.run(),

@@ -36,6 +36,7 @@ pub use runner::StageRunner;
 use tracklog_log::Pending;
 use tracklog_protocol::event::EventView;
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
+pub use working::once;
 
 /// What becomes of the records of a topic.
 pub trait Stage: Send + Sync + 'static {

@@ -67,6 +67,24 @@ pub(super) fn reject_first(
     Worked { next: offset.plus(1), records: 1, rejected: 1 }
 }
 
+/// Has `stage` work on the one record of `batch`, beside its own loop and once more, say. Who asks
+/// brings what comes of it into the log.
+///
+/// # Errors
+/// What [`Stage::begin`] says: not now.
+pub async fn once(
+    stage: &dyn Stage,
+    batch: &SourceBatch,
+) -> Result<Result<Outputs, Poison>, StageError> {
+    let mut work = stage.begin(batch).await?;
+    let (offset, record) = batch.records().next().expect("the batch has its record");
+    let mut outputs = Outputs::default();
+    outputs.begin(offset);
+    let done = catch_unwind(AssertUnwindSafe(|| work.record(offset, record, &mut outputs)));
+    let done = done.unwrap_or_else(|panic| Err(Poison { reason: panicked(&*panic) }));
+    Ok(done.map(|()| outputs))
+}
+
 /// Where the first record lies.
 fn first(batch: &SourceBatch) -> Offset {
     batch.records().next().map_or(batch.next, |(offset, _)| offset)
@@ -99,8 +117,7 @@ async fn attempt(
                 worked.rejected += 1;
             }
             Err(panic) => {
-                let reason = format!("panicked: {}", panic_text(&*panic));
-                return Ok(Attempt::Panicked { at: offset, reason });
+                return Ok(Attempt::Panicked { at: offset, reason: panicked(&*panic) });
             }
         }
         worked.records += 1;
@@ -108,7 +125,8 @@ async fn attempt(
     Ok(Attempt::Done(worked))
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("no reason given"))
 }

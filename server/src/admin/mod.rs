@@ -16,6 +16,9 @@
 //! | `/v1/enrich/explain` | POST | what each enricher makes of an event: `tracklog enrich explain --json` |
 //! | `/v1/backfills/{source}/{hash}` | GET | how far the file has come |
 //! | | POST | rows of it, see [`backfill`](crate::backfill) → how far it has come |
+//! | `/v1/rejected` | GET | `{"records":[…],"next":…}`; takes `code`, `event`, `source`, `from`, `to`, `limit`, and `after`: where to go on |
+//! | `/v1/rejected/{partition}@{offset}` | GET | one rejected event, with its record |
+//! | `/v1/rejected/retry` | POST | tries a piece again → `{"records":[…],"already":…,"next":…}`; takes the same but `limit` |
 //! | `/v1/routes` | GET | the rules that hold, and why the file does not, if so |
 //! | `/v1/routes/explain` | POST | where an event goes: `tracklog route explain --json` |
 //! | `/v1/destinations` | GET | `{"destinations":[…]}` |
@@ -40,6 +43,7 @@ mod explain;
 mod groups;
 mod live;
 mod query;
+mod rejected;
 mod reprocesses;
 mod routes;
 mod stream;
@@ -64,6 +68,7 @@ use tracklog_protocol::TimeMicros;
 use crate::backfill::Backfills;
 use crate::explain::Explainer;
 use crate::node::routing::Routing;
+use crate::quarantine::Retries;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::reprocess::Reprocesses;
 use crate::topics::{self, NewLimits, NewTopic, TopicError};
@@ -96,6 +101,7 @@ struct Shared {
     routing: OnceLock<Arc<Routing>>,
     live: OnceLock<LiveDoor>,
     reprocesses: OnceLock<Arc<Reprocesses>>,
+    retries: OnceLock<Arc<Retries>>,
 }
 
 impl Admin {
@@ -119,6 +125,7 @@ impl Admin {
             routing: OnceLock::new(),
             live: OnceLock::new(),
             reprocesses: OnceLock::new(),
+            retries: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -172,6 +179,12 @@ impl Admin {
         assert!(first, "reprocesses are set once");
     }
 
+    /// Rejected events: known only when the gateway runs, which judges them again.
+    pub fn set_retries(&self, retries: Arc<Retries>) {
+        let first = self.shared.retries.set(retries).is_ok();
+        assert!(first, "retries are set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -200,6 +213,9 @@ enum Route {
     Reset(String),
     /// Of a source, and the hash of a file.
     Backfill(String, String),
+    Rejected,
+    RejectedAt(String),
+    Retry,
     Routes,
     WhereTo,
     Destinations,
@@ -218,6 +234,8 @@ impl Route {
             "/v1/topics" => return Some(Self::Topics),
             "/v1/enrich/explain" => return Some(Self::Explain),
             "/v1/groups" => return Some(Self::Groups),
+            "/v1/rejected" => return Some(Self::Rejected),
+            "/v1/rejected/retry" => return Some(Self::Retry),
             "/v1/routes" => return Some(Self::Routes),
             "/v1/routes/explain" => return Some(Self::WhereTo),
             "/v1/destinations" => return Some(Self::Destinations),
@@ -228,6 +246,8 @@ impl Route {
         let named = |name: &str, of_name: fn(String) -> Self| decoded(name).map(of_name);
         if let Some(job) = path.strip_prefix("/v1/reprocesses/") {
             named(job, Self::Reprocess)
+        } else if let Some(place) = path.strip_prefix("/v1/rejected/") {
+            named(place, Self::RejectedAt)
         } else if let Some(rest) = path.strip_prefix("/v1/backfills/") {
             let (source, hash) = rest.split_once('/')?;
             Some(Self::Backfill(decoded(source)?, hash.to_owned()))
@@ -252,10 +272,14 @@ impl Route {
         match self {
             Self::Metrics | Self::Live | Self::Verify | Self::Events(_) | Self::Groups => "GET",
             Self::Topics | Self::Backfill(..) | Self::Reprocesses => "GET, POST",
-            Self::Routes | Self::Destinations => "GET",
+            Self::Routes | Self::Destinations | Self::Rejected | Self::RejectedAt(_) => "GET",
             Self::Topic(_) => "GET, PATCH, DELETE",
             Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
-            Self::Reset(_) | Self::Explain | Self::WhereTo | Self::Destination(..) => "POST",
+            Self::Reset(_)
+            | Self::Explain
+            | Self::WhereTo
+            | Self::Destination(..)
+            | Self::Retry => "POST",
         }
     }
 }
@@ -315,6 +339,9 @@ impl Shared {
                 let query = request.uri().query().unwrap_or_default().to_owned();
                 self.backfill(&source, &hash, &query, request.into_body()).await
             }
+            (&Method::GET, Route::Rejected) => self.rejected(request.uri().query()).await,
+            (&Method::GET, Route::RejectedAt(place)) => self.rejected_at(&place).await,
+            (&Method::POST, Route::Retry) => self.retry_rejected(request.uri().query()).await,
             (&Method::GET, Route::Routes) => self.show_routes().await,
             (&Method::POST, Route::WhereTo) => self.explain_route(request.body()).await,
             (&Method::GET, Route::Destinations) => self.list_destinations().await,

@@ -8,6 +8,7 @@ use tracklog_protocol::TimeMicros;
 
 use crate::backfill::{Stretch, Zoneless};
 use crate::bound::{Bound, parse_time};
+use crate::quarantine::{self, NoPlace, Place};
 use crate::replay::{Filter, Query};
 
 /// A query's parameters, decoded. Each may be there once.
@@ -101,6 +102,33 @@ pub(super) fn stretch(mut parameters: Parameters) -> Result<Stretch, String> {
         file: parameters.take("file").unwrap_or_default(),
     };
     parameters.end().map(|()| stretch)
+}
+
+/// Which rejected events are to be listed, where to go on, and how many at once.
+pub(super) fn listing(
+    mut parameters: Parameters,
+    now: TimeMicros,
+) -> Result<(quarantine::Filter, Option<Place>, Option<usize>), String> {
+    let limit = parameters.number("limit")?;
+    let (filter, after) = retrying(parameters, now)?;
+    Ok((filter, after, limit))
+}
+
+/// Which rejected events are to be tried again, and where to go on.
+pub(super) fn retrying(
+    mut parameters: Parameters,
+    now: TimeMicros,
+) -> Result<(quarantine::Filter, Option<Place>), String> {
+    let filter = quarantine::Filter {
+        code: parameters.take("code"),
+        event: parameters.take("event"),
+        source: parameters.take("source"),
+        from: parameters.bound("from", now)?,
+        to: parameters.bound("to", now)?,
+    };
+    let after = parameters.take("after").map(|text| text.parse());
+    let after = after.transpose().map_err(|error: NoPlace| format!("after: {error}"))?;
+    parameters.end().map(|()| (filter, after))
 }
 
 /// What is asked for.

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
 use tracklog_ingest_gateway::{
-    AdminToken, Backing, Bound, Door, Gateway, GatewayConfig, Listen, Running,
+    AdminToken, Backing, Bound, Door, Gateway, GatewayConfig, Listen, RowDesk, Running,
     StartError as GatewayError, TlsFiles, Topics,
 };
 use tracklog_log::meta::{MetaError, MetaTopic};
@@ -46,6 +46,7 @@ use crate::disk_log::{DiskLog, OpenError};
 use crate::explain::Explainer;
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
 use crate::live::Watch;
+use crate::quarantine::Retries;
 use crate::reprocess::{ReprocessError, Reprocesses, Workshop};
 use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
@@ -100,7 +101,7 @@ pub enum StartError {
     /// Nobody becomes the log's writer.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The registry's topic, or that of backfills, cannot be read.
+    /// The registry's topic, or that of backfills or retries, cannot be read.
     #[error("a topic of the node's own cannot be read: {0}")]
     Meta(#[from] MetaError),
     /// The registry cannot be opened.
@@ -140,6 +141,7 @@ pub struct Node {
     registry: Arc<Registry>,
     stages: Stages,
     reprocesses: Arc<Reprocesses>,
+    retries: Arc<Retries>,
     archive: Option<Archive>,
     stopping: watch::Sender<bool>,
     http: Option<SocketAddr>,
@@ -195,6 +197,8 @@ impl Node {
         let door: Arc<dyn Door> = Arc::new(admin.clone());
         let running = Gateway::start(config, bound, backing, door).await?;
         admin.set_backfills(Backfills::open(Arc::clone(&log), epoch, running.row_desk()).await?);
+        let retries = retries(&log, epoch, running.row_desk(), &stages).await?;
+        admin.set_retries(Arc::clone(&retries));
         let mut addresses = running.addresses().iter().copied();
         let http = settings.http.and_then(|_| addresses.next());
         let https = settings.https.and_then(|_| addresses.next());
@@ -206,6 +210,7 @@ impl Node {
             registry,
             stages,
             reprocesses,
+            retries,
             archive,
             stopping,
             http,
@@ -331,6 +336,7 @@ impl Node {
         let (gateway, log) = (Arc::clone(&self.gateway), Arc::clone(&self.log));
         let stages = self.stages.metrics();
         let archive = self.archive.as_ref().map(Archive::counters);
+        let retries = Arc::clone(&self.retries);
         Box::new(move || {
             let mut text = String::new();
             let gateway = gateway.lock().expect("no holder of this lock panics");
@@ -340,6 +346,7 @@ impl Node {
             drop(gateway);
             log.encode_metrics(&mut text);
             stages.encode(&mut text);
+            crate::metrics::encode_retries(retries.counters(), &mut text);
             if let Some(archive) = &archive {
                 crate::metrics::encode_archive(archive, clock::now(), &mut text);
             }
@@ -437,6 +444,18 @@ fn explainer(
         enrichers,
         state,
     })
+}
+
+/// What tries rejected events again.
+async fn retries(
+    log: &Arc<dyn Log>,
+    epoch: Epoch,
+    desk: RowDesk,
+    stages: &Stages,
+) -> Result<Arc<Retries>, StartError> {
+    let rejected = log.topic("rejected").expect("it is there, or was just made");
+    let stage_of = stages.stage_of();
+    Ok(Arc::new(Retries::open(Arc::clone(log), epoch, rejected, desk, stage_of).await?))
 }
 
 /// What runs of stages over old events work with.

@@ -345,6 +345,14 @@ impl Routing {
         Ok(())
     }
 
+    /// The lane of topics that has this name.
+    pub(super) fn lane(&self, name: &str) -> Option<Arc<dyn Stage>> {
+        let of_lane =
+            |lane| RouteStage::new(Arc::clone(&self.parts.log), Arc::clone(&self.routes), lane);
+        let stage = LANES.map(of_lane).into_iter().find(|stage| stage.name() == name)?;
+        Some(Arc::new(stage))
+    }
+
     fn start_destination(
         &self,
         history: &History,

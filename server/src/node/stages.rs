@@ -37,6 +37,7 @@ use crate::clock;
 use crate::config::{ConfigError, EnrichSettings, RouteFrom, RouteSettings, Settings};
 use crate::folder::DataFolder;
 use crate::profiles;
+use crate::quarantine::StageOf;
 
 use super::routing::{Routing, RoutingParts};
 
@@ -261,6 +262,17 @@ impl Stages {
     pub(super) fn enrichment(&self) -> Option<(Enrichers, Arc<State<dyn Log>>)> {
         let (enriching, _) = self.enrich.as_ref()?;
         Some((enriching.enrichers.clone(), Arc::clone(&enriching.state)))
+    }
+
+    /// Finds a stage that can work on a record once more, by its name. Destinations can't: they hand
+    /// over what is set aside for them.
+    pub(super) fn stage_of(&self) -> StageOf {
+        let enrich = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(&enriching.stage));
+        let routing = self.routing();
+        Box::new(move |name| match &enrich {
+            Some(enrich) if name == stage::NAME => Some(Arc::clone(enrich) as Arc<dyn Stage>),
+            _ => routing.lane(name),
+        })
     }
 
     /// Where events go from there.

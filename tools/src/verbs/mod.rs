@@ -12,6 +12,7 @@ pub(crate) mod enrich;
 pub(crate) mod export;
 pub(crate) mod group;
 pub(crate) mod inspect;
+pub(crate) mod rejected;
 pub(crate) mod replay;
 pub(crate) mod reprocess;
 pub(crate) mod route;

@@ -13,6 +13,7 @@ mod http;
 mod kill;
 mod live;
 mod reading;
+mod rejected;
 mod reprocess;
 mod resends;
 mod rig;

@@ -4,8 +4,6 @@
 //! an answer, the chunk goes again; where another client was faster, the node says how far the
 //! file is.
 
-use std::time::{Duration, Instant};
-
 use hyper::{Method, StatusCode};
 use indicatif::ProgressBar;
 use tracklog_server::backfill::{Progress, StretchStored};
@@ -15,11 +13,7 @@ use super::input::Input;
 use super::{Backfill, ZonelessArg};
 use crate::failure::Failure;
 use crate::node_client::{Answered, NodeClient, segment};
-use crate::output::notice;
-
-/// The first pause before the node is asked again; it doubles.
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+use crate::patience::Patience;
 
 /// Sends the chunks of a file.
 pub(super) struct Sender<'b> {
@@ -135,37 +129,4 @@ impl<'b> Sender<'b> {
 
 fn parse<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(answer).map_err(|error| Failure::of("the node's answer", error))
-}
-
-/// How long to try again.
-struct Patience {
-    ends: Instant,
-    pause: Duration,
-    was_told: bool,
-}
-
-impl Patience {
-    fn new(span: Duration) -> Self {
-        Self { ends: Instant::now() + span, pause: PAUSE, was_told: false }
-    }
-
-    /// Waits a while, or gives up.
-    async fn wait(
-        &mut self,
-        why: &str,
-        file: &str,
-        bar: Option<&ProgressBar>,
-    ) -> Result<(), Failure> {
-        if Instant::now() >= self.ends {
-            return Err(Failure::of(file, format!("{why}; run it again to go on")));
-        }
-        // A node that is busy for a moment is none of the user's business.
-        if self.pause >= PAUSE_MAX && !std::mem::replace(&mut self.was_told, true) {
-            let tell = || notice(&format!("{file}: waiting: {why}"));
-            bar.map_or_else(tell, |bar| bar.suspend(tell));
-        }
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        Ok(())
-    }
 }
