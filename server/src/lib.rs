@@ -12,6 +12,7 @@
 //! | [`admin`] | the operators' routes |
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`backfill`] | files of past events, each row once |
+//! | [`find`] | where an event is, and where it went |
 //! | [`quarantine`] | rejected events: listed, and tried again |
 //! | [`reprocess`] | stages again over old events |
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
@@ -34,6 +35,7 @@ pub mod config;
 mod disk_log;
 pub mod doctor;
 pub mod explain;
+pub mod find;
 pub mod folder;
 pub mod groups;
 pub mod live;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use tracklog_protocol::Offset;
 
 use super::layout;
 use super::manifest::{FORMAT, FileEntry, Manifest, ManifestError, Missing, OffsetRange, Sealed};
@@ -47,6 +48,37 @@ pub async fn tip(store: &Store) -> Result<Option<Sealed>, ChainError> {
     match store.manifests(0).await?.last() {
         None => Ok(None),
         Some(last) => Ok(Some(read(store, *last).await?)),
+    }
+}
+
+/// The step that brought `offset` of a partition of `topic` into the archive; `None` where none has
+/// yet. Reads few manifests of many: each says how far all partitions are.
+///
+/// # Errors
+/// [`ChainError`], but not `Empty`.
+pub async fn step_of(
+    store: &Store,
+    topic: &str,
+    partition: u32,
+    offset: Offset,
+) -> Result<Option<Manifest>, ChainError> {
+    let numbers = store.manifests(0).await?;
+    let (mut below, mut end) = (0, numbers.len());
+    let mut found = None;
+    while below < end {
+        let middle = below + (end - below) / 2;
+        let Manifest { topics, .. } = &read(store, numbers[middle]).await?.manifest;
+        let span = topics.get(topic).and_then(|ends| ends.partitions.get(partition as usize));
+        if span.is_some_and(|span| offset.0 < span.end) {
+            end = middle;
+            found = Some(middle);
+        } else {
+            below = middle + 1;
+        }
+    }
+    match found {
+        Some(found) => Ok(Some(read(store, numbers[found]).await?.manifest)),
+        None => Ok(None),
     }
 }
 

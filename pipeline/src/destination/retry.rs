@@ -62,7 +62,8 @@ pub struct Retry<L: ?Sized> {
 }
 
 /// The group that reads `undelivered` for a destination.
-fn group(destination: &DestinationName) -> GroupName {
+#[must_use]
+pub fn group(destination: &DestinationName) -> GroupName {
     GroupName::new(&format!("to.{destination}.retry"))
         .expect("a destination's name is short and has a group's characters")
 }

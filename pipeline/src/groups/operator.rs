@@ -212,6 +212,19 @@ impl<L: Log + ?Sized> Groups<L> {
         Ok(())
     }
 
+    /// The offset that a group reads next of a partition; `None` where nothing was committed.
+    ///
+    /// # Errors
+    /// [`GroupError::Ledger`] when the ledger can't be read.
+    pub async fn committed(
+        &self,
+        name: &GroupName,
+        at: PartitionId,
+    ) -> Result<Option<Offset>, GroupError> {
+        self.ledger.refresh().await?;
+        Ok(self.behind(name, at).0)
+    }
+
     /// Nobody joins while the answer is held, and nobody who is gone commits any more.
     async fn without_members(
         &self,

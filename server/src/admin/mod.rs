@@ -9,6 +9,7 @@
 //! | | PATCH | `{"maxAge":"7d","maxBytes":"100 GiB"}`, or `"off"` → the topic |
 //! | | DELETE | → `{"success":true}` |
 //! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
+//! | `/v1/find` | GET | where events are and went: `{"events":[…],"looked":…,"next":…}`; takes `id` or `user`, and `from`, `to`, `limit`, `after` |
 //! | `/v1/groups` | GET | `{"groups":[…]}` |
 //! | `/v1/groups/{group}` | GET | the group with its partitions and how far it lags in each |
 //! | | DELETE | → `{"success":true}`; 409 while it has members |
@@ -40,6 +41,7 @@
 mod answer;
 mod backfills;
 mod explain;
+mod find;
 mod groups;
 mod live;
 mod query;
@@ -67,6 +69,7 @@ use tracklog_protocol::TimeMicros;
 
 use crate::backfill::Backfills;
 use crate::explain::Explainer;
+use crate::find::Finder;
 use crate::node::routing::Routing;
 use crate::quarantine::Retries;
 use crate::replay::{Replay, ReplayError, Step};
@@ -102,6 +105,7 @@ struct Shared {
     live: OnceLock<LiveDoor>,
     reprocesses: OnceLock<Arc<Reprocesses>>,
     retries: OnceLock<Arc<Retries>>,
+    finder: OnceLock<Finder>,
 }
 
 impl Admin {
@@ -126,6 +130,7 @@ impl Admin {
             live: OnceLock::new(),
             reprocesses: OnceLock::new(),
             retries: OnceLock::new(),
+            finder: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -185,6 +190,12 @@ impl Admin {
         assert!(first, "retries are set once");
     }
 
+    /// What tells where an event is.
+    pub fn set_finder(&self, finder: Finder) {
+        let first = self.shared.finder.set(finder).is_ok();
+        assert!(first, "the finder is set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -208,6 +219,7 @@ enum Route {
     Topic(String),
     Events(String),
     Explain,
+    Find,
     Groups,
     Group(String),
     Reset(String),
@@ -233,6 +245,7 @@ impl Route {
             "/v1/verify" => return Some(Self::Verify),
             "/v1/topics" => return Some(Self::Topics),
             "/v1/enrich/explain" => return Some(Self::Explain),
+            "/v1/find" => return Some(Self::Find),
             "/v1/groups" => return Some(Self::Groups),
             "/v1/rejected" => return Some(Self::Rejected),
             "/v1/rejected/retry" => return Some(Self::Retry),
@@ -271,6 +284,7 @@ impl Route {
     const fn methods(&self) -> &'static str {
         match self {
             Self::Metrics | Self::Live | Self::Verify | Self::Events(_) | Self::Groups => "GET",
+            Self::Find => "GET",
             Self::Topics | Self::Backfill(..) | Self::Reprocesses => "GET, POST",
             Self::Routes | Self::Destinations | Self::Rejected | Self::RejectedAt(_) => "GET",
             Self::Topic(_) => "GET, PATCH, DELETE",
@@ -326,6 +340,7 @@ impl Shared {
                 None => no_topic(&name),
             },
             (&Method::POST, Route::Explain) => self.explain(request.body()).await,
+            (&Method::GET, Route::Find) => self.find(request.uri().query()).await,
             (&Method::GET, Route::Groups) => self.list_groups().await,
             (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
             (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,

@@ -8,6 +8,7 @@ use tracklog_protocol::TimeMicros;
 
 use crate::backfill::{Stretch, Zoneless};
 use crate::bound::{Bound, parse_time};
+use crate::find::{NoCursor, Search, Sought};
 use crate::quarantine::{self, NoPlace, Place};
 use crate::replay::{Filter, Query};
 
@@ -129,6 +130,24 @@ pub(super) fn retrying(
     let after = parameters.take("after").map(|text| text.parse());
     let after = after.transpose().map_err(|error: NoPlace| format!("after: {error}"))?;
     parameters.end().map(|()| (filter, after))
+}
+
+/// Which events are looked for, and where.
+pub(super) fn search(mut parameters: Parameters, now: TimeMicros) -> Result<Search, String> {
+    let sought = match (parameters.take("id"), parameters.take("user")) {
+        (Some(id), None) => Sought::Id(id),
+        (None, Some(user)) => Sought::User(user),
+        _ => return Err("either id or user says what is looked for".to_owned()),
+    };
+    let after = parameters.take("after").map(|text| text.parse());
+    let search = Search {
+        sought,
+        from: parameters.bound("from", now)?,
+        to: parameters.bound("to", now)?,
+        after: after.transpose().map_err(|error: NoCursor| format!("after: {error}"))?,
+        limit: parameters.number("limit")?,
+    };
+    parameters.end().map(|()| search)
 }
 
 /// What is asked for.

@@ -56,6 +56,12 @@ pub(super) fn place(
     Ok(Some(Store::open(&url, Opening::Write)?))
 }
 
+/// The same place for whoever only reads it; `None`, and told, where it cannot be opened again.
+pub(super) fn reader(store: &Store) -> Option<Store> {
+    let opened = Store::open(store.url(), Opening::Read);
+    opened.inspect_err(|error| tracing::warn!(%error, "the archive cannot be asked")).ok()
+}
+
 impl Archive {
     /// Begins where the last manifest in `store` ends.
     pub(super) fn start(

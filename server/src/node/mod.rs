@@ -44,6 +44,7 @@ use crate::clock;
 use crate::config::{ConfigError, Settings};
 use crate::disk_log::{DiskLog, OpenError};
 use crate::explain::Explainer;
+use crate::find::{Finder, FinderTopics};
 use crate::folder::{DataFolder, FolderError, NodeFile, Secret};
 use crate::live::Watch;
 use crate::quarantine::Retries;
@@ -178,6 +179,7 @@ impl Node {
         let epoch = log.open(Domain::WHOLE).await?;
         let topics = own_topics(&*log).await?;
         let registry = Arc::new(open_registry(settings, &log, epoch).await?);
+        let archive_read = archive.as_ref().and_then(archive::reader);
         let archive = archive
             .map(|store| Archive::start(&settings.archive, store, &log, &registry))
             .transpose()?;
@@ -199,6 +201,7 @@ impl Node {
         admin.set_backfills(Backfills::open(Arc::clone(&log), epoch, running.row_desk()).await?);
         let retries = retries(&log, epoch, running.row_desk(), &stages).await?;
         admin.set_retries(Arc::clone(&retries));
+        admin.set_finder(finder(settings, &log, &stages, &retries, archive_read));
         let mut addresses = running.addresses().iter().copied();
         let http = settings.http.and_then(|_| addresses.next());
         let https = settings.https.and_then(|_| addresses.next());
@@ -456,6 +459,31 @@ async fn retries(
     let rejected = log.topic("rejected").expect("it is there, or was just made");
     let stage_of = stages.stage_of();
     Ok(Arc::new(Retries::open(Arc::clone(log), epoch, rejected, desk, stage_of).await?))
+}
+
+/// What tells where an event is.
+fn finder(
+    settings: &Settings,
+    log: &Arc<dyn Log>,
+    stages: &Stages,
+    retries: &Arc<Retries>,
+    archive: Option<Store>,
+) -> Finder {
+    let own = |name: &str| -> Topic { log.topic(name).expect("it is there, or was just made") };
+    let topics = FinderTopics {
+        raw: own("raw"),
+        rejected: own("rejected"),
+        enriched: settings.enrich.enabled.then(|| own("enriched")),
+        undelivered: own("undelivered"),
+    };
+    Finder {
+        log: Arc::clone(log),
+        groups: stages.groups(),
+        routing: stages.routing(),
+        retries: Arc::clone(retries),
+        archive,
+        topics,
+    }
 }
 
 /// What runs of stages over old events work with.

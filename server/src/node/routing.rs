@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinHandle;
-use tracklog_log::{Epoch, Log, Topic};
+use tracklog_log::{Epoch, Log, Topic, TopicName};
 use tracklog_pipeline::destination::file::Files;
 use tracklog_pipeline::destination::retry::{Retried, Retry};
 use tracklog_pipeline::destination::webhook::Webhook;
@@ -34,8 +34,9 @@ use tracklog_pipeline::route::{
     stage,
 };
 use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
+use tracklog_protocol::event::EventView;
 use tracklog_protocol::line::format_time;
-use tracklog_protocol::{Offset, PartitionId};
+use tracklog_protocol::{Offset, PartitionId, Record};
 
 use super::stages::{NodeTime, StagesError, Threads};
 use crate::clock;
@@ -134,6 +135,18 @@ struct Seen {
     /// As it was at the last look.
     glimpsed: Option<Stamp>,
     refused: Option<String>,
+}
+
+/// A way that an event takes.
+pub(crate) struct Way {
+    /// The destination.
+    pub(crate) name: DestinationName,
+    /// Its type.
+    pub(crate) kind: &'static str,
+    /// The topic that it is, if it is one.
+    pub(crate) topic: Option<TopicName>,
+    /// Whose committed offset says whether the event was handed over.
+    pub(crate) group: GroupName,
 }
 
 /// Why the file does not hold.
@@ -343,6 +356,36 @@ impl Routing {
             }
         }
         Ok(())
+    }
+
+    /// The topic whose events are routed.
+    pub(crate) const fn source(&self) -> &Topic {
+        &self.parts.source
+    }
+
+    /// Where the event `record` at a place of the source goes, by the rules that held when it was
+    /// stored; `None` where none did, or it cannot be told any more.
+    pub(crate) async fn ways(
+        &self,
+        at: PartitionId,
+        offset: Offset,
+        record: Record<'_>,
+    ) -> Option<Vec<Way>> {
+        let history = self.routes.history().await;
+        let version = history.at(at, offset)?;
+        let mut ways = Vec::new();
+        version.table.each(&EventView::of(record)?, |name, taken| {
+            let Some(spec) = version.rules().destinations.get(name) else { return };
+            let (topic, group) = match (spec, taken.lane()) {
+                (DestinationSpec::Topic { topic, .. }, lane) => {
+                    let name = if lane == Lane::High { stage::NAME_HIGH } else { stage::NAME };
+                    (Some(topic.clone()), GroupName::new(name).expect("our own names are good"))
+                }
+                (_, lane) => (None, destination::group(name, lane)),
+            };
+            ways.push(Way { name: name.clone(), kind: spec.kind(), topic, group });
+        });
+        Some(ways)
     }
 
     /// The lane of topics that has this name.

@@ -9,7 +9,7 @@ use tracklog_log::meta::MetaError;
 use tracklog_log::{Epoch, Fetch, FetchError, FetchMode, Log, TimeKind, Topic};
 use tracklog_protocol::line::{LinePlace, write_line};
 use tracklog_protocol::rejected::RejectedView;
-use tracklog_protocol::{BatchView, Offset, PartitionId};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
 
 use super::outcomes::{Outcome, Outcomes, PageKey};
 use super::{
@@ -134,6 +134,23 @@ impl Rejections {
         }
         let next = walk.at.map(|at| at.to_string());
         Ok(Listed { records, damaged: walk.damaged, next })
+    }
+
+    /// The event whose record, at `place`, is at hand.
+    ///
+    /// # Errors
+    /// [`QuarantineError::NotFound`] when it is none that was rejected.
+    pub(crate) async fn tell(
+        &self,
+        place: Place,
+        record: Record<'_>,
+    ) -> Result<RejectedEvent, QuarantineError> {
+        self.outcomes.refresh().await?;
+        let rejected = RejectedView::of(record).ok_or(QuarantineError::NotFound(place))?;
+        let page = self.outcomes.page(PageKey::of(place.partition, place.offset))?;
+        let outcome = page.outcome(place.offset);
+        let told = self.told(place, &rejected, outcome);
+        Ok(self.with_place(told, outcome, &rejected).await?)
     }
 
     /// The event at `place`.

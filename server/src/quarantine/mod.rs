@@ -39,6 +39,7 @@ pub use listing::{Rejections, Shown};
 pub use outcomes::{Reason, TOPIC};
 pub(crate) use retrying::RetryCounters;
 pub use retrying::{Retried, Retries, StageOf};
+pub(crate) use stored::source_of;
 
 /// The topic that rejected events are in.
 const REJECTED: &str = "rejected";
@@ -221,7 +222,7 @@ const FINAL: &str = "not_kept";
 fn why_final(rejected: &RejectedView<'_>) -> Option<Reason> {
     let why = match rejected.stage() {
         None => Kept::of(*rejected).err()?.to_string(),
-        Some(_) if stored::source_of(rejected).is_some() => return None,
+        Some(_) if source_of(rejected).is_some() => return None,
         Some(_) => "it does not say where the record lies that the stage rejected".to_owned(),
     };
     Some(Reason { code: FINAL.to_owned(), pointer: None, message: why })

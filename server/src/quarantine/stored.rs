@@ -73,7 +73,7 @@ pub(super) async fn read(
 }
 
 /// Where the record lies that a stage rejected: its line, which is the body, begins with that.
-pub(super) fn source_of<'r>(rejected: &RejectedView<'r>) -> Option<(&'r str, u32, Offset)> {
+pub(crate) fn source_of<'r>(rejected: &RejectedView<'r>) -> Option<(&'r str, u32, Offset)> {
     let line = rejected.body().and_then(|body| match str::from_utf8(body) {
         Ok(line) => Some(line),
         Err(cut) => str::from_utf8(&body[..cut.valid_up_to()]).ok(),

@@ -8,6 +8,7 @@ mod damage;
 mod demo;
 mod diff;
 mod enrich;
+mod find;
 mod hook;
 mod http;
 mod kill;

@@ -16,8 +16,9 @@ use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
 use super::faulty::{Fault, Faulty};
 use crate::archive::archiver::{ArchiveCounters, Archiver, ArchiverEnd, Flush, Schemas};
-use crate::archive::chain::Chain;
+use crate::archive::chain::{self, Chain};
 use crate::archive::log::ArchiveLog;
+use crate::archive::manifest::FilePartition;
 use crate::archive::store::Store;
 use crate::archive::substitute::{Substitute, SubstituteError};
 use crate::archive::verify::{self, Told};
@@ -193,6 +194,33 @@ fn all_that_is_in_the_log_comes_into_the_archive_once() {
     let folders: Vec<_> = chain.files().map(|file| file.path.rsplit_once('/').unwrap().0).collect();
     assert!(folders.contains(&"topic=raw/date=1970-01-01/event=Bought"), "{folders:?}");
     assert!(folders.contains(&"topic=raw/date=1970-01-02/event=__other__"), "{folders:?}");
+}
+
+#[test]
+fn the_step_that_brought_an_offset_is_found_and_its_files_have_it() {
+    let mut world = World::new();
+    for events in [1, 40, 7, 200] {
+        world.write(events);
+        assert!(world.live(|_| Fault::None));
+    }
+    let store = world.store();
+    for topic in &world.topics {
+        for at in topic.partitions() {
+            let step = |offset| {
+                block_on(chain::step_of(&store, topic.name(), at.partition, offset)).unwrap()
+            };
+            let end = world.rig.log.extent(at).unwrap().end;
+            for offset in 0..end.0 {
+                let step = step(Offset(offset)).expect("it is archived");
+                let has_it = |it: &FilePartition| {
+                    it.partition == at.partition && (it.first..=it.last).contains(&offset)
+                };
+                assert_eq!(step.topic, topic.name());
+                assert!(step.files.iter().any(|file| file.partitions.iter().any(has_it)));
+            }
+            assert_eq!(step(end), None, "what is not there yet is in no step");
+        }
+    }
 }
 
 #[test]
