@@ -651,9 +651,12 @@ impl Places {
         self.full.values().filter_map(|full| full.head).collect()
     }
 
-    /// What the records of a topic take on the disk, but for those of the segment being written.
+    /// What the records of a topic take on the disk, but for those of the newest segment: the one
+    /// being written, or of a log that nobody writes the last one.
     pub(crate) fn topic_bytes(&self, topic: TopicId) -> u64 {
-        let full = self.full.values().flat_map(|full| &full.topics);
+        let newest = usize::from(self.active.is_none());
+        let older = self.full.values().rev().skip(newest);
+        let full = older.flat_map(|full| &full.topics);
         full.filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
     }
 

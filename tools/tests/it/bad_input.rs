@@ -107,7 +107,7 @@ fn a_file_of_no_log_is_said_to_be_none_with_status_1() {
         let file = folder.path().join(name);
         std::fs::write(&file, bytes).unwrap();
         let ran = run(&["inspect", text(&file)]);
-        let what = format!("{} is no slot, checkpoint, index or cut of a log", text(&file));
+        let what = format!("{} is no slot, pack, checkpoint, index or cut of a log", text(&file));
         assert_eq!((ran.status, &*ran.stdout), (1, ""));
         assert_eq!(ran.stderr, format!("tracklog: {what}\n"));
     }

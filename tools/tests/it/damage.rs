@@ -177,7 +177,9 @@ const FILLS_MAX: usize = 60;
 #[test]
 fn a_full_journal_refuses_with_429_and_goes_on_reading() {
     let data = tempfile::tempdir().unwrap();
-    let node = Node::start_with(data.path(), |it| it.env("TRACKLOG_JOURNAL_BYTES_MAX", JOURNAL));
+    let node = Node::start_with(data.path(), |it| {
+        it.env("TRACKLOG_JOURNAL_BYTES_MAX", JOURNAL).env("TRACKLOG_SETTLE", "off")
+    });
     let statuses: Vec<_> = (0..FILLS_MAX).map(|_| fill(&node)).collect();
     assert_eq!(statuses[0], 200);
     assert!(statuses.contains(&429), "{statuses:?}");
@@ -200,7 +202,9 @@ fn a_full_journal_refuses_with_429_and_goes_on_reading() {
 fn a_replay_from_before_what_was_dropped_begins_at_the_first_and_says_so() {
     let data = tempfile::tempdir().unwrap();
     let node = Node::start_with(data.path(), |it| {
-        it.env("TRACKLOG_JOURNAL_BYTES_MAX", JOURNAL).env("TRACKLOG_WHEN_FULL", "drop_oldest")
+        it.env("TRACKLOG_JOURNAL_BYTES_MAX", JOURNAL)
+            .env("TRACKLOG_SETTLE", "off")
+            .env("TRACKLOG_WHEN_FULL", "drop_oldest")
     });
     node.track("first", "somebody else");
     let statuses: Vec<_> = (0..FILLS_MAX).map(|_| fill(&node)).collect();
