@@ -78,7 +78,7 @@ pub(crate) struct Settling {
 struct State {
     /// Segments are settled at all.
     is_on: bool,
-    /// The last attempt failed.
+    /// The last attempt to settle segments failed.
     failed: bool,
     /// There may be something to settle.
     to_look: bool,
@@ -160,6 +160,8 @@ pub(crate) struct Settler {
     settling: Arc<Settling>,
     options: SettleOptions,
     pace: Pace,
+    /// A merge that failed.
+    given_up: Option<PackId>,
     /// Whether something expires as time passes.
     expires: bool,
 }
@@ -201,7 +203,8 @@ impl Settler {
         options: SettleOptions,
     ) -> Self {
         let pace = Pace::new(counters);
-        Self { disk, published, reader, driver, settling, options, pace, expires: false }
+        let (given_up, expires) = (None, false);
+        Self { disk, published, reader, driver, settling, options, pace, given_up, expires }
     }
 
     /// Settles until it is stopped, on a thread that comes after all others.
@@ -284,17 +287,24 @@ impl Settler {
         if self.options.hot_segments == u64::MAX {
             return false;
         }
-        let segments = self.full_segments().unwrap_or_else(|why| self.tell(&why));
+        let segments = self.full_segments().unwrap_or_else(|why| {
+            self.settling.state.lock().failed = true;
+            tell(&why)
+        });
         let stretch = match segments {
             Some(segments) => Some(segments),
-            None => self.packs_to_merge().unwrap_or_else(|why| self.tell(&why)),
+            None => self.packs_to_merge().unwrap_or_else(|why| tell(&why)),
         };
+        let stretch = stretch.filter(|stretch| self.given_up != Some(stretch.pack));
         let Some(stretch) = stretch else { return false };
+        let is_merge = matches!(stretch.sources.first(), Some(Source { home: Home::Pack(_), .. }));
         match self.make(&stretch) {
             Ok(index) => {
+                self.given_up = None;
                 {
                     let mut state = self.settling.state.lock();
-                    (state.is_pending, state.failed) = (true, false);
+                    state.is_pending = true;
+                    state.failed &= is_merge;
                 }
                 let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
                 let (pack, sources) = (stretch.pack, stretch.sources.len());
@@ -304,7 +314,9 @@ impl Settler {
             Err(why) => {
                 if !matches!(why, Failure::Stopped) {
                     tracing::warn!("{} was not made: {why}", stretch.pack);
-                    self.settling.state.lock().failed = true;
+                    // A merge makes no room in the journal, and is tried again behind the next pack.
+                    self.given_up = is_merge.then_some(stretch.pack);
+                    self.settling.state.lock().failed |= !is_merge;
                 }
                 if let Err(error) = self.disk.remove_file(&FileName::Pack(stretch.pack)) {
                     // The next opening removes what nothing names.
@@ -313,13 +325,6 @@ impl Settler {
             }
         }
         true
-    }
-
-    /// Tells why nothing can be settled.
-    fn tell<T>(&self, why: &Failure) -> Option<T> {
-        tracing::warn!("cannot settle: {why}");
-        self.settling.state.lock().failed = true;
-        None
     }
 
     /// The oldest segments, as far as more are full than are to stay hot.
@@ -565,4 +570,10 @@ impl Settler {
             Err(Failure::Other(format!("it holds {records} records, not {}", written.head.records)))
         }
     }
+}
+
+/// Tells why nothing can be settled.
+fn tell<T>(why: &Failure) -> Option<T> {
+    tracing::warn!("cannot settle: {why}");
+    None
 }
