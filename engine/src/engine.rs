@@ -31,7 +31,7 @@ use crate::seen::event_ids::ROWS_MAX;
 use crate::settled::settler::Settling;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
-use crate::verify::{Progress, VerifyReport, verify_published};
+use crate::verify::{Progress, VerifyReport, scrub_published, verify_published};
 
 /// The last topic id but a few, for those in flight.
 const TOPIC_ID_MAX: u64 = u32::MAX as u64 - 1_000_000;
@@ -262,6 +262,21 @@ impl Engine {
         let notes = &self.report.notes;
         let log = (self.cluster, self.slot_bytes);
         verify_published(&*self.disk, &self.client.published, log, notes, progress)
+    }
+
+    /// As [`verify`](Self::verify), for who does it all the time: as slowly as `progress` lets it, and
+    /// until `is_over` says so. Then there is no report.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn scrub(
+        &self,
+        progress: &mut dyn FnMut(Progress),
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Option<VerifyReport>, OpenError> {
+        let (notes, log) = (&self.report.notes, (self.cluster, self.slot_bytes));
+        let published = &self.client.published;
+        scrub_published(&*self.disk, published, log, notes, progress, is_over)
     }
 
     /// Stops in good order: what was taken becomes durable, what comes is refused. Returns when

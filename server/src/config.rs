@@ -105,6 +105,8 @@ pub struct JournalSettings {
     pub dedupe_window: Option<Duration>,
     /// Memory for the ids by which it is known.
     pub ids_bytes_max: Option<u64>,
+    /// So many bytes a second are read again all the time; 0: none.
+    pub scrub_rate: Option<u64>,
     /// Opens although commits that were acked are lost. Only ever said by flag.
     pub accept_loss: bool,
 }
@@ -234,6 +236,7 @@ impl Settings {
                 commit_deadline: layer.commit_deadline.map(|span| span.0),
                 dedupe_window: layer.dedupe_window.unwrap_or(Window(Some(WINDOW))).0,
                 ids_bytes_max: layer.ids_bytes_max.map(|quantity| quantity.0),
+                scrub_rate: layer.scrub_rate.map(|quantity| quantity.0),
                 accept_loss: false,
             },
             connections: layer.limits.connections(),

@@ -13,6 +13,7 @@ use tracklog_log::{Dedupe, Log, TopicName};
 use crate::admin::Verification;
 use crate::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting};
 use crate::offline::Written;
+use crate::scrub::Scrub;
 use crate::{metrics, topics, verify};
 
 /// How often a folder in use is tried again, and after which pause: a reading verb looks at the
@@ -20,9 +21,13 @@ use crate::{metrics, topics, verify};
 const LOCK_TRIES: usize = 8;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
+/// So many bytes a second are read again where nobody says otherwise: a terabyte in a day and a half.
+const SCRUB_RATE: u64 = 8 << 20;
+
 /// An open log.
 pub(crate) struct DiskLog {
     engine: Arc<Engine>,
+    scrub: Scrub,
     path: PathBuf,
 }
 
@@ -34,7 +39,9 @@ impl DiskLog {
         let mut tries = 1;
         loop {
             let (path, options) = (path.to_owned(), options.clone());
-            let opening = tokio::task::spawn_blocking(move || Self::open_blocking(path, &options));
+            let rate = settings.scrub_rate.unwrap_or(SCRUB_RATE);
+            let opening =
+                tokio::task::spawn_blocking(move || Self::open_blocking(path, &options, rate));
             match opening.await.expect("an opening does not panic") {
                 Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
                     tries += 1;
@@ -45,12 +52,13 @@ impl DiskLog {
         }
     }
 
-    fn open_blocking(path: PathBuf, options: &Options) -> Result<Self, OpenError> {
+    fn open_blocking(path: PathBuf, options: &Options, rate: u64) -> Result<Self, OpenError> {
         let engine = Arc::new(Engine::open(&path, options)?);
         let report = engine.report();
         let what = if report.created { "made" } else { "opened" };
         tracing::info!("log {what} in {:.1?}, run {}", report.took, report.run);
-        Ok(Self { engine, path })
+        let scrub = Scrub::start(&engine, rate);
+        Ok(Self { engine, scrub, path })
     }
 
     /// What it has written since it was opened.
@@ -97,10 +105,12 @@ impl DiskLog {
 
     pub(crate) fn encode_metrics(&self, text: &mut String) {
         metrics::encode(&self.engine.status(), text);
+        self.scrub.encode_metrics(text);
     }
 
     /// What was taken becomes durable, what comes is refused. Blocks until it is done.
     pub(crate) fn close(&self) {
+        self.scrub.stop();
         self.engine.close();
     }
 }

@@ -49,6 +49,7 @@ pub mod replay;
 pub mod reprocess;
 pub mod routes;
 pub mod schemas;
+mod scrub;
 pub mod topics;
 pub mod trust;
 pub mod verify;

@@ -89,6 +89,18 @@ pub(crate) fn verify_published(
     Verification::of_published(disk, published, log, notes).run(progress)
 }
 
+/// The same, until `is_over` says so: then `None`.
+pub(crate) fn scrub_published(
+    disk: &dyn Disk,
+    published: &Published,
+    log: (ClusterId, u64),
+    notes: &[Note],
+    progress: &mut dyn FnMut(Progress),
+    is_over: &dyn Fn() -> bool,
+) -> Result<Option<VerifyReport>, OpenError> {
+    Verification::of_published(disk, published, log, notes).run_until(progress, is_over)
+}
+
 /// What the log is said to be, to be held against what the disk has.
 struct Verification<'a> {
     disk: &'a dyn Disk,
@@ -181,7 +193,16 @@ impl<'a> Verification<'a> {
         }
     }
 
-    fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
+    fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
+        self.run_until(progress, &|| false).map(|report| report.expect("nobody stops it"))
+    }
+
+    /// Ends with `None` behind the segment or pack at which `is_over` says so.
+    fn run_until(
+        mut self,
+        progress: &mut dyn FnMut(Progress),
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Option<VerifyReport>, OpenError> {
         self.report.notes.retain(|note| !is_found_again(note));
         let checkpoints = self.load_checkpoints();
         self.look_at_unused_slots()?;
@@ -194,6 +215,9 @@ impl<'a> Verification<'a> {
         progress(done);
         let mut replay = Replay::new(&self.extents, skips, checkpoints);
         for head in packs {
+            if is_over() {
+                return Ok(None);
+            }
             let checked = pack::check(self.disk, self.cluster, head, &mut |bytes| {
                 done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
                 progress(done);
@@ -207,6 +231,9 @@ impl<'a> Verification<'a> {
             }
         }
         for together in segments.chunks(SEGMENTS_AT_ONCE) {
+            if is_over() {
+                return Ok(None);
+            }
             let checked = check_together(self.disk, self.slot_bytes, together, &mut |bytes| {
                 done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
                 progress(done);
@@ -225,7 +252,7 @@ impl<'a> Verification<'a> {
         self.name_partitions();
         self.report.judge();
         progress(Progress { bytes_done: bytes_total, bytes_total });
-        Ok(self.report)
+        Ok(Some(self.report))
     }
 
     /// Whether the segment was not given up while it was read.
@@ -341,7 +368,8 @@ fn check_together(
     segments: &[Expected],
     read: &mut dyn FnMut(u64),
 ) -> Vec<Checked> {
-    let (told, heard) = mpsc::channel();
+    // Whoever hears of it slowly is read for slowly.
+    let (told, heard) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         let start = |expected: &Expected| {
             let (told, expected) = (told.clone(), *expected);

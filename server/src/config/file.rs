@@ -236,6 +236,7 @@ layer! {
         budget_bytes: Bytes,
         ring_bytes: Bytes,
         commit_deadline: Span,
+        scrub_rate: Bytes,
         dedupe_window: Window,
         ids_bytes_max: Bytes,
     } nested {

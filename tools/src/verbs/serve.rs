@@ -42,7 +42,7 @@ key of the file in capitals), and that over the file:
 Keys of the file: data, http, https, certificate, private_key, public_host, trusted_proxies,
 schemas, log, backend (auto, uring, blocking), slot_bytes, settle (on, off), hot_bytes, pack_level,
 journal_bytes_max, when_full (refuse, drop_oldest), budget_bytes, ring_bytes, commit_deadline,
-dedupe_window, ids_bytes_max.
+dedupe_window, ids_bytes_max, scrub_rate.
 Of [sources.NAME]: write_key or write_key_file, unknown_events, user_id, ip, require, origins,
 headers, keep_rejected_bytes, event_bytes_max, depth_max, events_max, body_bytes_max,
 decoded_bytes_max.
