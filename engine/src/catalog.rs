@@ -138,6 +138,17 @@ impl Catalog {
         self.rows.get(&topic)?.dedupe
     }
 
+    /// Whether an event of a topic that was appended at `time` is known again at `now`.
+    pub(crate) fn is_in_dedupe_window(
+        &self,
+        topic: TopicId,
+        time: TimeMicros,
+        now: TimeMicros,
+    ) -> bool {
+        let window = self.dedupe_window(topic).map_or(0, |window| window.as_micros());
+        i128::from(now.0) - i128::from(time.0) <= i128::try_from(window).unwrap_or(i128::MAX)
+    }
+
     /// The longest of these, of topics that are there or may come.
     pub(crate) fn dedupe_window_max(&self) -> Option<Duration> {
         self.dedupe.iter().map(|it| it.window).max()

@@ -48,7 +48,7 @@ use crate::partition::places::{Home, Index, Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, Topics};
 use crate::read::{Reader, ReaderOptions};
-use crate::seen::event_ids::{HotIds, IdKey, ids_of_pack, ids_of_segment};
+use crate::seen::event_ids::{HotIds, IdKey, Known, ids_of_pack, ids_of_segment};
 use crate::seen::producers::Producers;
 use crate::settled::settler::{SettleOptions, Settler, Settling};
 
@@ -283,15 +283,22 @@ fn ids_of(
     let mut ids = HotIds::new(first, options.ids_bytes);
     let Some(window) = catalog.dedupe_window_max() else { return ids };
     let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-    let not_before = later(recovered.append_time, disk.now()).0.saturating_sub(window);
+    let now = later(recovered.append_time, disk.now());
+    let not_before = now.0.saturating_sub(window);
+    let is_known = |known: &Known| {
+        let partition = catalog.partition(known.row());
+        let extent = recovered.extents.get(&partition);
+        extent.is_some_and(|extent| known.offset(extent.end) >= extent.start)
+            && catalog.is_in_dedupe_window(partition.topic, known.since, now)
+    };
     for index in &recovered.packs {
         if index.head.append_time_last.0 >= not_before {
-            ids_of_pack(disk, index, catalog, &mut ids);
+            ids_of_pack(disk, index, catalog, (&mut ids, &is_known));
         }
     }
     for (id, index) in &recovered.segments {
         if index.append_time_last().0 >= not_before {
-            ids_of_segment(disk, (id, index), catalog, key, &mut ids);
+            ids_of_segment(disk, (id, index), catalog, key, (&mut ids, &is_known));
         }
     }
     ids.begin_segment(active);

@@ -15,8 +15,9 @@
 //! - **As long as the event is there.** What was trimmed or given up to make room, went with its
 //!   topic or was lost to damage is known no more: an ack never names what is gone, and an event
 //!   twice is better than one swallowed by a comparison that nobody can make.
-//! - Of one id at most [`EVENTS_PER_ID_MAX`] events are known. Further ones with other contents are
-//!   kept, and not known again: an id that means so many things is none.
+//! - Of one id at most [`EVENTS_PER_ID_MAX`] events are known at a time. Further ones with other
+//!   contents are kept, and not known again, as long as those are there and in the window: an id
+//!   that means so many things is none. A log may let one go early that is nearly out of it.
 //!
 //! A log may find by a hash, so what it finds is a *perhaps*: it refuses the whole append with
 //! [`AppendError::Seen`], nothing stored, and names the places, which are durable by then. Who
@@ -368,7 +369,8 @@ fn event_at(batch: &BatchView, offset: Offset) -> Option<EventView<'_>> {
 }
 
 /// Whether two events are known by the same id.
-fn has_same_id(one: &EventView<'_>, other: &EventView<'_>) -> bool {
+#[must_use]
+pub fn has_same_id(one: &EventView<'_>, other: &EventView<'_>) -> bool {
     one.message_id() == other.message_id() && one.source() == other.source()
 }
 

@@ -161,6 +161,10 @@ mod tests {
         assert_eq!(shared.passes.load(Ordering::Relaxed), 1);
         assert!(shared.bytes.load(Ordering::Relaxed) > 0);
         assert_eq!(shared.problems.load(Ordering::Relaxed), 0);
+        let read = shared.bytes.load(Ordering::Relaxed);
+        let began = Instant::now();
+        shared.pass(&engine, 8 * read);
+        assert!(began.elapsed() >= Duration::from_millis(125), "an eighth of a second's worth");
         // At a byte a second it would take days.
         let scrub = Scrub { shared: Arc::default(), thread: Mutex::default() };
         let (shared, read) = (Arc::clone(&scrub.shared), Arc::clone(&engine));
@@ -168,9 +172,15 @@ mod tests {
             shared.run(&read, 1, (Duration::ZERO, Duration::from_secs(86_400)));
         });
         *scrub.thread.lock() = Some(thread);
+        while scrub.shared.bytes.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        let began = Instant::now();
         scrub.stop();
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody waited for it");
         let mut text = String::new();
         scrub.encode_metrics(&mut text);
-        assert!(text.contains("tracklog_scrub_passes_total 0"), "{text}");
+        let bytes = scrub.shared.bytes.load(Ordering::Relaxed);
+        assert!(text.contains(&format!("tracklog_scrub_bytes_total {bytes}\n")), "{text}");
     }
 }

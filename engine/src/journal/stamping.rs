@@ -31,7 +31,7 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
 use crate::published::{Published, Topics};
-use crate::seen::event_ids::HotIds;
+use crate::seen::event_ids::{HotIds, Known};
 use crate::seen::producers::{Expected, Place, Producers};
 
 /// A gathered batch is split above this size.
@@ -241,16 +241,7 @@ impl Stamper {
                 let (row, count) = (item.row, gather.count(index));
                 let partition = topics.catalog.partition(row);
                 let offset = self.link(gather, row, index, count);
-                if let Some(id) = gather.items[index as usize].id {
-                    self.ids.insert(id, row, offset);
-                    self.any_ids = true;
-                }
-                for (id, at) in gather.batch_ids(index).iter().zip(0_u64..) {
-                    if let Some(id) = id {
-                        self.ids.insert(*id, row, offset.plus(at));
-                        self.any_ids = true;
-                    }
-                }
+                self.note_ids(gather, index, (row, offset), append_time, &topics);
                 given.offsets[index as usize] = offset;
                 given.records += u64::from(count);
                 if topics.catalog.is_compact(partition) {
@@ -267,6 +258,32 @@ impl Stamper {
             }
         }
         given
+    }
+
+    /// Takes note of the ids of an item's events, of which the first was given its place.
+    #[inline]
+    fn note_ids(
+        &mut self,
+        gather: &Gather,
+        index: u32,
+        (row, first): (Row, Offset),
+        append_time: TimeMicros,
+        topics: &Topics,
+    ) {
+        let rows = &self.rows;
+        let is_known = |known: &Known| {
+            let next = Offset(rows[known.row().index()].next);
+            let topic = topics.catalog.partition(known.row()).topic;
+            known.offset(next) >= topics.start_of(known.row())
+                && topics.catalog.is_in_dedupe_window(topic, known.since, append_time)
+        };
+        let id = gather.items[index as usize].id;
+        let of_batch = gather.batch_ids(index).iter().zip(0_u64..);
+        let of_batch = of_batch.filter_map(|(id, at)| id.map(|id| (id, at)));
+        for (id, at) in id.map(|id| (id, 0)).into_iter().chain(of_batch) {
+            self.ids.insert(id, (row, first.plus(at)), append_time, is_known);
+            self.any_ids = true;
+        }
     }
 
     /// Puts an item at the end of its partition's list; returns its first offset.

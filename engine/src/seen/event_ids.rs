@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::journal::segment::ClusterId;
 
-pub(crate) use hot::{HotIds, ROWS_MAX, TopicIdHash};
+pub(crate) use hot::{HotIds, Known, ROWS_MAX, TopicIdHash};
 pub(crate) use rebuild::{ids_of_pack, ids_of_segment};
 
 /// The key of a log's id hashes. It follows from the number that the log was given when it was

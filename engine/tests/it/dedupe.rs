@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::simulated::Crash;
 use tracklog_engine::{Engine, Options};
-use tracklog_log::dedupe::{OnceError, Outcomes, VerdictKind, append_once};
+use tracklog_log::dedupe::{EVENTS_PER_ID_MAX, OnceError, Outcomes, VerdictKind, append_once};
 use tracklog_log::{Append, Dedupe, Domain, Item, Lane, Log as _, Retention, TopicName};
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
@@ -121,6 +121,28 @@ fn an_event_is_known_for_as_long_as_the_window_is_and_that_is_not_renewed() {
     machine.disk.advance(HOUR + Duration::from_secs(1));
     machine.reopen();
     assert_eq!(kind(&machine), VerdictKind::Stored);
+}
+
+#[test]
+fn events_out_of_the_window_do_not_count_to_those_of_an_id() {
+    let mut machine = Machine::with(2, once(64));
+    let partitions = topic(machine.engine(), "once", 1, Retention::Keep);
+    let kind = |machine: &Machine, content| {
+        let sent = send(machine.engine(), &partitions, &records(&[(2, content)], 1));
+        sent.expect("told").verdicts[0].kind
+    };
+    let mut content = 0;
+    for _ in 0..3 {
+        for _ in 0..EVENTS_PER_ID_MAX {
+            kind(&machine, content);
+            assert_eq!(kind(&machine, content), VerdictKind::Duplicate);
+            content += 1;
+        }
+        assert_eq!(kind(&machine, content), VerdictKind::Reused);
+        assert_eq!(kind(&machine, content), VerdictKind::Reused, "the others are in the window");
+        machine.disk.advance(HOUR + Duration::from_secs(1));
+        machine.reopen();
+    }
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn rotten_files_can_be_looked_at_and_others_are_told_so_in_one_line() {
     let other = folder.path().join("notes.txt");
     fs::write(&other, "hello").expect("it is ours");
     let error = inspect(&other).expect_err("it is none of a log's files");
-    assert!(error.to_string().contains("is no slot, checkpoint, index or cut"), "{error}");
+    assert!(error.to_string().contains("is no slot, pack, checkpoint, index or cut"), "{error}");
     let error = inspect(&folder.path().join("gone")).expect_err("there is no file");
     assert!(is_one_line(&error) && error.to_string().contains("gone"), "{error}");
 }

@@ -29,6 +29,7 @@ super::list_cases!(
     a_trimmed_event_is_known_no_more,
     a_topic_made_again_knows_nothing,
     an_id_of_many_contents_is_known_for_the_first_of_them,
+    an_id_of_many_contents_is_known_anew_when_the_first_of_them_are_gone,
 );
 
 /// The content of an event, and what changes from one attempt to the next.
@@ -370,4 +371,21 @@ fn an_id_of_many_contents_is_known_for_the_first_of_them(rig: &mut Rig<'_>) {
     let last = contents.last().expect("there are some");
     rig.keeps_event(partition, sent("m-1", last), end);
     rig.stores_event(partition, sent("m-2", last), end + 1);
+}
+
+fn an_id_of_many_contents_is_known_anew_when_the_first_of_them_are_gone(rig: &mut Rig<'_>) {
+    let partition = rig.topic("once", 1).partition(0);
+    let content = |n| format!("{{\"n\":{n}}}");
+    let end = EVENTS_PER_ID_MAX as u64;
+    for n in 0..end {
+        rig.send_one(partition, sent("m-1", &content(n)));
+    }
+    rig.trim(partition, end - 1);
+    rig.keeps_event(partition, sent("m-1", &content(end)), end);
+    rig.knows_event(partition, sent("m-1", &content(end)), (partition, end));
+    rig.knows_event(partition, sent("m-1", &content(end - 1)), (partition, end - 1));
+    rig.trim(partition, end + 1);
+    rig.stores_event(partition, sent("m-1", &content(0)), end + 1);
+    rig.reopen();
+    rig.knows_event(partition, sent("m-1", &content(0)), (partition, end + 1));
 }

@@ -112,7 +112,9 @@ impl Ids {
         append_time: TimeMicros,
     ) {
         let Some(id) = self.id_of(partition, record) else { return };
+        let not_before = before(append_time, self.topics[&id.0]);
         let known = self.known.entry(id).or_default();
+        known.retain(|it| it.append_time >= not_before);
         if known.len() < EVENTS_PER_ID_MAX {
             known.push(Known { partition, offset, append_time });
         }

@@ -106,6 +106,8 @@ struct Shared {
     reprocesses: OnceLock<Arc<Reprocesses>>,
     retries: OnceLock<Arc<Retries>>,
     finder: OnceLock<Finder>,
+    /// Whoever holds it changes limits: what one request does not say is not undone by another.
+    limiting: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
@@ -131,6 +133,7 @@ impl Admin {
             reprocesses: OnceLock::new(),
             retries: OnceLock::new(),
             finder: OnceLock::new(),
+            limiting: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -400,6 +403,7 @@ impl Shared {
                 return refusal(StatusCode::BAD_REQUEST, "invalid_request", &error.to_string());
             }
         };
+        let _one_at_a_time = self.limiting.lock().await;
         match topics::limit_topic(&*self.log, name, &new).await {
             Ok(topic) => json(StatusCode::OK, &topic),
             Err(error) => topic_refusal(&error),

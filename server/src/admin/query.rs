@@ -1,6 +1,7 @@
 //! The parameters of `…/events`, and of `/v1/live`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use percent_encoding::percent_decode_str;
 use tracklog_pipeline::realtime::View;
@@ -52,6 +53,11 @@ impl Parameters {
             text.parse().map_err(|_| format!("{name}: {text:?} is no number that fits"))
         };
         self.take(name).map(read).transpose()
+    }
+
+    /// How much a piece holds of what is told in pieces, of which an empty one would lead nowhere.
+    fn piece(&mut self) -> Result<Option<usize>, String> {
+        Ok(self.number::<NonZeroUsize>("limit")?.map(NonZeroUsize::get))
     }
 
     fn bound(&mut self, name: &str, now: TimeMicros) -> Result<Option<Bound>, String> {
@@ -110,7 +116,7 @@ pub(super) fn listing(
     mut parameters: Parameters,
     now: TimeMicros,
 ) -> Result<(quarantine::Filter, Option<Place>, Option<usize>), String> {
-    let limit = parameters.number("limit")?;
+    let limit = parameters.piece()?;
     let (filter, after) = retrying(parameters, now)?;
     Ok((filter, after, limit))
 }
@@ -145,7 +151,7 @@ pub(super) fn search(mut parameters: Parameters, now: TimeMicros) -> Result<Sear
         from: parameters.bound("from", now)?,
         to: parameters.bound("to", now)?,
         after: after.transpose().map_err(|error: NoCursor| format!("after: {error}"))?,
-        limit: parameters.number("limit")?,
+        limit: parameters.piece()?,
     };
     parameters.end().map(|()| search)
 }
@@ -225,6 +231,16 @@ mod tests {
         for query in ["from=1", "from=0&to=2", "from=1&to=2&zoneless=cet", "from=1&to=2&at=3"] {
             assert!(read(query).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn a_piece_holds_something() {
+        let limit = |query| listing(Parameters::of(query)?, TimeMicros(0)).map(|it| it.2);
+        assert_eq!((limit("limit=3"), limit("")), (Ok(Some(3)), Ok(None)));
+        assert!(limit("limit=0").is_err());
+        let limit = |query| search(Parameters::of(query)?, TimeMicros(0)).map(|it| it.limit);
+        assert_eq!((limit("id=m&limit=3"), limit("user=u")), (Ok(Some(3)), Ok(None)));
+        assert!(limit("id=m&limit=0").is_err());
     }
 
     #[test]

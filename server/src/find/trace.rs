@@ -7,6 +7,7 @@
 //!    appended, for a bounded stretch; what is not found there is `unknown`, and says so.
 //! 3. Rules are those that held for the event's offset.
 
+use tracklog_log::dedupe::has_same_id;
 use tracklog_log::{FetchError, Log, Topic};
 use tracklog_pipeline::archive::chain;
 use tracklog_pipeline::destination::retry;
@@ -208,7 +209,7 @@ impl Finder {
         let partition = topic.partition_for(event.partition_key().as_bytes());
         let is_it = |record: Record<'_>| {
             let found = EventView::of(record);
-            found.is_some_and(|found| found.message_id() == event.message_id())
+            found.is_some_and(|found| has_same_id(&found, &event))
         };
         let mut scan = Scan::since(&*self.log, partition, appended_at).await?;
         let found = look(&mut scan, partition, FAR_BYTES, is_it).await?;

@@ -186,7 +186,8 @@ impl Rejections {
         if let Some(outcome) = page.outcome(offset) {
             settle(&mut told, outcome);
             if let Outcome::Stored(near) = outcome {
-                told.stored = Some(stored::place_of(&*self.log, near, &id).await?);
+                let id = (told.source.as_deref(), id.as_str());
+                told.stored = Some(stored::place_of(&*self.log, near, id).await?);
             }
         }
         let line = str::from_utf8(&line).expect("a line is text");
@@ -216,7 +217,8 @@ impl Rejections {
     ) -> Result<RejectedEvent, FetchError> {
         if let Some(Outcome::Stored(near)) = outcome {
             let id = message_id(told.place(), rejected);
-            told.stored = Some(stored::place_of(&*self.log, near, &id).await?);
+            let id = (rejected.source(), id.as_str());
+            told.stored = Some(stored::place_of(&*self.log, near, id).await?);
         }
         Ok(told)
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracklog_ingest_gateway::intake::kept::Kept;
 use tracklog_ingest_gateway::{JudgedRows, RowDesk};
-use tracklog_log::dedupe::{self, Outcomes as Known, VerdictKind, has_same_content};
+use tracklog_log::dedupe::{self, Outcomes as Known, VerdictKind, has_same_content, has_same_id};
 use tracklog_log::meta::MetaError;
 use tracklog_log::{
     Append, AppendError, Condition, Epoch, FetchError, Item, Lane, Log, Stored, Topic,
@@ -415,8 +415,7 @@ impl Retries {
         let found = records.find(|(at, _)| *at == offset).map(|(_, record)| record);
         let events = (EventView::of(record), found.and_then(EventView::of));
         let (Some(one), Some(other)) = events else { return Ok(Alike::No) };
-        let has_same_id = one.message_id() == other.message_id() && one.source() == other.source();
-        Ok(match has_same_id {
+        Ok(match has_same_id(&one, &other) {
             true if has_same_content(&one, &other) => Alike::Same,
             true => Alike::Id,
             false => Alike::No,

@@ -15,16 +15,17 @@ const FETCH_BYTES: usize = 64 << 10;
 /// and a commit that was written then.
 const LOOKED_BYTES_MAX: usize = 64 << 20;
 
-/// Where the event of `near` lies that has the id `message_id`.
+/// Where the event of `near` lies that has the id `message_id`, and came from `source` where that is
+/// known.
 pub(super) async fn place_of(
     log: &dyn Log,
     near: &NearPlace,
-    message_id: &str,
+    (source, message_id): (Option<&str>, &str),
 ) -> Result<StoredAt, FetchError> {
     let NearPlace { topic, partition, from } = near;
     let offset = match log.topic(topic) {
         Some(found) if *partition < found.spec.partitions => {
-            find(log, found.partition(*partition), *from, message_id).await?
+            find(log, found.partition(*partition), *from, (source, message_id)).await?
         }
         _ => None,
     };
@@ -36,10 +37,11 @@ async fn find(
     log: &dyn Log,
     partition: PartitionId,
     from: Offset,
-    message_id: &str,
+    (source, message_id): (Option<&str>, &str),
 ) -> Result<Option<Offset>, FetchError> {
     let is_it = |record: Record<'_>| {
-        EventView::of(record).is_some_and(|event| event.message_id() == message_id)
+        let event = EventView::of(record).filter(|event| event.message_id() == message_id);
+        event.is_some_and(|event| source.is_none() || event.source() == source)
     };
     let (mut next, mut looked) = (from, 0);
     while looked < LOOKED_BYTES_MAX {

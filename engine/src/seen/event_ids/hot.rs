@@ -16,8 +16,9 @@
 //!
 //! Promises
 //! - An id that was inserted is found until its segment is forgotten, and then never again.
-//! - Of one hash [`EVENTS_PER_ID_MAX`] entries are kept, the first: whoever sends one id again and
-//!   again, each time with another content, makes nobody's search long.
+//! - Of one hash [`EVENTS_PER_ID_MAX`] entries are kept: whoever sends one id again and again, each
+//!   time with another content, makes nobody's search long. A further one takes the place of the
+//!   oldest that may be known no more, and has none where all are known for certain.
 //! - The memory stays below its bound: beyond it the oldest segments are forgotten, and it is said.
 //!
 //! It is a cache of the log, of what was stamped: a failed write closes the journal, and the table
@@ -186,10 +187,46 @@ impl Page {
         self.used += 1;
     }
 
-    /// Lays it out anew, with room for some more, without those who are not to be kept.
+    /// The entries of `tag` that count, in the order in which they were put there.
+    fn slots_of(&self, tag: u32, counts: impl Fn(Place) -> bool) -> Slots {
+        let count = self.buckets.len();
+        let mut slots = Slots::new();
+        let mut at = scaled(tag, count);
+        for _ in 0..count {
+            let bucket = &self.buckets[at];
+            let same = (0..SLOTS).filter(|slot| bucket.tags[*slot] == tag);
+            slots.extend(
+                same.map(|slot| (at, slot)).filter(|it| counts(Place(bucket.places[it.1]))),
+            );
+            if !bucket.is_full() {
+                break;
+            }
+            at = after(at, count);
+        }
+        slots
+    }
+
+    fn place(&self, (at, slot): (usize, usize)) -> Place {
+        Place(self.buckets[at].places[slot])
+    }
+
+    /// Takes the first of `slots` out, and puts `last` behind the others.
+    fn shift(&mut self, slots: &[(usize, usize)], last: Place) {
+        for (to, from) in slots.iter().zip(&slots[1..]) {
+            self.buckets[to.0].places[to.1] = self.place(*from).0;
+        }
+        let (at, slot) = slots[slots.len() - 1];
+        self.buckets[at].places[slot] = last.0;
+    }
+
+    /// Lays it out anew, with room for some more, without those who are not to be kept. The others
+    /// stay in the order in which they were put there, of each hash.
     fn lay_out(&mut self, bench: &mut Bench, keep: impl Fn(Place) -> bool) {
         bench.entries.clear();
-        for bucket in &self.buckets {
+        // Behind a bucket with room begins no bucket's overflow: what lies there was put there first.
+        let first = self.buckets.iter().position(|bucket| !bucket.is_full()).map_or(0, |at| at + 1);
+        let (overflown, in_order) = self.buckets.split_at(first);
+        for bucket in in_order.iter().chain(overflown) {
             let slots = bucket.tags.iter().zip(&bucket.places).take(bucket.used());
             let kept = slots.map(|(tag, place)| (*tag, Place(*place)));
             bench.entries.extend(kept.filter(|(_, place)| keep(*place)));
@@ -228,6 +265,9 @@ const fn after(at: usize, count: usize) -> usize {
     if at + 1 == count { 0 } else { at + 1 }
 }
 
+/// Buckets, and slots in them.
+type Slots = SmallVec<[(usize, usize); EVENTS_PER_ID_MAX]>;
+
 /// Where the entries of a page lie while it is laid out anew: memory that is used again and again,
 /// and stays near.
 #[derive(Default)]
@@ -242,9 +282,30 @@ struct Bench {
 struct Generation {
     number: u8,
     last: SegmentNumber,
+    /// The smallest that was told of its events; before the first the greatest that there is.
+    since: TimeMicros,
     /// The greatest of its events.
     append_time: TimeMicros,
     ids: u64,
+}
+
+/// An event whose id is there.
+pub(crate) struct Known {
+    place: Place,
+    /// It was appended no sooner.
+    pub(crate) since: TimeMicros,
+}
+
+impl Known {
+    /// Its partition.
+    pub(crate) const fn row(&self) -> Row {
+        self.place.row()
+    }
+
+    /// Its offset, in a partition whose next one is `next`.
+    pub(crate) const fn offset(&self, next: Offset) -> Offset {
+        self.place.offset(next)
+    }
 }
 
 /// Where events lie, by the hash of their id. See the [module](self).
@@ -314,7 +375,8 @@ impl HotIds {
         let number = self.free.pop().expect("it was looked whether one is free");
         self.is_live[usize::from(number)] = true;
         let append_time = TimeMicros(i64::MIN);
-        self.generations.push_back(Generation { number, last, append_time, ids: 0 });
+        let since = TimeMicros(i64::MAX);
+        self.generations.push_back(Generation { number, last, since, append_time, ids: 0 });
     }
 
     /// Forgets the ids of all segments up to `segment`, as far as no later one shares a generation
@@ -382,19 +444,67 @@ impl HotIds {
         })
     }
 
-    /// Takes note of an event that was given its place.
-    pub(crate) fn insert(&mut self, hash: TopicIdHash, row: Row, offset: Offset) {
+    /// Takes note of an event that was given its place, and was appended at `since` or later.
+    /// Where its id has no room for another, `is_known` tells whether an event is known for
+    /// certain still.
+    #[inline]
+    pub(crate) fn insert(
+        &mut self,
+        hash: TopicIdHash,
+        (row, offset): (Row, Offset),
+        since: TimeMicros,
+        is_known: impl Fn(&Known) -> bool,
+    ) {
         let mut known = 0;
         let room = self.search(hash, |_| known += 1);
-        if row.0 >= ROWS_MAX || known >= EVENTS_PER_ID_MAX {
+        if row.0 >= ROWS_MAX {
             return;
         }
-        let current = self.generations.back_mut().expect("there is always one");
-        current.ids += 1;
-        let place = Place::new(current.number, row, offset);
+        if known >= EVENTS_PER_ID_MAX {
+            self.displace(hash, (row, offset), since, is_known);
+            return;
+        }
+        let place = self.count((row, offset), since);
         let room = room.filter(|_| self.pages[hash.page()].has_room());
         let at = room.unwrap_or_else(|| self.make_room(hash));
         self.pages[hash.page()].put(at, hash.tag(), place);
+    }
+
+    /// Counts an event to the current generation.
+    fn count(&mut self, (row, offset): (Row, Offset), since: TimeMicros) -> Place {
+        let current = self.generations.back_mut().expect("there is always one");
+        current.ids += 1;
+        current.since = current.since.min(since);
+        Place::new(current.number, row, offset)
+    }
+
+    /// Has an event take the place of the oldest of its hash that is not known for certain.
+    #[cold]
+    fn displace(
+        &mut self,
+        hash: TopicIdHash,
+        event: (Row, Offset),
+        since: TimeMicros,
+        is_known: impl Fn(&Known) -> bool,
+    ) {
+        let page = &self.pages[hash.page()];
+        let is_live = |place: Place| self.is_live[usize::from(place.generation())];
+        let slots = page.slots_of(hash.tag(), is_live);
+        let generation_of = |place: Place| {
+            let mut generations = self.generations.iter();
+            let found = generations.position(|it| it.number == place.generation());
+            found.expect("an entry that counts is of a generation that is there")
+        };
+        let oldest = slots.iter().position(|slot| {
+            let place = page.place(*slot);
+            let since = self.generations[generation_of(place)].since;
+            !is_known(&Known { place, since })
+        });
+        let Some(oldest) = oldest else { return };
+        let gone = generation_of(page.place(slots[oldest]));
+        self.generations[gone].ids -= 1;
+        let place = self.count(event, since);
+        self.pages[hash.page()].shift(&slots[oldest..], place);
     }
 
     /// Lays out a page anew, and says in which bucket there is room now.
@@ -472,6 +582,11 @@ mod tests {
         HotIds::new(SegmentNumber(1), u64::MAX)
     }
 
+    /// Inserts an event that is known for certain as long as it is there.
+    fn insert(ids: &mut HotIds, number: u64, (row, offset): (u32, u64)) {
+        ids.insert(hash(number), (Row(row), Offset(offset)), TimeMicros(0), |_| true);
+    }
+
     fn found(ids: &HotIds, number: u64) -> Vec<(u32, u64)> {
         let found = ids.find(hash(number), |_| Offset(1 << 60));
         found.into_iter().map(|(row, offset)| (row.0, offset.0 & OFFSET_MASK)).collect()
@@ -482,7 +597,7 @@ mod tests {
         let mut ids = ids();
         let count = 300_000_u64;
         for number in 0..count {
-            ids.insert(hash(number), Row(7), Offset(number));
+            insert(&mut ids, number, (7, number));
         }
         assert_eq!(ids.len(), count);
         for number in 0..count {
@@ -514,7 +629,7 @@ mod tests {
         let mut ids = ids();
         for segment in 1..=300 {
             ids.begin_segment(SegmentNumber(segment));
-            ids.insert(hash(segment), Row(0), Offset(segment));
+            insert(&mut ids, segment, (0, segment));
             if segment > 3 {
                 ids.forget_through(SegmentNumber(segment - 3));
                 assert_eq!(found(&ids, segment - 3), []);
@@ -534,7 +649,7 @@ mod tests {
         let mut ids = ids();
         for segment in 1..=400 {
             ids.begin_segment(SegmentNumber(segment));
-            ids.insert(hash(segment), Row(0), Offset(segment));
+            insert(&mut ids, segment, (0, segment));
         }
         ids.forget_through(SegmentNumber(300));
         assert_eq!(found(&ids, 255), [], "it had a generation of its own");
@@ -547,7 +662,7 @@ mod tests {
         let mut ids = ids();
         for segment in 1..=4 {
             ids.begin_segment(SegmentNumber(segment));
-            ids.insert(hash(segment), Row(0), Offset(segment));
+            insert(&mut ids, segment, (0, segment));
             ids.end_commit(TimeMicros(segment as i64));
         }
         ids.forget_before(TimeMicros(3));
@@ -559,10 +674,36 @@ mod tests {
     fn of_one_hash_the_first_entries_are_kept() {
         let mut ids = ids();
         for offset in 0..100 {
-            ids.insert(hash(1), Row(0), Offset(offset));
+            insert(&mut ids, 1, (0, offset));
         }
         let expected: Vec<_> = (0..EVENTS_PER_ID_MAX as u64).map(|offset| (0, offset)).collect();
         assert_eq!(found(&ids, 1), expected);
+    }
+
+    #[test]
+    fn what_may_be_known_no_more_makes_room_for_what_comes_the_oldest_first() {
+        let mut ids = ids();
+        let starts_at = |start| move |known: &Known| known.offset(Offset(20)).0 >= start;
+        for offset in 0..EVENTS_PER_ID_MAX as u64 {
+            ids.begin_segment(SegmentNumber(1 + offset));
+            ids.insert(hash(1), (Row(0), Offset(offset)), TimeMicros(offset as i64), |_| true);
+        }
+        let known = |ids: &HotIds| found(ids, 1).into_iter().map(|it| it.1).collect::<Vec<_>>();
+        let insert = |ids: &mut HotIds, offset, start| {
+            ids.insert(hash(1), (Row(0), Offset(offset)), TimeMicros(9), starts_at(start));
+        };
+        insert(&mut ids, 8, 0);
+        assert_eq!(known(&ids), [0, 1, 2, 3, 4, 5, 6, 7], "all are known");
+        insert(&mut ids, 9, 2);
+        insert(&mut ids, 10, 2);
+        insert(&mut ids, 11, 2);
+        assert_eq!(known(&ids), [2, 3, 4, 5, 6, 7, 9, 10]);
+        ids.insert(hash(1), (Row(0), Offset(12)), TimeMicros(9), |known| known.since.0 > 2);
+        assert_eq!(known(&ids), [3, 4, 5, 6, 7, 9, 10, 12]);
+        assert_eq!(ids.len(), EVENTS_PER_ID_MAX as u64);
+        ids.forget_through(SegmentNumber(7));
+        assert_eq!(known(&ids), [7, 9, 10, 12]);
+        assert_eq!(ids.len(), 4);
     }
 
     #[test]
@@ -572,7 +713,7 @@ mod tests {
             if number % 10_000 == 0 {
                 ids.begin_segment(SegmentNumber(1 + number / 10_000));
             }
-            ids.insert(hash(number), Row(0), Offset(number));
+            insert(&mut ids, number, (0, number));
             if number % 4 == 0 {
                 ids.end_commit(TimeMicros(0));
             }
@@ -591,8 +732,9 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
+        let numbers = prop_oneof![0_u64..300, Just(7)];
         prop_oneof![
-            20 => (0_u64..300, 0_u32..9).prop_map(|(number, row)| Step::Insert(number, row)),
+            20 => (numbers, 0_u32..9).prop_map(|(number, row)| Step::Insert(number, row)),
             2 => Just(Step::Begin),
             1 => (0_u64..3).prop_map(Step::Forget),
             3 => Just(Step::Commit),
@@ -602,16 +744,22 @@ mod tests {
     proptest! {
         /// The table and a map are told the same.
         #[test]
-        fn it_knows_what_a_map_knows(steps in prop::collection::vec(step(), 1..600)) {
+        fn it_knows_what_a_map_knows(steps in prop::collection::vec(step(), 1..900)) {
             let mut ids = ids();
             let mut map: BTreeMap<u64, Vec<(u64, u32, u64)>> = BTreeMap::new();
             let (mut segment, mut forgotten) = (1, 0);
-            for (offset, step) in (0..).zip(steps) {
+            for (offset, step) in (0_u64..).zip(steps) {
                 match step {
                     Step::Insert(number, row) => {
-                        ids.insert(hash(number), Row(row), Offset(offset));
+                        let start = offset.saturating_sub(300);
+                        ids.insert(hash(number), (Row(row), Offset(offset)), TimeMicros(0), |it| {
+                            it.offset(Offset(offset)).0 >= start
+                        });
                         let known = map.entry(number).or_default();
                         known.retain(|(segment, ..)| *segment > forgotten);
+                        if known.len() == EVENTS_PER_ID_MAX && known[0].2 < start {
+                            known.remove(0);
+                        }
                         if known.len() < EVENTS_PER_ID_MAX {
                             known.push((segment, row, offset));
                         }

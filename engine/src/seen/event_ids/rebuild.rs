@@ -6,31 +6,32 @@
 
 use bytes::Bytes;
 
-use super::{HotIds, IdKey, TopicIdHash, topic_hash_of};
+use super::{HotIds, IdKey, Known, TopicIdHash, topic_hash_of};
 use crate::catalog::{Catalog, Row};
 use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
 use crate::journal::commit::SegmentNumber;
 use crate::partition::places::{Place, SegmentId, SegmentIndex};
 use crate::settled::pack::{PackError, PackHead, PackIndex};
 
-use tracklog_protocol::{BatchView, PartitionId};
+use tracklog_protocol::{BatchView, PartitionId, TimeMicros};
 
 /// So much is read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Adds the ids of a segment's events, in the order in which they were stored.
+/// Adds the ids of a segment's events, in the order in which they were stored. `is_known`: see
+/// [`HotIds::insert`].
 pub(crate) fn ids_of_segment(
     disk: &dyn Disk,
     (id, index): (&SegmentId, &SegmentIndex),
     catalog: &Catalog,
     key: IdKey,
-    ids: &mut HotIds,
+    (ids, is_known): (&mut HotIds, &dyn Fn(&Known) -> bool),
 ) {
     ids.begin_segment(id.number);
     let batches = batches(index, catalog);
     if !batches.is_empty() {
         match disk.open_slot(id.slot, Access::Read) {
-            Ok(slot) => read(&*slot, &batches, key, ids),
+            Ok(slot) => read(&*slot, &batches, key, (ids, is_known)),
             Err(error) => tracing::warn!("no message id of {} is known: {error}", id.slot),
         }
     }
@@ -38,7 +39,12 @@ pub(crate) fn ids_of_segment(
 }
 
 /// Adds the ids that a pack knows.
-pub(crate) fn ids_of_pack(disk: &dyn Disk, index: &PackIndex, catalog: &Catalog, ids: &mut HotIds) {
+pub(crate) fn ids_of_pack(
+    disk: &dyn Disk,
+    index: &PackIndex,
+    catalog: &Catalog,
+    (ids, is_known): (&mut HotIds, &dyn Fn(&Known) -> bool),
+) {
     let PackHead { id, append_time_last, .. } = index.head;
     ids.begin_segment(SegmentNumber(id.last));
     let file = disk.open_pack(id).map_err(PackError::from);
@@ -51,7 +57,9 @@ pub(crate) fn ids_of_pack(disk: &dyn Disk, index: &PackIndex, catalog: &Catalog,
         for (hash, nth) in run.hashes.into_iter().zip(0..) {
             if let Some(hash) = hash {
                 let hash = TopicIdHash::new(run.partition.topic, hash);
-                ids.insert(hash, row, run.first.plus(nth));
+                // A pack does not say when each of its events was appended.
+                let since = TimeMicros(i64::MIN);
+                ids.insert(hash, (row, run.first.plus(nth)), since, is_known);
             }
         }
     }
@@ -70,7 +78,12 @@ fn batches(index: &SegmentIndex, catalog: &Catalog) -> Vec<(Place, Row, Partitio
     batches
 }
 
-fn read(slot: &dyn Slot, batches: &[(Place, Row, PartitionId)], key: IdKey, ids: &mut HotIds) {
+fn read(
+    slot: &dyn Slot,
+    batches: &[(Place, Row, PartitionId)],
+    key: IdKey,
+    (ids, is_known): (&mut HotIds, &dyn Fn(&Known) -> bool),
+) {
     let mut window = Window { at: 0, bytes: Bytes::new() };
     for (place, row, partition) in batches {
         let Some(batch) = window.batch(slot, place) else { continue };
@@ -80,7 +93,7 @@ fn read(slot: &dyn Slot, batches: &[(Place, Row, PartitionId)], key: IdKey, ids:
         }
         for (offset, record) in batch.records() {
             if let Some(hash) = topic_hash_of(key, partition.topic, record) {
-                ids.insert(hash, *row, offset);
+                ids.insert(hash, (*row, offset), stamp.append_time, is_known);
             }
         }
     }
