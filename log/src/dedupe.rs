@@ -173,12 +173,14 @@ pub async fn resolve(
         round.look(&sent, &seen).await?;
         let repeats: Vec<usize> =
             seen.items.iter().filter(|it| it.places.is_empty()).map(|it| sent[it.item]).collect();
+        let repeats = round.differing(&sent, repeats);
         sent.retain(|item| round.is_open(*item) && !repeats.contains(item));
         round.behind.extend(repeats);
         // Each round takes an item out, or a place that it differs from, of which there are few.
         seen = loop {
             if sent.is_empty() {
                 sent = std::mem::take(&mut round.behind);
+                sent.sort_unstable();
             }
             if sent.is_empty() {
                 return Ok(round.finish());
@@ -214,6 +216,8 @@ struct Round<'a> {
     marks: Records,
     /// Items that come in an append behind.
     behind: Vec<usize>,
+    /// Items that say the same as an earlier one, and which that is.
+    same_as: BTreeMap<usize, usize>,
     collisions: u64,
     /// The batch that was read last.
     batch: Option<BatchView>,
@@ -230,19 +234,52 @@ impl<'a> Round<'a> {
             reused: BTreeMap::new(),
             marks: Records::new(),
             behind: Vec::new(),
+            same_as: BTreeMap::new(),
             collisions: 0,
             batch: None,
         }
     }
 
     fn is_open(&self, item: usize) -> bool {
-        self.verdicts[item].is_none()
+        self.verdicts[item].is_none() && !self.same_as.contains_key(&item)
     }
 
-    fn finish(self) -> Outcomes {
+    fn finish(mut self) -> Outcomes {
+        for (item, earlier) in self.same_as {
+            let first = self.verdicts[earlier].expect("an item that stands for others has its own");
+            self.verdicts[item] = Some(Verdict { kind: VerdictKind::Duplicate, ..first });
+        }
         let verdicts = self.verdicts.into_iter();
         let verdicts = verdicts.map(|it| it.expect("a round ends when each item has its verdict"));
         Outcomes { verdicts: verdicts.collect(), collisions: self.collisions }
+    }
+
+    /// Those of `repeats` that say something else than the earlier items `sent` of their id. The
+    /// others go where those go: each would take a round of its own.
+    fn differing(&mut self, sent: &[usize], repeats: Vec<usize>) -> Vec<usize> {
+        if repeats.is_empty() {
+            return repeats;
+        }
+        let mut differing = Vec::new();
+        let mut earlier: BTreeMap<_, Vec<(usize, EventView<'_>)>> = BTreeMap::new();
+        for item in sent.iter().copied() {
+            let Some(event) = event_of(&self.append.items[item]) else { continue };
+            let topic = self.append.items[item].partition().topic;
+            let id = (topic, event.source(), event.message_id());
+            let of_id = earlier.entry(id).or_default();
+            let same = of_id.iter().find(|(_, other)| has_same_content(&event, other));
+            let same = same.map(|(first, _)| *first);
+            let is_repeat = repeats.binary_search(&item).is_ok();
+            match same.filter(|_| is_repeat) {
+                Some(first) => drop(self.same_as.insert(item, first)),
+                None if is_repeat => differing.push(item),
+                None => {}
+            }
+            if same.is_none() && of_id.len() < EVENTS_PER_ID_MAX {
+                of_id.push((item, event));
+            }
+        }
+        differing
     }
 
     /// Compares the items that were seen with what lies in the places.
@@ -415,9 +452,11 @@ fn tokens(json: &str) -> impl Iterator<Item = u8> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use tracklog_protocol::TopicId;
     use tracklog_protocol::event::{EventKind, EventParts};
 
     use super::*;
+    use crate::memory::{MemoryLog, MemoryOptions};
 
     fn with_both<T>(
         one: &EventParts<'_>,
@@ -480,6 +519,32 @@ mod tests {
         assert!(with_both(&web, &web, has_same_id));
         assert!(!with_both(&web, &app, has_same_id));
         assert!(!with_both(&web, &EventParts { message_id: "n", ..web }, has_same_id));
+    }
+
+    #[test]
+    fn repeats_that_say_the_same_are_not_sent_again_one_by_one() {
+        let clock = Arc::new(|| TimeMicros(0));
+        let log = MemoryLog::new(MemoryOptions { clock, budget_bytes: 1 << 20 });
+        let mut records = Records::new();
+        for index in 0..1_000 {
+            let (source, properties) = match index {
+                300 => (Some("app"), "{}"),
+                500 | 900 => (Some("web"), "[]"),
+                _ => (Some("web"), "{}"),
+            };
+            let parts = EventParts { message_id: "m", source, ..EventParts::default() };
+            records.push(
+                EventBuilder::new().build(&EventParts { properties: Some(properties), ..parts }),
+            );
+        }
+        let partition = PartitionId::new(TopicId(1), 0);
+        let items: Vec<_> =
+            records.iter().map(|record| Item::Record { partition, record }).collect();
+        let mut round = Round::new(&log, Append { conditions: &[], items: &items });
+        let sent: Vec<usize> = (0..1_000).collect();
+        assert_eq!(round.differing(&sent, (1..1_000).collect()), [300, 500]);
+        assert_eq!(round.same_as.len(), 997);
+        assert_eq!((round.same_as[&1], round.same_as[&900]), (0, 500));
     }
 
     #[test]

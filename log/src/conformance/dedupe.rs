@@ -21,6 +21,7 @@ super::list_cases!(
     the_same_id_with_another_content_is_kept_marked_and_known_again,
     of_an_append_the_new_events_are_stored,
     an_id_twice_in_one_append_is_stored_once,
+    of_two_contents_of_an_id_again_and_again_in_one_append_each_is_stored_once,
     an_id_with_two_contents_in_one_append_is_stored_twice,
     the_events_of_a_batch_are_known,
     what_differs_is_stored_in_spite_of_its_id,
@@ -278,6 +279,20 @@ fn an_id_twice_in_one_append_is_stored_once(rig: &mut Rig<'_>) {
     let is_duplicate = sent.verdicts.iter().map(|it| it.kind == VerdictKind::Duplicate);
     assert_eq!(is_duplicate.collect::<Vec<_>>(), [false, false, true, true]);
     assert_eq!(rig.end(partition), Offset(2));
+}
+
+fn of_two_contents_of_an_id_again_and_again_in_one_append_each_is_stored_once(rig: &mut Rig<'_>) {
+    let partition = rig.topic("once", 1).partition(0);
+    let contents = ["{}", r#"{"n":1}"#, "{ }", r#"{"n": 1}"#, r#"{"n":1}"#];
+    let events: Vec<_> = contents.iter().map(|content| sent("m-1", content)).collect();
+    for attempt in 0..2 {
+        let sent = rig.send_all(partition, &[], &events).expect("they are stored");
+        let places = sent.verdicts.iter().map(|it| it.offset.0);
+        assert_eq!(places.collect::<Vec<_>>(), [0, 1, 0, 1, 1]);
+        let again = sent.verdicts.iter().filter(|it| it.kind == VerdictKind::Duplicate);
+        assert_eq!(again.count(), if attempt == 0 { 3 } else { 5 });
+        assert_eq!(rig.end(partition), Offset(2));
+    }
 }
 
 fn an_id_with_two_contents_in_one_append_is_stored_twice(rig: &mut Rig<'_>) {
