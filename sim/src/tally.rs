@@ -127,8 +127,8 @@ mod tests {
         }
         let mut doubled = tally;
         doubled.add(&tally);
-        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=17).map(|nth| 2 * nth)));
+        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=18).map(|nth| 2 * nth)));
         assert!(tally.to_json().starts_with("{\"create\":1,\"append\":2,"));
-        assert!(tally.to_string().ends_with("15 crash in recovery, 16 reopen, 17 damage"));
+        assert!(tally.to_string().ends_with("16 crash in recovery, 17 reopen, 18 damage"));
     }
 }
