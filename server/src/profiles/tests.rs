@@ -386,22 +386,36 @@ impl Cluster {
         Server { process, port: self.port }
     }
 
+    /// After one that was killed: as long as a process of that one is left, a new one ends at once.
+    fn start_again(&self) -> Server {
+        let mut server = self.start();
+        eventually("PostgreSQL starts again", || {
+            if server.process.try_wait().unwrap().is_some() {
+                server = self.start();
+            }
+            self.try_to_run("")
+        });
+        server
+    }
+
     fn url(&self) -> String {
         format!("postgres://tracklog@127.0.0.1:{}/postgres", self.port)
     }
 
     fn run(&self, statements: &str) {
+        eventually("PostgreSQL starts", || self.try_to_run(statements));
+    }
+
+    fn try_to_run(&self, statements: &str) -> Result<(), tokio_postgres::Error> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        eventually("PostgreSQL starts", || {
-            runtime.block_on(async {
-                let (client, connection) =
-                    tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await?;
-                let driving = tokio::spawn(connection);
-                let ran = client.batch_execute(statements).await;
-                drop(client);
-                driving.await.unwrap().and(ran)
-            })
-        });
+        runtime.block_on(async {
+            let (client, connection) =
+                tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await?;
+            let driving = tokio::spawn(connection);
+            let ran = client.batch_execute(statements).await;
+            drop(client);
+            driving.await.unwrap().and(ran)
+        })
     }
 
     fn settings(&self, more: &str) -> String {
@@ -466,7 +480,7 @@ fn postgres_may_die_and_come_back() {
     server.process.wait().unwrap();
     let told = desk.until_it_opens();
     assert!(told.starts_with("postgres: "), "{told}");
-    let _server = cluster.start();
+    let _server = cluster.start_again();
     assert_eq!(desk.when_it_is_back().as_deref(), Some(STORED));
 }
 
