@@ -138,15 +138,9 @@ impl Catalog {
         self.rows.get(&topic)?.dedupe
     }
 
-    /// Whether an event of a topic that was appended at `time` is known again at `now`.
-    pub(crate) fn is_in_dedupe_window(
-        &self,
-        topic: TopicId,
-        time: TimeMicros,
-        now: TimeMicros,
-    ) -> bool {
-        let window = self.dedupe_window(topic).map_or(0, |window| window.as_micros());
-        i128::from(now.0) - i128::from(time.0) <= i128::try_from(window).unwrap_or(i128::MAX)
+    /// From which append time on a topic's events are known again at `now`, where they are.
+    pub(crate) fn known_since(&self, topic: TopicId, now: TimeMicros) -> Option<TimeMicros> {
+        self.dedupe_window(topic).map(|window| now.minus(window))
     }
 
     /// The longest of these, of topics that are there or may come.

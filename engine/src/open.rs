@@ -282,22 +282,21 @@ fn ids_of(
     let first = oldest_pack.or(oldest_segment).unwrap_or(active);
     let mut ids = HotIds::new(first, options.ids_bytes);
     let Some(window) = catalog.dedupe_window_max() else { return ids };
-    let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
     let now = later(recovered.append_time, disk.now());
-    let not_before = now.0.saturating_sub(window);
+    let not_before = now.minus(window);
     let is_known = |known: &Known| {
         let partition = catalog.partition(known.row());
         let extent = recovered.extents.get(&partition);
         extent.is_some_and(|extent| known.offset(extent.end) >= extent.start)
-            && catalog.is_in_dedupe_window(partition.topic, known.since, now)
+            && catalog.known_since(partition.topic, now).is_some_and(|since| known.since >= since)
     };
     for index in &recovered.packs {
-        if index.head.append_time_last.0 >= not_before {
+        if index.head.append_time_last >= not_before {
             ids_of_pack(disk, index, catalog, (&mut ids, &is_known));
         }
     }
     for (id, index) in &recovered.segments {
-        if index.append_time_last().0 >= not_before {
+        if index.append_time_last() >= not_before {
             ids_of_segment(disk, (id, index), catalog, key, (&mut ids, &is_known));
         }
     }

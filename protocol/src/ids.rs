@@ -3,6 +3,7 @@
 //! Nothing here allocates, reads a clock or does I/O. Every room may use these.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A topic's number. Given once by the catalog, never used again for another topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +78,24 @@ impl Sequence {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeMicros(pub i64);
 
+impl TimeMicros {
+    /// The time `span` later; the last there is where that is beyond it.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(whole_micros(span)))
+    }
+
+    /// The time `span` earlier; the first there is where that is before it.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(whole_micros(span)))
+    }
+}
+
+fn whole_micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
 macro_rules! display_number {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -91,5 +110,20 @@ display_number!(TopicId, Offset, ProducerId, ProducerEpoch, Sequence, TimeMicros
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "topic {} partition {}", self.topic, self.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_end_where_no_time_is_left() {
+        let time = TimeMicros(-5);
+        let span = Duration::from_micros(7);
+        assert_eq!((time.plus(span), time.minus(span)), (TimeMicros(2), TimeMicros(-12)));
+        assert_eq!(TimeMicros(1).plus(Duration::MAX), TimeMicros(i64::MAX));
+        assert_eq!(TimeMicros(-2).minus(Duration::MAX), TimeMicros(i64::MIN));
+        assert_eq!(TimeMicros(0).minus(Duration::MAX), TimeMicros(-i64::MAX));
     }
 }

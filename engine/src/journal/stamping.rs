@@ -14,7 +14,6 @@
 //! No I/O. Called by the journal's step machine.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -164,7 +163,7 @@ impl Stamper {
         self.ids.begin_segment(segment);
         let window = self.published.topics.read().catalog.dedupe_window_max();
         if let Some(window) = window {
-            self.ids.forget_before(before(now, window));
+            self.ids.forget_before(now.minus(window));
         }
     }
 
@@ -275,7 +274,10 @@ impl Stamper {
             let next = Offset(rows[known.row().index()].next);
             let topic = topics.catalog.partition(known.row()).topic;
             known.offset(next) >= topics.start_of(known.row())
-                && topics.catalog.is_in_dedupe_window(topic, known.since, append_time)
+                && topics
+                    .catalog
+                    .known_since(topic, append_time)
+                    .is_some_and(|since| known.since >= since)
         };
         let id = gather.items[index as usize].id;
         let of_batch = gather.batch_ids(index).iter().zip(0_u64..);
@@ -417,8 +419,8 @@ impl Stamper {
             let places: Vec<_> =
                 places.filter(|place| !gather.differs(share, item, *place)).collect();
             if !places.is_empty() {
-                let window = topics.catalog.dedupe_window(places[0].0.topic);
-                let not_before = before(now, window.unwrap_or_default());
+                let known_since = topics.catalog.known_since(places[0].0.topic, now);
+                let not_before = known_since.unwrap_or(now);
                 items.push(SeenItem { item, places, not_before });
             }
         }
@@ -529,12 +531,6 @@ impl Stamper {
         head[HEADER_BYTES..].copy_from_slice(&directory);
         (pages, entries)
     }
-}
-
-/// The beginning of a window that ends `now`.
-fn before(now: TimeMicros, window: Duration) -> TimeMicros {
-    let micros = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-    TimeMicros(now.0.saturating_sub(micros))
 }
 
 impl Stamped {

@@ -89,8 +89,7 @@ impl<'a> Expiry<'a> {
         age: Duration,
         held: &mut Held,
     ) -> io::Result<Offset> {
-        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-        let time = TimeMicros(self.now.0.saturating_sub(age));
+        let time = self.now.minus(age);
         loop {
             let found = self.published.places.read().offset_at_append(of, time, held);
             match found {

@@ -477,9 +477,7 @@ impl Settler {
 
     /// From which append time on the partition's events are known by their message ids, if they are.
     fn knows_ids(&self, partition: PartitionId) -> Option<TimeMicros> {
-        let window = self.published.topics.read().catalog.dedupe_window(partition.topic)?;
-        let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-        Some(TimeMicros(self.disk.now().0.saturating_sub(window)))
+        self.published.topics.read().catalog.known_since(partition.topic, self.disk.now())
     }
 
     /// Where the partition starts; `None` when its topic is gone.

@@ -69,7 +69,7 @@ impl Ids {
             let record = only_record(content);
             let id = record.and_then(|record| self.id_of(content.partition(), record));
             let Some(id) = id else { continue };
-            let not_before = before(now, self.topics[&id.0]);
+            let not_before = now.minus(self.topics[&id.0]);
             if let Some(known) = self.known.get_mut(&id) {
                 known
                     .retain(|it| it.append_time >= not_before && is_there(it.partition, it.offset));
@@ -112,7 +112,7 @@ impl Ids {
         append_time: TimeMicros,
     ) {
         let Some(id) = self.id_of(partition, record) else { return };
-        let not_before = before(append_time, self.topics[&id.0]);
+        let not_before = append_time.minus(self.topics[&id.0]);
         let known = self.known.entry(id).or_default();
         known.retain(|it| it.append_time >= not_before);
         if known.len() < EVENTS_PER_ID_MAX {
@@ -142,9 +142,4 @@ fn differs(append: &Append<'_>, of: usize, place: (PartitionId, Offset)) -> bool
         }
         _ => false,
     })
-}
-
-fn before(now: TimeMicros, window: Duration) -> TimeMicros {
-    let micros = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-    TimeMicros(now.0.saturating_sub(micros))
 }

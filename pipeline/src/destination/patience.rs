@@ -144,7 +144,7 @@ impl Endpoint {
         if health.failures >= self.patience.failures_max {
             let pause = jittered(grown(of_circuit + 2), caller, health.failures);
             let pause = pause.max(after.unwrap_or_default()).min(self.patience.pause_max);
-            health.open_until = Some(later(now, pause));
+            health.open_until = Some(now.plus(pause));
             return pause;
         }
         let pause = jittered(grown(attempt.saturating_sub(1)), caller, attempt);
@@ -163,11 +163,6 @@ pub(crate) fn jittered(pause: Duration, caller: u64, attempt: u32) -> Duration {
     let share = xxhash_rust::xxh3::xxh3_64(&seed) % 1_024;
     let share = u32::try_from(share).expect("it is below 1,024");
     pause / 2 + pause / 2 * share / 1_024
-}
-
-fn later(now: TimeMicros, span: Duration) -> TimeMicros {
-    let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-    TimeMicros(now.0.saturating_add(micros))
 }
 
 /// Nothing where `to` is past.
@@ -208,14 +203,14 @@ mod tests {
             pause = fail(&endpoint, 1, attempt, now);
         }
         assert!(matches!(endpoint.ask(1, now), Ask::Wait(_)));
-        now = later(now, pause);
+        now = now.plus(pause);
         assert_eq!(endpoint.ask(1, now), Ask::Call);
         assert!(matches!(endpoint.ask(2, now), Ask::Wait(_)), "another tries");
         endpoint.gave_up();
         assert_eq!(endpoint.ask(2, now), Ask::Call, "who was dropped does not hold the others up");
         let again = fail(&endpoint, 2, 1, now);
         assert!(again > pause / 2);
-        now = later(now, again);
+        now = now.plus(again);
         assert_eq!(endpoint.ask(1, now), Ask::Call);
         assert!(endpoint.succeeded());
         assert_eq!((endpoint.ask(1, now), endpoint.ask(2, now)), (Ask::Call, Ask::Call));

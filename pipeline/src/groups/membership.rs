@@ -189,8 +189,7 @@ impl Membership {
     }
 
     fn deadline(&self, now: TimeMicros) -> TimeMicros {
-        let span = i64::try_from(self.silence_max.as_micros()).unwrap_or(i64::MAX);
-        TimeMicros(now.0.saturating_add(span))
+        now.plus(self.silence_max)
     }
 
     /// Shares out anew after a change of members or partitions.

@@ -99,7 +99,7 @@ impl Outbox {
         let settled = match failed {
             None => Settled::Told,
             Some(error) if error.retry_helps() && !is_old => {
-                self.not_before = later(now, self.pause(first, error));
+                self.not_before = now.plus(self.pause(first, error));
                 self.attempts += 1;
                 return Settled::Later;
             }
@@ -117,10 +117,6 @@ impl Outbox {
         let asked = error.retry_after().unwrap_or_default().min(ASKED_PAUSE_MAX);
         jittered(pause, seed, self.attempts).max(asked)
     }
-}
-
-fn later(now: TimeMicros, span: Duration) -> TimeMicros {
-    TimeMicros(now.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
 }
 
 #[cfg(test)]
@@ -165,16 +161,16 @@ mod tests {
             assert!(pause >= whole.min(PAUSE_MAX) / 2 && pause <= PAUSE_MAX, "{pause:?}");
             assert!(pause * 2 >= last);
             assert_eq!(outbox.begin(now), None, "not before");
-            (now, last) = (later(now, pause), pause);
+            (now, last) = (now.plus(pause), pause);
         }
         outbox.begin(now).unwrap();
         outbox.end(Some(&busy(Some(900))), now);
         assert_eq!(outbox.due_in(now), Some(Duration::from_secs(900)));
-        now = later(now, Duration::from_secs(900));
+        now = now.plus(Duration::from_secs(900));
         outbox.begin(now).unwrap();
         outbox.end(Some(&busy(Some(999_999))), now);
         assert_eq!(outbox.due_in(now), Some(ASKED_PAUSE_MAX));
-        now = later(now, ASKED_PAUSE_MAX);
+        now = now.plus(ASKED_PAUSE_MAX);
         outbox.begin(now).unwrap();
         assert_eq!(outbox.end(None, now), Settled::Told);
         outbox.push(notice(1));
@@ -187,7 +183,7 @@ mod tests {
         let now = TimeMicros(SECOND);
         outbox.begin(now).unwrap();
         assert_eq!(outbox.end(Some(&PostError::status(404, None, b"")), now), Settled::GivenUp);
-        let late = later(TimeMicros(SECOND), GIVE_UP_AFTER);
+        let late = TimeMicros(SECOND).plus(GIVE_UP_AFTER);
         outbox.begin(late).unwrap();
         assert_eq!(outbox.end(Some(&busy(None)), late), Settled::GivenUp);
         assert_eq!(outbox.due_in(late), None);
