@@ -257,8 +257,8 @@ fn of_an_append_the_new_events_are_stored(rig: &mut Rig<'_>) {
     let expected = [
         verdict(partition, 1, stored),
         verdict(partition, 0, VerdictKind::Duplicate),
-        verdict(partition, 3, kind),
-        verdict(partition, 2, stored),
+        verdict(partition, 2, kind),
+        verdict(partition, 3, stored),
     ];
     assert_eq!(sent.verdicts, expected);
     assert_eq!(sent.collisions, 0);
