@@ -43,6 +43,8 @@ struct Kept {
     files: HashMap<PackId, Arc<dyn PackFile>>,
     bytes: u64,
     clock: u64,
+    /// How often a pack was let go: what was opened before is not kept after.
+    forgotten: u64,
 }
 
 /// A frame that is there, or that somebody decodes.
@@ -112,6 +114,7 @@ impl Frames {
     /// Lets go of a pack that is no longer listed.
     pub(crate) fn forget(&self, pack: PackId) {
         let mut kept = self.kept.lock();
+        kept.forgotten += 1;
         kept.files.remove(&pack);
         let mut gone = 0;
         kept.frames.retain(|(of, _), slot| {
@@ -126,17 +129,15 @@ impl Frames {
 
     /// The open file of a pack.
     pub(crate) fn file(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
-        if let Some(file) = self.kept.lock().files.get(&pack) {
-            return Ok(Arc::clone(file));
-        }
+        let forgotten = {
+            let kept = self.kept.lock();
+            if let Some(file) = kept.files.get(&pack) {
+                return Ok(Arc::clone(file));
+            }
+            kept.forgotten
+        };
         let file = self.disk.open_pack(pack)?;
-        let mut kept = self.kept.lock();
-        if kept.files.len() >= OPEN_PACKS_MAX {
-            // Which one goes matters little: to open it again costs a call.
-            let some = kept.files.keys().next().copied();
-            some.map(|some| kept.files.remove(&some));
-        }
-        kept.files.insert(pack, Arc::clone(&file));
+        self.kept.lock().keep(pack, &file, forgotten);
         Ok(file)
     }
 
@@ -169,6 +170,20 @@ impl Slot {
 }
 
 impl Kept {
+    /// Keeps a pack open, unless one was let go since `forgotten` said how many: it may be this one,
+    /// and nobody would close it.
+    fn keep(&mut self, pack: PackId, file: &Arc<dyn PackFile>, forgotten: u64) {
+        if self.forgotten != forgotten {
+            return;
+        }
+        if self.files.len() >= OPEN_PACKS_MAX {
+            // Which one goes matters little: to open it again costs a call.
+            let some = self.files.keys().next().copied();
+            some.map(|some| self.files.remove(&some));
+        }
+        self.files.insert(pack, Arc::clone(file));
+    }
+
     /// Lets frames go, the one used longest ago first, but not the one that was just read.
     fn shed(&mut self, bytes_max: u64, but: &(PackId, u64)) {
         while self.bytes > bytes_max {
@@ -204,4 +219,26 @@ pub(crate) fn decode(file: &dyn PackFile, frame: &Frame, pool: &BufferPool) -> i
 
 fn rotten(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::FileName;
+    use crate::disk::simulated::SimDisk;
+
+    #[test]
+    fn a_pack_that_was_let_go_while_it_was_opened_is_not_kept_open() {
+        let disk = SimDisk::new(1);
+        let pack = PackId { first: 1, last: 2, generation: 1 };
+        disk.set_file(&FileName::Pack(pack), Some(vec![0; 4096]));
+        let frames = Frames::new(Arc::new(disk), BufferPool::new(0), 0);
+        let forgotten = frames.kept.lock().forgotten;
+        let file = frames.disk.open_pack(pack).expect("it is there");
+        frames.forget(pack);
+        frames.kept.lock().keep(pack, &file, forgotten);
+        assert!(frames.kept.lock().files.is_empty());
+        frames.file(pack).expect("it is there");
+        assert_eq!(frames.kept.lock().files.len(), 1);
+    }
 }
