@@ -65,6 +65,11 @@ struct Rows {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Created(TopicId),
+    /// One of the same name was deleted before.
+    Recreated {
+        gone: TopicId,
+        id: TopicId,
+    },
     Deleted(TopicId),
     Trimmed(PartitionId, Offset),
     None,
@@ -224,27 +229,41 @@ impl Catalog {
 
     fn apply_own(&mut self, offset: Offset, record: &KeyValue<'_>, replaces: bool) -> Change {
         match (record.key.split_first(), record.value) {
-            (Some((b't', name)), Some(value)) => {
-                let topic = decode_topic(name, value, offset);
-                match topic {
-                    // A live record that was moved to the head of the log.
-                    Some(topic) if replaces && self.topics.contains_key(topic.name()) => {
-                        Change::None
-                    }
-                    Some(topic) => {
-                        let id = topic.id;
-                        self.insert(topic);
-                        Change::Created(id)
-                    }
-                    None => Change::None,
-                }
-            }
+            (Some((b't', name)), Some(value)) => decode_topic(name, value, offset)
+                .map_or(Change::None, |topic| self.apply_topic(topic, replaces)),
             (Some((b't', name)), None) => {
-                str::from_utf8(name).map_or(Change::None, |name| self.remove(name))
+                let name = str::from_utf8(name).unwrap_or_default();
+                // A later topic of this name is known from what a pack says of the log around it.
+                let is_later = |topic: &Topic| u64::from(topic.id.0) > offset.0;
+                if self.topics.get(name).is_some_and(is_later) {
+                    return Change::None;
+                }
+                self.remove(name)
             }
             (Some((b's', place)), Some(value)) => decode_trim(place, value)
                 .map_or(Change::None, |(partition, start)| Change::Trimmed(partition, start)),
             _ => Change::None,
+        }
+    }
+
+    /// Applies a topic's record. Ids rise: of one name the highest counts.
+    fn apply_topic(&mut self, topic: Topic, replaces: bool) -> Change {
+        let id = topic.id;
+        match self.topics.get(topic.name()).map(|known| known.id) {
+            // A live record that was moved to the head of the log.
+            Some(known) if known == id && replaces => Change::None,
+            Some(known) if known == id => Change::Created(id),
+            Some(known) if known > id => Change::None,
+            Some(gone) => {
+                // That it was deleted in between is compacted away.
+                self.remove(topic.name());
+                self.insert(topic);
+                Change::Recreated { gone, id }
+            }
+            None => {
+                self.insert(topic);
+                Change::Created(id)
+            }
         }
     }
 
@@ -258,6 +277,16 @@ impl Catalog {
             partition.topic != topic.id && !is_of_topic
         });
         Change::Deleted(topic.id)
+    }
+
+    /// Where partitions start that were trimmed.
+    pub(crate) fn trims(&self) -> impl Iterator<Item = (PartitionId, Offset)> {
+        let first = (PARTITION, Bytes::from_static(b"s"));
+        let own = self
+            .live
+            .range(first..)
+            .take_while(|((of, key), _)| *of == PARTITION && key.starts_with(b"s"));
+        own.filter_map(|((_, key), live)| decode_trim(&key[1..], &live.value))
     }
 
     /// How much of a topic is kept.
@@ -394,6 +423,29 @@ mod tests {
         assert_eq!(create(&mut catalog, 2, &spec("a", 3)), Change::Created(TopicId(3)));
         assert_eq!(catalog.row(PartitionId::new(TopicId(1), 2)), None);
         assert!(catalog.row(PartitionId::new(TopicId(3), 0)).unwrap() > first);
+    }
+
+    #[test]
+    fn of_a_name_the_last_topic_counts_though_deletions_are_compacted_away() {
+        let mut catalog = Catalog::new();
+        create(&mut catalog, 0, &spec("a", 3));
+        let gone = TopicId(1);
+        assert_eq!(
+            create(&mut catalog, 5, &spec("a", 2)),
+            Change::Recreated { gone, id: TopicId(6) }
+        );
+        assert_eq!(catalog.row(PartitionId::new(gone, 0)), None);
+        let known = catalog.topic("a").unwrap().clone();
+        // Whoever knows it from elsewhere reads what was before.
+        let mut told = Catalog::new();
+        told.insert(known.clone());
+        assert_eq!(create(&mut told, 0, &spec("a", 3)), Change::None);
+        let key = topic_key(&known.spec.name);
+        let delete = KeyValue { key: &key, value: None };
+        assert_eq!(told.apply(PARTITION, Offset(1), &delete), Change::None);
+        assert_eq!(create(&mut told, 5, &spec("a", 2)), Change::Created(TopicId(6)));
+        assert_eq!(told.topic("a"), Some(&known));
+        assert_eq!(told.apply(PARTITION, Offset(7), &delete), Change::Deleted(TopicId(6)));
     }
 
     #[test]

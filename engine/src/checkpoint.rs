@@ -347,7 +347,7 @@ fn decode_partition(fields: &mut Fields<'_>) -> Option<PartitionId> {
     Some(PartitionId::new(TopicId(fields.u32()?), fields.u32()?))
 }
 
-fn encode_topic(fields: &mut Vec<u8>, topic: &Topic) {
+pub(crate) fn encode_topic(fields: &mut Vec<u8>, topic: &Topic) {
     fields.put_u32(topic.id.0);
     fields.put_u32(topic.spec.partitions);
     fields.put_u8(u8::from(topic.spec.retention == Retention::Compact));
@@ -355,7 +355,7 @@ fn encode_topic(fields: &mut Vec<u8>, topic: &Topic) {
     fields.put_sized(topic.name().as_bytes());
 }
 
-fn decode_topic(fields: &mut Fields<'_>) -> Option<Topic> {
+pub(crate) fn decode_topic(fields: &mut Fields<'_>) -> Option<Topic> {
     let id = TopicId(fields.u32()?);
     let partitions = fields.u32()?;
     let compact = fields.u8()? == 1;

@@ -46,7 +46,7 @@ use crate::keeper::{Heading, Job, Keeper, SLOTS_MIN, kept_bytes, put_aside, writ
 use crate::options::{Options, WhenFull};
 use crate::partition::places::{Home, Index, Places, SegmentId};
 use crate::partition::tail::Tail;
-use crate::published::{Published, Topics};
+use crate::published::{Published, SealedProducers, Topics};
 use crate::read::{Reader, ReaderOptions};
 use crate::seen::event_ids::{HotIds, IdKey, Known, ids_of_pack, ids_of_segment};
 use crate::seen::producers::Producers;
@@ -235,6 +235,10 @@ fn begin_run(
     let active = begin_segment(&**disk, &heading, &mut recovered, (&mut unused, &mut next_slot))?;
     let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
     let published = publish(&recovered, options, active.id, &opened);
+    *published.sealed.lock() = SealedProducers {
+        append_time: recovered.append_time,
+        standings: Arc::new(recovered.producers.standings()),
+    };
     let start = Start {
         cluster: heading.cluster,
         slot_bytes: heading.slot_bytes,
@@ -379,6 +383,8 @@ fn assemble(
         Arc::clone(&settling),
         Arc::clone(&counters),
         SettleOptions {
+            run: heading.run,
+            opened: start.opened_body.clone(),
             cluster: heading.cluster,
             id_key: client.id_key,
             slot_bytes: heading.slot_bytes,

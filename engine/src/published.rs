@@ -15,12 +15,13 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use foldhash::HashMap;
 use tracklog_log::{Extent, Pending};
-use tracklog_protocol::{Offset, PartitionId};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use crate::catalog::{Catalog, Change, Row};
 use crate::journal::commit::{CommitHeader, DirectoryEntry};
 use crate::partition::places::Places;
 use crate::partition::tail::Tail;
+use crate::seen::producers::Standing;
 
 use super::relay::Relays;
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, RwLock, fence};
@@ -136,12 +137,28 @@ pub(crate) struct ReadCounts {
     pub(crate) pack: AtomicU64,
 }
 
+/// Where idempotent producers stood when a segment was sealed last, or the log was opened.
+#[derive(Clone, Debug)]
+pub(crate) struct SealedProducers {
+    /// Of the last commit that they add up to.
+    pub(crate) append_time: TimeMicros,
+    pub(crate) standings: Arc<Vec<Standing>>,
+}
+
+impl Default for SealedProducers {
+    fn default() -> Self {
+        Self { append_time: TimeMicros(i64::MIN), standings: Arc::default() }
+    }
+}
+
 /// What readers see.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) topics: RwLock<Topics>,
     pub(crate) places: RwLock<Places>,
     pub(crate) tail: RwLock<Tail>,
+    /// Set before the segment counts as full: packs are made of those.
+    pub(crate) sealed: Mutex<SealedProducers>,
     watchers: Watchers,
     pub(crate) relays: Arc<Relays>,
     closed: AtomicBool,
@@ -154,6 +171,7 @@ impl Published {
             topics: RwLock::new(topics),
             places: RwLock::new(places),
             tail: RwLock::new(tail),
+            sealed: Mutex::default(),
             watchers: Watchers::default(),
             relays: Arc::default(),
             closed: AtomicBool::new(false),
@@ -186,7 +204,7 @@ impl Published {
         let mut topics = self.topics.write();
         let change = topics.catalog.apply(partition, offset, record);
         match change {
-            Change::Created(_) => {
+            Change::Created(_) | Change::Recreated { .. } => {
                 topics.grow();
                 let rows = topics.catalog.row_count();
                 drop(topics);

@@ -35,7 +35,7 @@ use crate::journal::patience::Patience;
 use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
 use crate::partition::places::{Home, SegmentId, SegmentIndex, Unread};
-use crate::published::Published;
+use crate::published::{Published, SealedProducers};
 use crate::seen::event_ids::HotIds;
 use crate::seen::producers::Producers;
 use crate::settled::pack::PackIndex;
@@ -430,7 +430,7 @@ impl Journal {
         let record = KeyValue::decode(&keyed.record).expect("the intake takes good records only");
         let change = self.published.apply(keyed.partition, keyed.offset, &record);
         match change {
-            Change::Created(_) => {
+            Change::Created(_) | Change::Recreated { .. } => {
                 let rows = self.published.topics.read().catalog.row_count();
                 self.stamper.grow_to(rows);
             }
@@ -461,6 +461,10 @@ impl Journal {
 
     /// A segment's `sealed` is durable: its index is complete.
     fn sealed(&mut self, next: SegmentId, effects: &mut impl Effects) {
+        *self.published.sealed.lock() = SealedProducers {
+            append_time: self.durable.append_time,
+            standings: Arc::new(self.producers.standings()),
+        };
         let (id, index) = {
             let topics = self.published.topics.read();
             let mut places = self.published.places.write();

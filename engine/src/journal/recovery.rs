@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tracklog_log::{Extent, Topic};
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{Catalog, Change};
 use crate::checkpoint::{Checkpoint, CheckpointError, Position};
@@ -34,6 +34,9 @@ use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
 use crate::settled::pack::{PackError, PackIndex};
+
+mod packs;
+use packs::Packed;
 
 /// So far every end offset skips for each commit whose extent cannot be told: as many records as
 /// one can hold.
@@ -157,6 +160,21 @@ pub enum Note {
         /// Why, in words.
         why: String,
     },
+    /// A pack that no checkpoint names is in use: what it was made of cannot all be read.
+    Adopted {
+        /// Which file.
+        pack: PackId,
+    },
+    /// A pack cannot be read; what it was made of is in use again, as the older checkpoint says.
+    StoodIn {
+        /// Which file.
+        pack: PackId,
+    },
+    /// No checkpoint is readable: what packs and the journal say served instead.
+    Rebuilt {
+        /// How many packs.
+        packs: usize,
+    },
     /// A checkpoint is torn, as a crash may leave one, or rotten; the other, or the journal, served.
     Checkpoint {
         /// Which file.
@@ -202,6 +220,18 @@ impl fmt::Display for Note {
             Self::Pack { pack, why } => {
                 write!(f, "damage: {pack} cannot be read: {why}; it is left as it is")
             }
+            Self::Adopted { pack } => write!(
+                f,
+                "{pack}, which no checkpoint names, is used: what it was made of cannot all be read"
+            ),
+            Self::StoodIn { pack } => {
+                write!(f, "{pack} cannot be read; what it was made of is used in its place")
+            }
+            Self::Rebuilt { packs } => write!(
+                f,
+                "no checkpoint is readable: the log was put together from {packs} packs and the \
+                 journal"
+            ),
             Self::Checkpoint { file } => {
                 write!(f, "{file} is torn or rotten; the log opened without it")
             }
@@ -215,6 +245,8 @@ impl fmt::Display for Note {
 /// What the folder holds, before any of it is judged.
 struct Inventory {
     checkpoint: Option<Checkpoint>,
+    /// The other one, where it is valid too.
+    older: Option<Checkpoint>,
     /// Slots that a valid checkpoint names, the older one too.
     named: BTreeSet<SlotId>,
     sequence: u64,
@@ -256,6 +288,7 @@ fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
     let mut inventory = Inventory {
         sequence: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence),
         checkpoint,
+        older: checkpoints.pop(),
         named,
         slots: folder.slots.iter().copied().collect(),
         headers: BTreeMap::new(),
@@ -391,6 +424,7 @@ struct Recovery<'a> {
     indexes: Vec<(SegmentId, Arc<SegmentIndex>)>,
     unindexed: Vec<SegmentNumber>,
     packs: Vec<Arc<PackIndex>>,
+    packed: Packed,
     ended: Vec<Base>,
 }
 
@@ -419,12 +453,6 @@ impl<'a> Recovery<'a> {
             let what = format!("no checkpoint is readable, and neither is the header of {slot}");
             return Err(OpenError::Damaged { what });
         }
-        if checkpoint.is_none()
-            && let Some(pack) = inventory.packs.first()
-        {
-            let what = format!("no checkpoint is readable, and older records lie in {pack}");
-            return Err(OpenError::Damaged { what });
-        }
         let notes = std::mem::take(&mut inventory.notes);
         let mut recovery = Self {
             disk,
@@ -448,11 +476,13 @@ impl<'a> Recovery<'a> {
             indexes: Vec::new(),
             unindexed: Vec::new(),
             packs: Vec::new(),
+            packed: Packed::default(),
             ended: Vec::new(),
         };
         recovery.load_state();
         recovery.read_packs();
         recovery.find_segments();
+        recovery.take_in_packs()?;
         Ok(recovery)
     }
 
@@ -539,11 +569,14 @@ impl<'a> Recovery<'a> {
             self.note_opened(*run)?;
         }
         self.check_checkpoint(&chain)?;
+        self.apply_packs();
         for (run, end) in chain.iter().rev() {
             self.walk_run(*run, *end)?;
         }
         let highest_segment = self.highest_segment();
         let carried = self.carried_skip(highest_run);
+        self.check_accounts()?;
+        self.raise_to_floors();
         self.raise_starts();
         self.skip(self.new_skip);
         self.note_damage();
@@ -553,7 +586,8 @@ impl<'a> Recovery<'a> {
     fn highest_run(&self) -> Run {
         let headers = self.inventory.headers.values().map(|header| header.run);
         let checkpoint = self.inventory.checkpoint.iter().map(|checkpoint| checkpoint.position.run);
-        headers.chain(checkpoint).max().expect("there is a header or a checkpoint")
+        let known = headers.chain(checkpoint).max().expect("there is a header or a checkpoint");
+        known.max(self.highest_in_packs().0)
     }
 
     fn highest_segment(&self) -> SegmentNumber {
@@ -562,7 +596,8 @@ impl<'a> Recovery<'a> {
         let named = checkpoint.flat_map(|checkpoint| checkpoint.slots.iter().map(|id| id.number));
         // A segment that only a `sealed` names has its number too.
         let found = self.segments.keys().copied();
-        headers.chain(named).chain(found).max().unwrap_or_default()
+        let known = headers.chain(named).chain(found).max().unwrap_or_default();
+        known.max(self.highest_in_packs().1)
     }
 
     /// The runs that count, the highest first, each with the number at which it ended.
@@ -581,19 +616,20 @@ impl<'a> Recovery<'a> {
                 let what = format!("run {run} says that it stands on run {}", base.run);
                 return Err(OpenError::Damaged { what });
             }
-            if base.run < lowest {
-                if self.inventory.checkpoint.is_none() {
-                    let what = format!(
-                        "no checkpoint is readable, and run {} is not in the journal",
-                        base.run
-                    );
-                    return Err(OpenError::Damaged { what });
+            let (mut below, mut end) = (base.run, base.number);
+            if self.inventory.checkpoint.is_some() {
+                if base.run < lowest {
+                    break;
                 }
-                break;
+            } else if self.segments_of(base.run).next().is_none() && !self.is_in_packs(base.run) {
+                let Base { run, number, .. } = base;
+                self.not_accounted_for(Stretch { run, first: number, last: number });
+                let Some(known) = self.run_in_packs_below(base.run) else { break };
+                (below, end) = known;
             }
-            self.ended.insert(0, base);
-            chain.push((base.run, Some(base.number)));
-            run = base.run;
+            self.ended.insert(0, Base { run: below, number: end, ..base });
+            chain.push((below, Some(end)));
+            run = below;
         }
         Ok(chain)
     }
@@ -676,11 +712,11 @@ impl<'a> Recovery<'a> {
             Some(end) => end,
             None => self.judge(run, &mut segments, first, behind)?,
         };
-        self.find_missing(run, &segments, first, end, behind)?;
+        self.find_missing(run, &segments, first, end, behind);
         let new_run = behind.is_none_or(|position| run > position.run);
         let last_data = segments.iter().filter_map(|segment| last_data(segment, end)).max();
         if new_run && last_data.is_some() {
-            self.skip(self.new_skip_of(run));
+            self.begin_run(run);
         }
         for segment in segments {
             // What lies behind a run's last data commit holds nothing that anyone needs.
@@ -878,7 +914,7 @@ impl<'a> Recovery<'a> {
                 index.commits.last().map_or(CommitNumber::NONE, |commit| commit.number)
             }
         });
-        marks.fold(of_checkpoint, CommitNumber::max)
+        marks.fold(of_checkpoint.max(self.vouched_by_packs(run)), CommitNumber::max)
     }
 
     /// Commits that were acked are beyond the end of the journal.
@@ -931,7 +967,7 @@ impl<'a> Recovery<'a> {
         first: CommitNumber,
         end: CommitNumber,
         behind: Option<Position>,
-    ) -> Result<(), OpenError> {
+    ) {
         let there = numbers(segments);
         let mut expected = first;
         let mut missing = Vec::new();
@@ -945,23 +981,21 @@ impl<'a> Recovery<'a> {
         if expected <= end {
             missing.push(Stretch { run, first: expected, last: end });
         }
+        let missing = missing.into_iter().flat_map(|stretch| self.not_in_packs(stretch));
+        let missing: Vec<Stretch> = missing.collect();
         for stretch in missing {
             if self.damaged.holds(&stretch) || self.given_up.holds(&stretch) {
                 continue;
             }
             let Stretch { run, first, last } = stretch;
             if behind.is_none() {
-                let what = format!(
-                    "no checkpoint is readable, and commits {first} to {last} of run {run} are \
-                     not in the journal"
-                );
-                return Err(OpenError::Damaged { what });
+                self.not_accounted_for(stretch);
+                continue;
             }
             self.new_skip += self.lost_records_max(&stretch, &there, behind);
             self.notes.push(Note::Missing { run, first, last, known: false });
             self.damaged.insert(stretch);
         }
-        Ok(())
     }
 
     /// How many records a stretch of missing commits may have held above the ends that are known.
@@ -1036,11 +1070,12 @@ impl<'a> Recovery<'a> {
             self.base = Some(Base { run: header.run, number: header.number, hash: *hash });
         }
         let append_time = found.header.append_time;
+        let moves_producers = self.moves_producers(append_time);
         let mut any_produced = false;
         for entry in &found.entries {
             if let Some(extent) = self.extents.get_mut(&entry.partition) {
                 extent.end = extent.end.max(entry.end_offset());
-                let head = walker.batch_header(&found.header, entry);
+                let head = walker.batch_header(&found.header, entry).filter(|_| moves_producers);
                 if let Some(produced) = head.and_then(|head| head.produced()) {
                     any_produced = true;
                     let (partition, first) = (entry.partition, entry.base_offset);
@@ -1062,14 +1097,25 @@ impl<'a> Recovery<'a> {
             self.notes.push(Note::LostKey { partition, offset });
             return;
         };
+        self.apply_keyed_batch(&batch);
+    }
+
+    /// Applies the records of a compacted topic.
+    fn apply_keyed_batch(&mut self, batch: &BatchView) {
+        let partition = batch.partition();
         for (offset, record) in batch.records() {
             let Some(record) = record.key_value() else { continue };
-            match self.catalog.apply(entry.partition, offset, &record) {
-                Change::Created(_) => self.track_partitions(),
-                Change::Deleted(topic) => {
-                    self.extents.retain(|partition, _| partition.topic != topic);
-                    self.producers.forget(topic);
+            match self.catalog.apply(partition, offset, &record) {
+                Change::Created(topic) => {
+                    self.saw(topic);
+                    self.track_partitions();
                 }
+                Change::Recreated { gone, id } => {
+                    self.forget(gone);
+                    self.saw(id);
+                    self.track_partitions();
+                }
+                Change::Deleted(topic) => self.forget(topic),
                 Change::Trimmed(partition, start) => {
                     if let Some(extent) = self.extents.get_mut(&partition) {
                         extent.start = extent.start.max(start);
@@ -1080,11 +1126,21 @@ impl<'a> Recovery<'a> {
         }
     }
 
+    /// A topic was deleted.
+    fn forget(&mut self, topic: TopicId) {
+        self.extents.retain(|partition, _| partition.topic != topic);
+        self.producers.forget(topic);
+    }
+
     /// Raises every end.
     fn skip(&mut self, records: u64) {
-        for extent in self.extents.values_mut() {
-            extent.end = extent.end.plus(records);
+        let mut extents = std::mem::take(&mut self.extents);
+        for (partition, extent) in &mut extents {
+            if extent.end > Offset::ZERO || self.is_seen(partition.topic) {
+                extent.end = extent.end.plus(records);
+            }
         }
+        self.extents = extents;
     }
 
     /// How far `run`, which began after the checkpoint, skipped beyond the ends that are in there:
@@ -1108,7 +1164,7 @@ impl<'a> Recovery<'a> {
             return 0;
         }
         if !in_checkpoint {
-            self.skip(self.new_skip_of(highest));
+            self.begin_run(highest);
         }
         skip
     }
@@ -1116,8 +1172,9 @@ impl<'a> Recovery<'a> {
     /// Where segments that held a partition's first records are gone, it starts later.
     fn raise_starts(&mut self) {
         let Some(checkpoint) = &self.inventory.checkpoint else { return };
-        let gone = checkpoint.slots.iter().any(|id| !self.segments.contains_key(&id.number));
-        if !gone {
+        let is_there =
+            |id: &SegmentId| self.segments.contains_key(&id.number) || self.is_packed(id.number);
+        if checkpoint.slots.iter().all(is_there) {
             return;
         }
         if self.packs.iter().any(|index| index.is_missing()) {
@@ -1185,9 +1242,11 @@ impl<'a> Recovery<'a> {
         let mut named = checkpoint.flat_map(|checkpoint| &checkpoint.slots);
         // A segment that was used anew lies in a pack that a later checkpoint named: it stays for
         // whoever has that one.
-        let any_gone = named.any(|id| !self.segments.contains_key(&id.number));
+        let any_gone =
+            named.any(|id| !self.segments.contains_key(&id.number) && !self.is_packed(id.number));
         let packs = self.inventory.packs.iter().filter(|_| !any_gone);
-        let unnamed = packs.filter(|pack| !in_use.contains(pack));
+        let stays = |pack: &PackId| in_use.contains(pack) || self.packed.kept.contains(pack);
+        let unnamed = packs.filter(|pack| !stays(pack));
         let unnamed_packs = unnamed.copied().collect();
         let mut ended = self.ended;
         let lowest = self.indexes.iter().map(|(id, _)| id.run).min();

@@ -38,6 +38,7 @@ mod ends;
 mod forged;
 mod named;
 mod produced;
+mod settled;
 mod wild;
 
 const SLOT_BYTES: u64 = 2 << 20;

@@ -126,7 +126,12 @@ impl Walker {
 
     /// The first commit's header, if it fits.
     pub(crate) fn first(&mut self) -> Option<CommitHeader> {
-        self.header_at(FIRST_COMMIT_AT, PAGE_BYTES).ok()
+        self.header(FIRST_COMMIT_AT)
+    }
+
+    /// The header of the commit that begins at `at`, if it fits.
+    pub(crate) fn header(&mut self, at: u32) -> Option<CommitHeader> {
+        self.header_at(at, PAGE_BYTES).ok()
     }
 
     /// The header at `at`, if it fits this segment.

@@ -929,7 +929,7 @@ fn a_waiting_read_ends_when_its_topic_is_deleted() {
     assert!(reading.as_mut().poll(&mut context).is_pending());
     let key = catalog::topic_key(&TopicName::new("events").unwrap());
     let delete = KeyValue { key: &key, value: None };
-    rig.published.apply(catalog::PARTITION, Offset(0), &delete);
+    rig.published.apply(catalog::PARTITION, Offset(10), &delete);
     let error = block_on(reading).unwrap_err();
     assert_eq!(error, FetchError::UnknownPartition { partition: partition(0) });
 }

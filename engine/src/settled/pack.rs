@@ -30,6 +30,7 @@ use crate::journal::segment::ClusterId;
 use crate::partition::places::{PartitionShare, Place};
 use crate::sections::{MAY_SKIP, next_section, section, section_that_may_be_skipped};
 use crate::seen::event_ids::{IdHash, IdKey, hash_of};
+use crate::settled::witness::{Commits, Witness};
 
 /// A frame is filled up to so much, but for a batch that is larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
@@ -49,6 +50,8 @@ const SECTION_FRAMES: u16 = 2;
 const SECTION_SHARES: u16 = 3;
 const SECTION_RUNS: u16 = 4;
 const SECTION_IDS: u16 = 5;
+const SECTION_COMMITS: u16 = 6;
+const SECTION_WITNESS: u16 = 7;
 const SECTION_END: u16 = u16::MAX;
 
 /// The stretch of the journal that a pack holds, and what is in it.
@@ -103,6 +106,8 @@ pub(crate) struct PackIndex {
     pub(crate) append_times: Vec<Vec<TimeMicros>>,
     /// The hashes of message ids, where there are any.
     pub(crate) ids: Option<IdsPlace>,
+    /// What it stands for; the first packs do not say so.
+    pub(crate) commits: Option<Commits>,
 }
 
 /// Where the hashes of message ids lie in the file.
@@ -140,19 +145,7 @@ impl PackIndex {
 
     /// The index of whatever pack is open, and whose it is: for those who look at files.
     pub(crate) fn read_any(file: &dyn PackFile) -> Result<(Self, ClusterId), PackError> {
-        let bytes = file.bytes();
-        let page = PAGE_BYTES as u64;
-        if bytes < page || !bytes.is_multiple_of(page) {
-            return Err(PackError::Bad);
-        }
-        let mut last = PageBuffer::zeroed(PAGE_BYTES);
-        file.read(bytes - page, &mut last)?;
-        let trailer = Trailer::decode(&last[PAGE_BYTES - TRAILER_BYTES..])?;
-        let end = trailer.footer_at.checked_add(trailer.footer_bytes);
-        if end.is_none_or(|end| end > bytes) || trailer.footer_bytes > FOOTER_BYTES_MAX {
-            return Err(PackError::Bad);
-        }
-        let footer = read_range(file, trailer.footer_at, trailer.footer_bytes)?;
+        let (trailer, footer) = read_footer(file)?;
         let index = Self::decode(&footer)?;
         let frames_end =
             index.frames.last().map_or(0, |frame| frame.at + u64::from(frame.stored_bytes));
@@ -162,7 +155,16 @@ impl PackIndex {
         Ok((index, trailer.cluster))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// What the log was when the pack was made, if it says so: read apart, since it is large and
+    /// seldom asked for.
+    pub(crate) fn read_witness(file: &dyn PackFile) -> Result<Option<Witness>, PackError> {
+        let (_, footer) = read_footer(file)?;
+        let witness = Sections::read(&footer)?.section(SECTION_WITNESS);
+        let witness = witness.map(|mut fields| Witness::decode(&mut fields));
+        witness.map(|witness| witness.ok_or(PackError::Bad)).transpose()
+    }
+
+    fn encode(&self, witness: &Witness) -> Vec<u8> {
         let mut footer = Vec::new();
         section(&mut footer, SECTION_HEAD, |fields| self.head.encode(fields));
         section(&mut footer, SECTION_RUNS, |fields| {
@@ -191,23 +193,19 @@ impl PackIndex {
                 fields.put_u32(ids.crc);
             });
         }
+        if let Some(commits) = &self.commits {
+            let write = |fields: &mut Vec<u8>| commits.encode(fields);
+            section_that_may_be_skipped(&mut footer, SECTION_COMMITS, write);
+        }
+        let write = |fields: &mut Vec<u8>| witness.encode(fields);
+        section_that_may_be_skipped(&mut footer, SECTION_WITNESS, write);
         section(&mut footer, SECTION_END, |fields| fields.put_u32(VERSION));
         footer
     }
 
     fn decode(footer: &[u8]) -> Result<Self, PackError> {
-        let mut fields = Fields::new(footer);
-        let mut known: [Option<Fields<'_>>; SECTION_IDS as usize + 1] = Default::default();
-        loop {
-            let (kind, flags, body) = next_section(&mut fields).ok_or(PackError::Bad)?;
-            match known.get_mut(usize::from(kind)) {
-                Some(known) => *known = Some(Fields::new(body)),
-                None if kind == SECTION_END => break,
-                None if flags & MAY_SKIP != 0 => {}
-                None => return Err(PackError::Newer),
-            }
-        }
-        let section = |kind: u16| known[usize::from(kind)];
+        let sections = Sections::read(footer)?;
+        let section = |kind: u16| sections.section(kind);
         let index = || {
             let head = PackHead::decode(&mut section(SECTION_HEAD)?)?;
             let frames = frames(&mut section(SECTION_FRAMES)?)?;
@@ -221,7 +219,11 @@ impl PackIndex {
                 }
                 None => None,
             };
-            Some(Self { head, runs, frames, shares, append_times, ids })
+            let commits = match section(SECTION_COMMITS) {
+                Some(mut fields) => Some(Commits::decode(&mut fields)?),
+                None => None,
+            };
+            Some(Self { head, runs, frames, shares, append_times, ids, commits })
         };
         index().filter(Self::is_sound).ok_or(PackError::Bad)
     }
@@ -352,6 +354,7 @@ impl PackHead {
             shares: Vec::new(),
             append_times: Vec::new(),
             ids: None,
+            commits: None,
         }
     }
 }
@@ -395,6 +398,49 @@ fn share(fields: &mut Fields<'_>) -> Option<(PartitionShare, Vec<TimeMicros>)> {
     })?;
     let (places, append_times) = places.into_iter().unzip();
     Some((PartitionShare { partition, event_time_max, places, end }, append_times))
+}
+
+/// The sections of a footer, each under a checksum that held.
+#[derive(Default)]
+struct Sections<'a> {
+    known: [Option<Fields<'a>>; SECTION_WITNESS as usize + 1],
+}
+
+impl<'a> Sections<'a> {
+    fn read(footer: &'a [u8]) -> Result<Self, PackError> {
+        let mut fields = Fields::new(footer);
+        let mut sections = Self::default();
+        loop {
+            let (kind, flags, body) = next_section(&mut fields).ok_or(PackError::Bad)?;
+            match sections.known.get_mut(usize::from(kind)) {
+                Some(known) => *known = Some(Fields::new(body)),
+                None if kind == SECTION_END => return Ok(sections),
+                None if flags & MAY_SKIP != 0 => {}
+                None => return Err(PackError::Newer),
+            }
+        }
+    }
+
+    fn section(&self, kind: u16) -> Option<Fields<'a>> {
+        self.known[usize::from(kind)]
+    }
+}
+
+fn read_footer(file: &dyn PackFile) -> Result<(Trailer, Vec<u8>), PackError> {
+    let bytes = file.bytes();
+    let page = PAGE_BYTES as u64;
+    if bytes < page || !bytes.is_multiple_of(page) {
+        return Err(PackError::Bad);
+    }
+    let mut last = PageBuffer::zeroed(PAGE_BYTES);
+    file.read(bytes - page, &mut last)?;
+    let trailer = Trailer::decode(&last[PAGE_BYTES - TRAILER_BYTES..])?;
+    let end = trailer.footer_at.checked_add(trailer.footer_bytes);
+    if end.is_none_or(|end| end > bytes) || trailer.footer_bytes > FOOTER_BYTES_MAX {
+        return Err(PackError::Bad);
+    }
+    let footer = read_range(file, trailer.footer_at, trailer.footer_bytes)?;
+    Ok((trailer, footer))
 }
 
 /// The last bytes of the file.
@@ -740,7 +786,12 @@ impl PackBuilder {
     }
 
     /// Ends the file and makes it durable. The head's counts are filled in here.
-    pub(crate) fn finish(mut self, head: PackHead, runs: Vec<(Run, u64)>) -> io::Result<PackIndex> {
+    pub(crate) fn finish(
+        mut self,
+        head: PackHead,
+        (runs, commits): (Vec<(Run, u64)>, Option<Commits>),
+        witness: &Witness,
+    ) -> io::Result<PackIndex> {
         if !self.frame.is_empty() {
             self.end_frame()?;
         }
@@ -757,8 +808,9 @@ impl PackBuilder {
             frames: std::mem::take(&mut self.frames),
             shares: std::mem::take(&mut self.shares),
             append_times: std::mem::take(&mut self.append_times),
+            commits,
         };
-        let footer = index.encode();
+        let footer = index.encode(witness);
         let footer_at = self.at;
         self.write(&footer)?;
         let end = (self.at + TRAILER_BYTES as u64).next_multiple_of(PAGE_BYTES as u64);

@@ -25,13 +25,13 @@ use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
-use crate::disk::{Access, BufferPool, Disk, FileName, PAGE_BYTES, PackId, PageBuffer};
+use crate::disk::{BufferPool, Disk, FileName, PackId};
 use crate::journal::appender::Counters;
-use crate::journal::commit::{CommitNumber, Run};
+use crate::journal::commit::{CommitNumber, Opened, Run};
 use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
-use crate::journal::segment::{ClusterId, SlotPage};
-use crate::partition::places::{Home, Index, PartitionShare, Unread};
+use crate::journal::segment::ClusterId;
+use crate::partition::places::{Home, Index, Listed, PartitionShare, Unread};
 use crate::published::Published;
 use crate::read::Reader;
 use crate::seen::event_ids::IdKey;
@@ -40,7 +40,9 @@ use crate::settled::frames::{self, Frames};
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
+use crate::settled::sources::{Heritage, Source, heritage};
 use crate::settled::thinning::Thinning;
+use crate::settled::witness::Witness;
 
 /// One pack is made of no more of the journal.
 const STRETCH_BYTES_MAX: u64 = 1 << 30;
@@ -56,8 +58,11 @@ const EXPIRE_AT_ONCE: usize = 1024;
 const NICENESS: i32 = 10;
 
 /// How segments are settled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SettleOptions {
+    /// The run, and what it stands on.
+    pub(crate) run: Run,
+    pub(crate) opened: Opened,
     pub(crate) cluster: ClusterId,
     pub(crate) id_key: IdKey,
     pub(crate) slot_bytes: u64,
@@ -185,11 +190,6 @@ struct Stretch {
     last: CommitNumber,
     /// What the journal took for them.
     journal_bytes: u64,
-}
-
-struct Source {
-    home: Home,
-    index: Index,
 }
 
 impl Settler {
@@ -441,38 +441,37 @@ impl Settler {
             journal_bytes: stretch.journal_bytes,
             file_bytes: 0,
         };
-        let index = builder.finish(head, self.runs(stretch)?)?;
+        let current = (self.options.run, &self.options.opened);
+        let Heritage { runs, commits } = heritage(&*self.disk, &stretch.sources, current)?;
+        let index = builder.finish(head, (runs, commits), &self.witness())?;
         self.check(&index)?;
         Ok(index)
     }
 
-    /// The runs of the stretch, and how far each skips, as their slot headers say.
-    fn runs(&self, stretch: &Stretch) -> Result<Vec<(Run, u64)>, Failure> {
-        let mut runs: Vec<(Run, u64)> = Vec::new();
-        for source in &stretch.sources {
-            let id = match (&source.home, &source.index) {
-                (Home::Segment(id), _) => id,
-                (Home::Pack(_), Index::Pack(index)) => {
-                    let known = runs.last().map(|(run, _)| *run);
-                    runs.extend(index.runs.iter().filter(|(run, _)| Some(*run) != known));
-                    continue;
-                }
-                (Home::Pack(_), Index::Segment(_)) => unreachable!("a pack's index is its own"),
-            };
-            if runs.last().is_some_and(|(run, _)| *run == id.run) {
-                continue;
-            }
-            let slot = self.disk.open_slot(id.slot, Access::Read)?;
-            let mut page = PageBuffer::zeroed(PAGE_BYTES);
-            slot.read(0, &mut page)?;
-            let skip = match SlotPage::decode(&page, id.slot) {
-                SlotPage::Header(header) if header.run == id.run => header.skip,
-                // Told at the last opening; what it said of skips is in the offsets.
-                _ => 0,
-            };
-            runs.push((id.run, skip));
+    /// The log as it is now.
+    fn witness(&self) -> Witness {
+        let producers = self.published.sealed.lock().clone();
+        let topics = self.published.topics.read();
+        let places = self.published.places.read();
+        let run = self.options.run;
+        let segments = places.listed();
+        let published = segments.iter().rev().find(|it| it.last != CommitNumber::NONE);
+        let alone =
+            |it: &Listed| PackId { first: it.id.number.0, last: it.id.number.0, generation: 0 };
+        let packs = places.packs().into_iter().map(|head| head.id);
+        let extents =
+            topics.catalog.partitions().map(|(row, partition)| (partition, topics.extent_of(row)));
+        Witness {
+            run,
+            published: published
+                .filter(|it| it.id.run == run)
+                .map_or(CommitNumber::NONE, |it| it.last),
+            opened: self.options.opened.clone(),
+            producers,
+            topics: topics.catalog.topics().cloned().collect(),
+            listed: packs.chain(segments.iter().map(alone)).collect(),
+            partitions: extents.filter(|(_, extent)| extent.end > Offset::ZERO).collect(),
         }
-        Ok(runs)
     }
 
     /// From which append time on the partition's events are known by their message ids, if they are.

@@ -13,3 +13,4 @@ mod rig;
 mod settled;
 mod times;
 mod verify;
+mod without_checkpoints;

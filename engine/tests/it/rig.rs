@@ -170,6 +170,19 @@ pub(crate) fn contents(log: &dyn Log) -> Contents {
     all
 }
 
+/// What was there is there; of topics of keys what was superseded may be gone.
+#[track_caller]
+pub(crate) fn assert_same(there: &Contents, before: &Contents) {
+    assert!(there.keys().eq(before.keys()), "the same partitions");
+    for (partition, records) in there {
+        let before = &before[partition];
+        let same = |(offset, record): (&u64, &Vec<u8>)| before.get(offset) == Some(record);
+        assert!(records.iter().all(same), "{partition:?} holds other records");
+        let keyed = partition.0.starts_with('_');
+        assert!(keyed || records.len() == before.len(), "{partition:?} lacks records");
+    }
+}
+
 /// All batches of a partition that can be read.
 pub(crate) fn batches(log: &dyn Log, partition: PartitionId) -> Vec<BatchView> {
     let mut batches = Vec::new();

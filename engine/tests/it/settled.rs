@@ -14,8 +14,8 @@ use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
 use crate::rig::{
-    Contents, Machine, SLOT_BYTES, append, append_in_time, batches, contents, options, payload,
-    records, set, submit, topic, wait,
+    Contents, Machine, SLOT_BYTES, append, append_in_time, assert_same, batches, contents, options,
+    payload, records, set, submit, topic, wait,
 };
 
 /// Every full segment is settled at once.
@@ -44,19 +44,6 @@ fn settled(log: &Engine) {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
-}
-
-/// What was there is there; of topics of keys what was superseded may be gone.
-#[track_caller]
-fn assert_same(there: &Contents, before: &Contents) {
-    assert!(there.keys().eq(before.keys()), "the same partitions");
-    for (partition, records) in there {
-        let before = &before[partition];
-        let same = |(offset, record): (&u64, &Vec<u8>)| before.get(offset) == Some(record);
-        assert!(records.iter().all(same), "{partition:?} holds other records");
-        let keyed = partition.0.starts_with('_');
-        assert!(keyed || records.len() == before.len(), "{partition:?} lacks records");
-    }
 }
 
 /// A machine with some packs, and all that is in its log.

@@ -1,0 +1,397 @@
+//! Packs and checkpoints: which of them serve when some are torn, rotten or not named yet.
+
+use tracklog_log::{Fetch, FetchMode, Log};
+
+use super::*;
+use crate::OfflineLog;
+use crate::disk::PackId;
+use crate::disk::simulated::Snapshot;
+
+/// All records that can be read, and where each partition ends.
+type Readable = (BTreeMap<(PartitionId, u64), Vec<u8>>, BTreeMap<PartitionId, Offset>);
+
+/// Every full segment is settled when the test says so.
+fn settling() -> Options {
+    Options { hot_bytes: Some(0), ..options() }
+}
+
+/// A node with the topic and `segments` full segments, none settled.
+fn node_with_segments(segments: usize) -> (SimDisk, Rig) {
+    let disk = SimDisk::new(1);
+    let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+    rig.make_topic();
+    fill_segments(&mut rig, segments + 1);
+    rig.settle_marked();
+    (disk, rig)
+}
+
+/// Settles one segment after the other until `packs` are there, and lets nobody merge them.
+fn node_with_packs(packs: usize) -> (SimDisk, Rig) {
+    let disk = SimDisk::new(1);
+    let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+    rig.make_topic();
+    while packs_of(&rig).len() < packs {
+        fill_segments(&mut rig, 2);
+        assert!(rig.stepper.run_settler());
+        rig.settle();
+    }
+    rig.settle_marked();
+    (disk, rig)
+}
+
+fn packs_of(rig: &Rig) -> Vec<PackId> {
+    rig.client.published.places.read().packs().into_iter().map(|head| head.id).collect()
+}
+
+fn files(disk: &SimDisk) -> Vec<PackId> {
+    disk.packs_folder().unwrap().into_iter().map(|(pack, _)| pack).collect()
+}
+
+/// What a log on this disk reads as, opened by whoever only looks.
+fn reads(disk: &SimDisk) -> Readable {
+    let log = OfflineLog::open_on(Arc::new(disk.clone())).expect("it opens").expect("a log");
+    let (mut records, mut ends) = (BTreeMap::new(), BTreeMap::new());
+    for partition in log.topics().iter().flat_map(|topic| topic.partitions()) {
+        let extent = log.extent(partition).expect("it is there");
+        ends.insert(partition, extent.end);
+        let mut next = extent.start;
+        while next < extent.end {
+            let from = vec![(partition, next)];
+            let fetch = Fetch { from, bytes_max: 4 << 20, wait: false, mode: FetchMode::Replay };
+            let part = block_on(log.fetch(fetch)).expect("it reads").partitions.remove(0);
+            for batch in &part.batches {
+                for (offset, record) in batch.records() {
+                    let before = records.insert((partition, offset.0), record.bytes().to_vec());
+                    assert!(before.is_none(), "offset {offset} is read twice");
+                }
+            }
+            assert!(part.next > next);
+            next = part.next;
+        }
+    }
+    (records, ends)
+}
+
+const CHECKPOINTS: [FileName; 2] = [FileName::CheckpointA, FileName::CheckpointB];
+
+fn rot_file(disk: &SimDisk, file: &FileName, at: usize) {
+    let mut bytes = disk.read_file(file).unwrap();
+    let at = at.min(bytes.len() - 1);
+    bytes[at] ^= 0x55;
+    disk.set_file(file, Some(bytes));
+}
+
+fn rot_checkpoints(disk: &SimDisk) {
+    for file in CHECKPOINTS.iter().filter(|file| disk.read_file(file).is_ok()) {
+        rot_file(disk, file, 40);
+    }
+}
+
+fn is_adopted(rig: &Rig, pack: PackId) -> bool {
+    rig.notes.contains(&Note::Adopted { pack })
+}
+
+/// A node on which a pack of two segments was written, and nobody came to name it.
+fn unnamed() -> (SimDisk, Readable, PackId) {
+    let (disk, mut rig) = node_with_segments(2);
+    let records = reads(&disk);
+    assert!(rig.stepper.run_settler(), "there is something to settle");
+    let disk = power_cut(&disk, rig);
+    let pack = *files(&disk).first().expect("it was written");
+    assert_eq!(reads(&disk), records);
+    (disk, records, pack)
+}
+
+#[test]
+fn a_pack_that_was_never_named_goes_where_all_that_it_holds_is_in_the_journal() {
+    let (disk, records, pack) = unnamed();
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert!(!is_adopted(&rig, pack) && packs_of(&rig).is_empty());
+    assert_eq!(files(&disk), []);
+    drop(rig);
+    assert_eq!(reads(&disk), records);
+}
+
+#[test]
+fn a_pack_that_was_never_named_serves_where_a_slot_of_its_range_is_damaged() {
+    let (disk, records, pack) = unnamed();
+    let before = disk.snapshot();
+    for offset in [Offset(2), Offset(15)] {
+        let at = lies(&disk, offset);
+        // The header of its commit, or its batch.
+        for at_byte in [at.commit, at.batch + 100] {
+            rot(&disk, at.slot, at_byte);
+            let rig = Rig::open_with(&disk, &settling()).unwrap();
+            assert!(is_adopted(&rig, pack), "{:?}", rig.notes);
+            assert_eq!((missing(&rig.notes), packs_of(&rig)), (vec![], vec![pack]));
+            drop(rig);
+            assert_eq!(reads(&disk), records);
+            let rig = Rig::open_with(&disk, &settling()).unwrap();
+            assert_eq!(rig.notes, [], "it is named from then on");
+            drop(rig);
+            disk.restore(&before);
+        }
+    }
+}
+
+#[test]
+fn a_slot_in_the_range_of_a_pack_that_was_never_named_is_lost_and_nothing_with_it() {
+    let (disk, records, pack) = unnamed();
+    let slot = lies(&disk, Offset(2)).slot;
+    remove(&disk, slot);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert!(is_adopted(&rig, pack), "{:?}", rig.notes);
+    let disk = power_cut(&disk, rig);
+    assert_eq!(reads(&disk), records);
+}
+
+#[test]
+fn a_pack_that_is_not_whole_takes_no_place_and_stays_while_it_may_be_needed() {
+    let (disk, records, pack) = unnamed();
+    rot_file(&disk, &FileName::Pack(pack), 100);
+    let before = disk.snapshot();
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert!(packs_of(&rig).is_empty() && files(&disk).is_empty());
+    drop(rig);
+    assert_eq!(reads(&disk), records);
+    disk.restore(&before);
+    let at = lies(&disk, Offset(2));
+    rot(&disk, at.slot, at.commit);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert!(packs_of(&rig).is_empty() && missing(&rig.notes).len() == 1, "{:?}", rig.notes);
+    assert_eq!(files(&disk), [pack]);
+}
+
+#[test]
+fn both_checkpoints_rot_and_packs_and_journal_add_up_to_the_same_log() {
+    let (disk, mut rig) = node_with_packs(3);
+    acked(&mut rig, b"behind the packs");
+    rig.settle_marked();
+    let mut disk = power_cut(&disk, rig);
+    let mut records = reads(&disk);
+    for run in 0..3_u8 {
+        rot_checkpoints(&disk);
+        assert_eq!(reads(&disk), records, "run {run}");
+        let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+        let rebuilt = rig.notes.iter().any(|note| matches!(note, Note::Rebuilt { .. }));
+        assert!(rebuilt, "{:?}", rig.notes);
+        assert_eq!(acked(&mut rig, &[run]), records.1[&place(0)], "offsets go on");
+        // Runs end in packs, too.
+        fill_segments(&mut rig, 3);
+        assert!(rig.stepper.run_settler());
+        rig.settle_marked();
+        disk = power_cut(&disk, rig);
+        records = reads(&disk);
+    }
+}
+
+#[test]
+fn a_pack_that_is_missed_without_checkpoints_is_said_to_be_missing() {
+    let (disk, mut rig) = node_with_packs(3);
+    let packs = packs_of(&rig);
+    // Until its slots are used again the journal has what is in the last one.
+    fill_segments(&mut rig, 6);
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    rot_checkpoints(&disk);
+    let before = disk.snapshot();
+    for pack in packs {
+        disk.set_file(&FileName::Pack(pack), None);
+        let told = recover(&disk, false).map(|_| ()).unwrap_err().to_string();
+        assert!(told.contains("neither in the journal nor in a pack"), "{told}");
+        disk.restore(&before);
+        rot_file(&disk, &FileName::Pack(pack), usize::MAX);
+        recover(&disk, false).map(|_| ()).expect_err("it cannot be read");
+        disk.restore(&before);
+    }
+}
+
+#[test]
+fn without_checkpoints_the_last_segment_is_missed_too() {
+    let (disk, rig) = node_with_packs(1);
+    let slots = slots_in_use(&rig);
+    let disk = power_cut(&disk, rig);
+    rot_checkpoints(&disk);
+    slots.into_iter().for_each(|slot| remove(&disk, slot));
+    // Slots that were prepared, or freed, are left; what the last segment held is vouched for.
+    recover(&disk, false).map(|_| ()).expect_err("acked commits are gone");
+}
+
+#[test]
+fn the_newest_checkpoint_rots_after_slots_of_a_pack_were_used_again() {
+    let (disk, mut rig) = node_with_packs(2);
+    fill_segments(&mut rig, 6);
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let (records, before) = (reads(&disk), disk.snapshot());
+    for file in &CHECKPOINTS {
+        rot_file(&disk, file, 40);
+        assert_eq!(reads(&disk), records, "without {}", file.path());
+        let rig = Rig::open_with(&disk, &settling()).unwrap();
+        assert_eq!(missing(&rig.notes), []);
+        drop(rig);
+        assert_eq!(reads(&disk), records, "without {}", file.path());
+        disk.restore(&before);
+    }
+}
+
+/// Eight packs, and the one that they became, which nobody came to name.
+fn merged() -> (SimDisk, Readable, Vec<PackId>, PackId) {
+    let (disk, mut rig) = node_with_packs(8);
+    let packs = packs_of(&rig);
+    let records = reads(&disk);
+    assert!(rig.stepper.run_settler(), "eight are merged");
+    let disk = power_cut(&disk, rig);
+    let wide = PackId { first: packs[0].first, last: packs[7].last, generation: 1 };
+    assert_eq!(files(&disk).len(), 9);
+    (disk, records, packs, wide)
+}
+
+#[test]
+fn a_wider_pack_beside_those_inside_of_its_range_goes_while_checkpoints_name_these() {
+    let (disk, records, packs, wide) = merged();
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!((packs_of(&rig), files(&disk)), (packs, files(&disk)));
+    assert!(!files(&disk).contains(&wide));
+    drop(rig);
+    assert_eq!(reads(&disk), records);
+}
+
+#[test]
+fn a_wider_pack_serves_where_one_inside_of_its_range_cannot_be_read() {
+    let (disk, records, packs, wide) = merged();
+    let before = disk.snapshot();
+    // A frame, or the trailer.
+    for at in [100, usize::MAX] {
+        rot_file(&disk, &FileName::Pack(packs[3]), at);
+        let rig = Rig::open_with(&disk, &settling()).unwrap();
+        assert!(is_adopted(&rig, wide), "{:?}", rig.notes);
+        assert_eq!((packs_of(&rig), files(&disk)), (vec![wide], vec![wide]));
+        drop(rig);
+        assert_eq!(reads(&disk), records);
+        disk.restore(&before);
+    }
+}
+
+#[test]
+fn without_checkpoints_the_widest_pack_takes_the_place_of_those_inside_of_its_range() {
+    let (disk, records, packs, wide) = merged();
+    rot_checkpoints(&disk);
+    let before = disk.snapshot();
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!((packs_of(&rig), files(&disk)), (vec![wide], vec![wide]));
+    drop(rig);
+    assert_eq!(reads(&disk), records);
+    disk.restore(&before);
+    // Of one that a crash left unfinished the trailer may be there, and its frames not.
+    rot_file(&disk, &FileName::Pack(wide), 100);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!(packs_of(&rig), packs);
+    drop(rig);
+    assert_eq!(reads(&disk), records);
+}
+
+/// A crash at every operation while the keeper names what was settled or merged last; then each
+/// checkpoint, or both, are rotten.
+fn named_with_a_crash_anywhere(make: impl Fn() -> (SimDisk, Rig)) {
+    for nth in 1.. {
+        let (disk, mut rig) = make();
+        let records = reads(&disk);
+        assert!(rig.stepper.run_settler());
+        rig.step();
+        disk.crash_at_operation(nth, Crash::Power);
+        while rig.keep() {}
+        let is_over = disk.free_bytes().is_ok();
+        let disk = power_cut(&disk, rig);
+        disk.heal();
+        let before = disk.snapshot();
+        for rotten in [&[][..], &CHECKPOINTS[..1], &CHECKPOINTS[1..], &CHECKPOINTS[..]] {
+            for file in rotten.iter().filter(|file| disk.read_file(file).is_ok()) {
+                rot_file(&disk, file, 40);
+            }
+            assert_eq!(reads(&disk), records, "{nth} without {rotten:?}");
+            let rig = Rig::open_with(&disk, &settling()).unwrap();
+            assert_eq!(missing(&rig.notes), [], "{nth} without {rotten:?}");
+            drop(rig);
+            assert_eq!(reads(&disk), records, "{nth} without {rotten:?}, opened again");
+            disk.restore(&before);
+        }
+        if is_over {
+            assert!(nth > 3, "there were operations to crash at");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_crash_anywhere_while_a_pack_is_named_loses_nothing_whichever_checkpoints_rot() {
+    named_with_a_crash_anywhere(|| node_with_segments(2));
+}
+
+#[test]
+fn a_crash_anywhere_while_a_merged_pack_is_named_loses_nothing_whichever_checkpoints_rot() {
+    named_with_a_crash_anywhere(|| node_with_packs(8));
+}
+
+/// A disk on which the newer checkpoint names what was made last, and the older one its sources.
+fn named_once(make: impl Fn() -> (SimDisk, Rig)) -> (SimDisk, Readable, PackId) {
+    let (disk, mut rig) = make();
+    let records = reads(&disk);
+    assert!(rig.stepper.run_settler());
+    rig.step();
+    let wide = *packs_of(&rig).first().expect("it is listed");
+    let before = disk.snapshot();
+    while rig.keep() {}
+    let sequence = |file: &FileName| {
+        let bytes = disk.read_file(file).expect("it is there");
+        Checkpoint::decode(&bytes).expect("it is good").sequence
+    };
+    let first = CHECKPOINTS.iter().min_by_key(|file| sequence(file)).expect("there are two");
+    let named = disk.snapshot();
+    disk.restore(&before);
+    disk.restore_file(&named, first);
+    (power_cut(&disk, rig), records, wide)
+}
+
+#[test]
+fn what_only_the_older_checkpoint_names_serves_for_a_pack_that_cannot_be_read() {
+    for make in [|| node_with_segments(2), || node_with_packs(8)] {
+        let (disk, records, wide) = named_once(make);
+        assert_eq!(reads(&disk), records);
+        rot_file(&disk, &FileName::Pack(wide), usize::MAX);
+        let rig = Rig::open_with(&disk, &settling()).unwrap();
+        assert_eq!(rig.notes, [Note::StoodIn { pack: wide }]);
+        assert_eq!(files(&disk).contains(&wide), packs_of(&rig).contains(&wide));
+        let disk = power_cut(&disk, rig);
+        assert_eq!(reads(&disk), records);
+    }
+}
+
+#[test]
+fn damage_in_a_range_that_is_settled_stays_told_with_and_without_checkpoints() {
+    let (disk, rig) = node_with_segments(2);
+    let disk = power_cut(&disk, rig);
+    let at = lies(&disk, Offset(3));
+    rot(&disk, at.slot, at.commit);
+    let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+    let [(first, last, false)] = missing(&rig.notes)[..] else { panic!("{:?}", rig.notes) };
+    fill_segments(&mut rig, 2);
+    while rig.stepper.run_settler() {
+        rig.settle();
+    }
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let (records, before): (Readable, Snapshot) = (reads(&disk), disk.snapshot());
+    assert!(!files(&disk).is_empty());
+    assert!(!records.0.contains_key(&(place(0), 3)) && records.0.contains_key(&(place(0), 4)));
+    for rots in [false, true] {
+        if rots {
+            rot_checkpoints(&disk);
+        }
+        let rig = Rig::open_with(&disk, &settling()).unwrap();
+        assert_eq!(missing(&rig.notes), [(first, last, true)], "rotten checkpoints: {rots}");
+        drop(rig);
+        assert_eq!(reads(&disk), records, "rotten checkpoints: {rots}");
+        disk.restore(&before);
+    }
+}
