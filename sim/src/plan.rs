@@ -129,6 +129,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     /// What is done to what was durable.
     pub(crate) damage: Option<Damage>,
+    /// Checkpoints rot between one run and the next: one of them, or both.
+    pub(crate) loses_checkpoints: bool,
     /// The steps to draw from, each as often as it is likely.
     steps: Vec<Step>,
 }
@@ -185,6 +187,7 @@ impl Plan {
             cached: chance.one_in(6),
             limits,
             damage,
+            loses_checkpoints: settles && apart.one_in(2),
             steps,
         }
     }
@@ -219,6 +222,7 @@ impl Plan {
             cached: false,
             limits: Limits { age: Some(Duration::from_secs(30)), bytes: Some(3 << 20) },
             damage: None,
+            loses_checkpoints: false,
             steps: steps.collect(),
         }
     }

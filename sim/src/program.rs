@@ -170,6 +170,8 @@ struct Program {
     /// What may be missing at the next opening.
     loss: Loss,
     damaged: bool,
+    /// Checkpoints that rotted since the log was open last, as they were.
+    rotten: Vec<(FileName, Vec<u8>)>,
     /// The operation of the disk that is to fail, counted from the first.
     failing: Option<(u64, Lasting)>,
     run: u32,
@@ -193,6 +195,7 @@ impl Program {
             stalled: false,
             loss: Loss::None,
             damaged: false,
+            rotten: Vec::new(),
             failing: None,
             run: 0,
             outcome: Outcome { trace: FNV_BASIS, ..Outcome::default() },
@@ -231,6 +234,7 @@ impl Program {
         self.begin();
         for _ in 0..self.plan.runs {
             self.one_run();
+            self.lose_checkpoints();
             self.open();
             if self.node.is_none() {
                 // It was refused, and no loss that could be accepted explains what is there.
@@ -407,6 +411,48 @@ impl Program {
         self.spoil(Loss::OneCommit);
     }
 
+    /// One checkpoint rots, or both: what they say follows from packs and the journal.
+    fn lose_checkpoints(&mut self) {
+        // Two kinds of rot at once may be more than a log can tell.
+        if !self.plan.loses_checkpoints || self.loss != Loss::None || self.chance.one_in(2) {
+            return;
+        }
+        let is_both = !self.chance.one_in(4);
+        for file in [FileName::CheckpointA, FileName::CheckpointB] {
+            let Ok(good) = self.disk.read_file(&file) else { continue };
+            if good.is_empty() || !(is_both || self.chance.one_in(2)) {
+                continue;
+            }
+            let mut bad = good.clone();
+            let at = self.chance.index(bad.len());
+            bad[at] ^= 1 << self.chance.below(8);
+            let bad = (!self.chance.one_in(4)).then_some(bad);
+            self.tell(format_args!("{} rots at {at}: {}", file.path(), bad.is_some()));
+            self.disk.set_file(&file, bad);
+            self.outcome.faults += 1;
+            self.rotten.push((file, good));
+        }
+    }
+
+    /// Without checkpoints a log may not be able to tell what was given up from what is missing, or
+    /// a header that a crash has torn from one that rotted. It says so, and loses nothing.
+    fn put_checkpoints_back(&mut self, error: &OpenError) -> Result<Node, OpenError> {
+        self.tell(format_args!("refused: {error}"));
+        let why = error.to_string();
+        let is_torn = why.contains("no checkpoint is readable, and neither is the header of");
+        // What rotted before may not have been met, or told in a checkpoint alone.
+        let may_be_gone = self.plan.drops() || self.damaged;
+        let may_lack = may_be_gone && why.contains("no checkpoint is readable");
+        assert!(is_torn || may_lack, "all of it is there: {error}");
+        for (file, good) in std::mem::take(&mut self.rotten) {
+            self.disk.set_file(&file, Some(good));
+        }
+        self.disk.crash(Crash::Kill);
+        self.disk = self.disk.reboot();
+        self.heal();
+        self.try_open()
+    }
+
     fn look(&mut self, partition: PartitionId, contents: &Contents) {
         self.model.looked(partition, &contents[&partition]);
     }
@@ -547,8 +593,10 @@ impl Program {
                 self.try_open()
             }
             Err(error) if self.loss == Loss::Told => self.open_in_spite_of(&error),
+            Err(error) if !self.rotten.is_empty() => self.put_checkpoints_back(&error),
             opened => opened,
         };
+        self.rotten.clear();
         match opened {
             Ok(node) => self.node = Some(node),
             Err(error) if self.loss == Loss::Told => {
@@ -597,6 +645,9 @@ impl Program {
             self.tell(format_args!("{partition}: {start}..{end}, {count} records, {damage:?}"));
         }
         let loss = std::mem::replace(&mut self.loss, Loss::None);
+        if log.report().notes.iter().any(|note| matches!(note, Note::Rebuilt { .. })) {
+            self.did(Did::Rebuild);
+        }
         let lost = |note: &Note| matches!(note, Note::Missing { .. } | Note::GivenUp { .. });
         let told = log.report().notes.iter().any(lost);
         self.model.opened(&log.topics(), &contents, loss, told);

@@ -45,10 +45,12 @@ pub enum Did {
     Reopen,
     /// What was durable was damaged.
     Damage,
+    /// A log was opened of which no checkpoint was left, and packs were there.
+    Rebuild,
 }
 
 /// All kinds and their names, in the order of the enum.
-const KINDS: [(Did, &str); 18] = [
+const KINDS: [(Did, &str); 19] = [
     (Did::Create, "create"),
     (Did::Append, "append"),
     (Did::Conditional, "conditional"),
@@ -67,6 +69,7 @@ const KINDS: [(Did, &str); 18] = [
     (Did::CrashInRecovery, "crash_in_recovery"),
     (Did::Reopen, "reopen"),
     (Did::Damage, "damage"),
+    (Did::Rebuild, "rebuild"),
 ];
 
 /// How often each kind was done.
@@ -127,8 +130,8 @@ mod tests {
         }
         let mut doubled = tally;
         doubled.add(&tally);
-        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=18).map(|nth| 2 * nth)));
+        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=19).map(|nth| 2 * nth)));
         assert!(tally.to_json().starts_with("{\"create\":1,\"append\":2,"));
-        assert!(tally.to_string().ends_with("16 crash in recovery, 17 reopen, 18 damage"));
+        assert!(tally.to_string().ends_with("17 reopen, 18 damage, 19 rebuild"));
     }
 }
