@@ -1,6 +1,7 @@
 //! From the log into the archive, for ever: the loop that the node runs.
 //!
-//! For each topic, when enough waits or it has waited long enough:
+//! First what a writer left that was killed between 2 and 3 is removed, see `unnamed`. Then for
+//! each topic, when enough waits or it has waited long enough:
 //! 1. Read a stretch of the log, from where the last manifest ends.
 //! 2. Encode a file for each group of events, create it, read it back.
 //! 3. Create the manifest that names the files. Where another one is there, take up its ends.
@@ -20,10 +21,12 @@ use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use super::chain::{self, ChainError, Step};
 use super::file::WrittenFile;
+use super::layout::{self, Date};
 use super::manifest::{FileEntry, Sealed, Span, sha256};
 use super::properties::PropertyColumns;
 use super::store::{Created, Store, StoreError};
 use super::stretch::{Group, Stretch};
+use super::unnamed;
 use crate::stage::{Counter, Time};
 
 /// What is read of the log at once.
@@ -34,6 +37,11 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// How long to wait before what failed is tried again, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often a removal is tried before it is left to the next start: a store may allow none.
+const REMOVALS_TRIED: usize = 8;
+/// How far back what was left is looked for, where nothing older waits: a power cut may bring back
+/// what was removed from a folder.
+const LOOK_BACK: i64 = 86_400_000_000;
 /// What an event is taken to have before any was read.
 const EVENT_BYTES_GUESSED: u64 = 1024;
 
@@ -202,6 +210,9 @@ impl<L: Log + ?Sized> Archiver<L> {
         for topic in &self.topics {
             work.topics.push(Progress::new(topic));
         }
+        for index in 0..self.topics.len() {
+            work.sweep(index).await?;
+        }
         loop {
             let mut is_idle = true;
             for index in 0..self.topics.len() {
@@ -350,10 +361,12 @@ impl<L: Log + ?Sized> Work<'_, L> {
             return Ok(());
         }
         let topic = &self.shared.topics[index];
+        let number = chain::next_number(self.tip.as_ref());
         let mut files = Vec::new();
         for group in stretch.groups(|name| !self.shared.schemas.versions(name).is_empty()) {
             let file = stretch.encode(&group, &self.shared.columns(&group));
-            files.push(self.shared.put(topic.name(), &group, &file).await);
+            let path = group.path(topic.name(), number, &file);
+            files.push(self.shared.put(path, &file).await);
         }
         let step = Step {
             topic: topic.name(),
@@ -389,11 +402,78 @@ impl<L: Log + ?Sized> Work<'_, L> {
                         "another writer is at this archive; its ends are taken up"
                     );
                     self.tip = self.shared.load_tip().await?;
+                    let ours = manifest.files.iter().map(|file| file.path.clone()).collect();
+                    self.remove_unnamed(ours).await;
                     return Ok(());
                 }
                 Err(error) => pauses.failed(&error).await,
             }
         }
+    }
+
+    /// Removes files of a topic that no manifest will name, so that their rows are not there twice
+    /// once they come into others.
+    async fn sweep(&mut self, index: usize) -> Result<(), ArchiverEnd> {
+        let spans = self.spans(index);
+        let day = self.day_of_waiting(index, &spans).await?;
+        let topic = &self.shared.topics[index];
+        let mut pauses = Pauses::new(self.shared);
+        let found = loop {
+            match self.shared.store.files_since(topic.name(), day).await {
+                Ok(found) => break found,
+                Err(error) => pauses.failed(&error).await,
+            }
+        };
+        let next = chain::next_number(self.tip.as_ref());
+        if found.iter().any(|path| layout::manifest_of(path) == Some(next)) {
+            // Whoever wrote them may be alive. With the number taken he cannot name them any more,
+            // and writes others.
+            let step = Step {
+                topic: topic.name(),
+                created: topic.created.0,
+                spans,
+                ranges: Vec::new(),
+                missing: Vec::new(),
+                files: Vec::new(),
+            };
+            self.commit(index, step, &Stretch::default()).await?;
+        }
+        self.remove_unnamed(found).await;
+        Ok(())
+    }
+
+    /// The day on which the first record that waits was appended, or yesterday where that is earlier.
+    async fn day_of_waiting(&self, index: usize, spans: &[Span]) -> Result<Date, ArchiverEnd> {
+        let mut day = Date::of(TimeMicros(self.shared.time.now().0 - LOOK_BACK));
+        for (id, span) in self.topics[index].ids.iter().zip(spans) {
+            let Extent { start, end } = self.shared.extent(*id);
+            let first = start.max(Offset(span.end));
+            if first < end {
+                let mut stretch = Stretch::default();
+                self.read_partition(*id, first..first.plus(1), &mut stretch).await?;
+                day = day.min(stretch.first_day().unwrap_or(Date::FIRST));
+            }
+        }
+        Ok(day)
+    }
+
+    /// Removes those of `paths` that no manifest will name. What cannot be removed is told, and left
+    /// to the next start.
+    async fn remove_unnamed(&self, paths: Vec<String>) {
+        let next = chain::next_number(self.tip.as_ref());
+        let store = &self.shared.store;
+        let mut pauses = Pauses::new(self.shared);
+        for _ in 0..REMOVALS_TRIED {
+            match unnamed::remove(store, &paths, next).await {
+                Ok(0) => return,
+                Ok(files) => {
+                    return tracing::info!(files, "what a writer left unnamed is removed");
+                }
+                Err(error) => pauses.failed(&error).await,
+            }
+        }
+        let archive = store.url();
+        tracing::warn!(archive, "files that no manifest names are left: a pattern counts them");
     }
 
     fn count(&mut self, index: usize, sealed: &Sealed, stretch: &Stretch) {
@@ -483,8 +563,7 @@ impl<L: Log + ?Sized> Archiver<L> {
     }
 
     /// Creates a file and reads it back, until both succeeded.
-    async fn put(&self, topic: &str, group: &Group, file: &WrittenFile) -> FileEntry {
-        let path = group.path(topic, file);
+    async fn put(&self, path: String, file: &WrittenFile) -> FileEntry {
         let mut pauses = Pauses::new(self);
         loop {
             match self.put_once(&path, file).await {

@@ -82,7 +82,11 @@ pub async fn step_of(
     }
 }
 
-async fn read(store: &Store, number: u64) -> Result<Sealed, ChainError> {
+/// The manifest with this number.
+///
+/// # Errors
+/// [`ChainError`], but not `Empty`.
+pub(super) async fn read(store: &Store, number: u64) -> Result<Sealed, ChainError> {
     let bytes = store.get(&layout::manifest(number)).await?;
     Ok(Manifest::decode(number, &bytes)?)
 }
@@ -135,6 +139,12 @@ impl Chain {
     }
 }
 
+/// The number of the manifest that follows `tip`.
+#[must_use]
+pub fn next_number(tip: Option<&Sealed>) -> u64 {
+    tip.map_or(0, |tip| tip.manifest.number + 1)
+}
+
 /// What a step adds to a topic.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
@@ -164,7 +174,7 @@ impl Step<'_> {
         topics.insert(self.topic.to_owned(), TopicEnds { created: self.created, partitions });
         Manifest {
             format: FORMAT,
-            number: tip.map_or(0, |tip| tip.manifest.number + 1),
+            number: next_number(tip),
             predecessor: tip.map(|tip| tip.digest.clone()),
             written_at,
             topic: self.topic.to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! _manifest/00000000000000000042.json
-//! topic=raw/date=2026-01-02/event=Order%20Completed/0.1207-15.88.1f0e3dad99908345.parquet
+//! topic=raw/date=2026-01-02/event=Order%20Completed/0.1207-15.88.42.1f0e3dad99908345.parquet
 //! topic=raw/date=2026-01-02/event=__other__/…
 //! ```
 //!
@@ -12,9 +12,9 @@
 //!   [`OWN_FILE_BYTES`] of it; all others of a flush share one file in `event=__other__`. That keeps
 //!   files few and of a sane size, whatever names clients make up. The column `name` has the name
 //!   in any case.
-//! - A file's name says its first and last record (`PARTITION.OFFSET`, in the order of its rows)
-//!   and the first 16 digits of its SHA-256: what was written again after a crash has the same
-//!   name, and another content never has it.
+//! - A file's name says its first and last record (`PARTITION.OFFSET`, in the order of its rows),
+//!   the number of the manifest that is to name it, and the first 16 digits of its SHA-256: another
+//!   content never has the same name, and no other manifest ever names it.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tracklog_protocol::TimeMicros;
@@ -66,6 +66,7 @@ pub fn file(
     date: Date,
     name: Option<&str>,
     (first, last): (RowPlace, RowPlace),
+    manifest: u64,
     sha256: &str,
 ) -> String {
     let event = match name {
@@ -73,10 +74,29 @@ pub fn file(
         None => SHARED.to_owned(),
     };
     let digest = sha256.get(..16).unwrap_or(sha256);
-    format!(
-        "topic={topic}/date={date}/event={event}/{}.{}-{}.{}.{digest}.parquet",
-        first.partition, first.offset, last.partition, last.offset
-    )
+    let ends = format!("{}.{}-{}.{}", first.partition, first.offset, last.partition, last.offset);
+    format!("{}/event={event}/{ends}.{manifest}.{digest}.parquet", day(topic, date))
+}
+
+/// The folder of a topic.
+#[must_use]
+pub fn topic(topic: &str) -> String {
+    format!("topic={topic}")
+}
+
+/// The folder of a topic's records that were appended on a day.
+#[must_use]
+pub fn day(topic: &str, date: Date) -> String {
+    format!("topic={topic}/date={date}")
+}
+
+/// The number of the manifest that is to name the file at this path; `None` for what is no file of
+/// ours, or was written before names said it.
+#[must_use]
+pub fn manifest_of(path: &str) -> Option<u64> {
+    let name: Vec<_> = path.rsplit('/').next()?.split('.').collect();
+    let [_, _, _, manifest, _, "parquet"] = name[..] else { return None };
+    manifest.parse().ok()
 }
 
 /// The event of a file's folder; `None` where it is shared or the path is none of ours.
@@ -108,6 +128,9 @@ pub fn manifest_number(path: &str) -> Option<u64> {
 pub struct Date(i64);
 
 impl Date {
+    /// No record was appended before it.
+    pub const FIRST: Self = Self(0);
+
     /// The day of `time`.
     #[must_use]
     pub const fn of(time: TimeMicros) -> Self {
@@ -137,14 +160,23 @@ mod tests {
     fn a_path_says_topic_date_event_and_records() {
         let date = Date::of(TimeMicros(1_767_323_045_678_901));
         let digest = "1f0e3dad99908345f7439f8ffabdffc4";
-        let path =
-            file("raw", date, Some("Order Completed"), (place(0, 1207), place(15, 88)), digest);
+        let ends = (place(0, 1207), place(15, 88));
+        let path = file("raw", date, Some("Order Completed"), ends, 42, digest);
         let folder = "topic=raw/date=2026-01-02/event=Order%20Completed/";
-        assert_eq!(path, format!("{folder}0.1207-15.88.1f0e3dad99908345.parquet"));
-        let shared = file("raw", date, None, (place(0, 0), place(0, 0)), digest);
+        assert_eq!(path, format!("{folder}0.1207-15.88.42.1f0e3dad99908345.parquet"));
+        assert_eq!(manifest_of(&path), Some(42));
+        let shared = file("raw", date, None, (place(0, 0), place(0, 0)), 0, digest);
         assert!(shared.contains("/event=__other__/"), "{shared}");
         assert_eq!(event_of(&path).as_deref(), Some("Order Completed"));
         assert_eq!(event_of(&shared), None);
+    }
+
+    #[test]
+    fn a_name_without_a_manifest_has_none() {
+        for name in ["0.1-15.88.1f0e3dad99908345.parquet", "0.1-2.3.x.1f.parquet", "x.parquet", ""]
+        {
+            assert_eq!(manifest_of(&format!("topic=raw/date=2026-01-02/event=A.B/{name}")), None);
+        }
     }
 
     #[test]
@@ -168,9 +200,10 @@ mod tests {
         #[test]
         fn no_name_leaves_its_folder(name in "\\PC{1,40}") {
             prop_assume!(may_have_folder(&name));
-            let path = file("t", Date(0), Some(&name), (place(0, 0), place(0, 0)), "");
+            let path = file("t", Date(0), Some(&name), (place(0, 0), place(0, 0)), 7, "");
             prop_assert_eq!(path.split('/').count(), 4);
             prop_assert_eq!(event_of(&path), Some(name));
+            prop_assert_eq!(manifest_of(&path), Some(7));
         }
     }
 }

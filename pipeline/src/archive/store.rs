@@ -3,7 +3,8 @@
 //! Promises
 //! - An object that was created is durable when the call returns: in a folder files and their
 //!   folders are synced.
-//! - Nothing is overwritten: [`Store::create`] is the only way to write.
+//! - Nothing is overwritten: [`Store::create`] is the only way to write. What may be removed,
+//!   `unnamed` decides.
 //!
 //! A plain path or `file:///…` is a folder; `s3://`, `gs://` and `az://` need the feature `full`,
 //! and take their credentials from the environment, as their vendors' tools do.
@@ -16,7 +17,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
-use super::layout;
+use super::layout::{self, Date};
 
 /// The store did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +175,28 @@ impl Store {
             Ok(is_file.then_some(Object { path, bytes: object.size }))
         });
         files.try_collect().await
+    }
+
+    /// The paths of a topic's files with records that were appended on `day` or later.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn files_since(&self, topic: &str, day: Date) -> Result<Vec<String>, StoreError> {
+        let (folder, day) = (location(&layout::topic(topic)), location(&layout::day(topic, day)));
+        let found = self.objects.list_with_offset(Some(&folder), &day);
+        let paths = found.map_ok(|object| object.location.as_ref().to_owned());
+        paths.try_collect().await.map_err(StoreError::Failed)
+    }
+
+    /// Removes an object, or finds that it is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: it may or may not be gone; calling again finds out.
+    pub(super) async fn remove(&self, path: &str) -> Result<(), StoreError> {
+        match self.objects.delete(&location(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StoreError::Failed(error)),
+        }
     }
 }
 

@@ -121,6 +121,11 @@ impl Stretch {
         self.ranges.is_empty()
     }
 
+    /// The day on which the first of what was read was appended; `None` where nothing is there.
+    pub(super) fn first_day(&self) -> Option<Date> {
+        self.batches.first().map(|batch| Date::of(batch.append_time()))
+    }
+
     /// Shares the events out among files. `has_schema` says which names have one.
     pub(super) fn groups(&self, has_schema: impl Fn(&str) -> bool) -> Vec<Group> {
         let own = self.own_names(has_schema);
@@ -186,8 +191,9 @@ impl Stretch {
 
 impl Group {
     /// Where its file lies.
-    pub(super) fn path(&self, topic: &str, file: &WrittenFile) -> String {
-        layout::file(topic, self.date, self.name.as_deref(), file.ends, &file.sha256)
+    pub(super) fn path(&self, topic: &str, manifest: u64, file: &WrittenFile) -> String {
+        let name = self.name.as_deref();
+        layout::file(topic, self.date, name, file.ends, manifest, &file.sha256)
     }
 }
 

@@ -3,7 +3,7 @@
 //! - The chain: dense numbers, digests, ends that follow from ranges, each offset somewhere.
 //! - Each file: its size, its digest, and its rows, decoded: sorted, in their ranges, as many as
 //!   said, at the times said.
-//! - Objects that no manifest names are counted: a crash leaves such, and they are harmless.
+//! - Objects that no manifest names are counted: a crash leaves such until the next start.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -17,9 +17,10 @@ use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 use super::faulty::{Fault, Faulty};
 use crate::archive::archiver::{ArchiveCounters, Archiver, ArchiverEnd, Flush, Schemas};
 use crate::archive::chain::{self, Chain};
+use crate::archive::file::OpenFile;
 use crate::archive::log::ArchiveLog;
-use crate::archive::manifest::FilePartition;
-use crate::archive::store::Store;
+use crate::archive::manifest::{FilePartition, sha256};
+use crate::archive::store::{Object, Store};
 use crate::archive::substitute::{Substitute, SubstituteError};
 use crate::archive::verify::{self, Told};
 use crate::groups::Clock;
@@ -151,6 +152,19 @@ impl World {
         assert_eq!((verdict.damaged, problems), (0, Vec::new()));
         let rows: u64 = verdict.summary.topics.values().map(|topic| topic.rows).sum();
         assert_eq!(rows, self.written);
+        assert_eq!(self.rows_by_pattern(), rows, "as whoever reads all files counts them");
+        assert_eq!(verdict.orphans, []);
+    }
+
+    /// The rows of all files that are there, named or not.
+    fn rows_by_pattern(&self) -> u64 {
+        let store = self.store();
+        let rows = |object: &Object| {
+            let bytes = block_on(store.get(&object.path)).unwrap();
+            let digest = sha256(&bytes);
+            OpenFile::open(bytes, &digest).unwrap().rows() as u64
+        };
+        block_on(store.files()).unwrap().iter().map(rows).sum()
     }
 }
 
@@ -298,6 +312,44 @@ fn two_writers_at_one_archive_double_nothing() {
         early.unwrap();
     });
     world.check();
+}
+
+/// None removes what another one names, in whatever order their steps come, and in the end nothing
+/// is left of those that died.
+#[test]
+fn writers_that_know_nothing_of_each_other_remove_only_what_nobody_names() {
+    let base: u64 = std::env::var("TRACKLOG_ARCHIVE_SEED").map_or(0, |seed| seed.parse().unwrap());
+    for seed in base..base + 60 {
+        let mut world = World::new();
+        let mut random = Random(seed);
+        for _ in 0..3 {
+            world.write(random.below(40));
+            let lives: Vec<_> = (0..3)
+                .map(|_| {
+                    let life = random.next();
+                    Faulty::new(&world.objects, move |at| {
+                        let mut random = Random(life ^ (at << 20));
+                        match random.below(40) {
+                            0 => Fault::KilledBefore,
+                            1 => Fault::KilledAfter,
+                            2 => Fault::ReplyLost,
+                            _ => Fault::Slow(u32::try_from(random.below(12)).unwrap()),
+                        }
+                    })
+                })
+                .collect();
+            let archivers: Vec<_> = lives
+                .iter()
+                .map(|life| world.archiver(Arc::clone(life) as Arc<dyn ObjectStore>, 6_000))
+                .collect();
+            let lived = lives.iter().zip(&archivers).map(|(life, it)| life.run(it.catch_up()));
+            block_on(futures_util::future::join_all(lived));
+        }
+        world.write(10);
+        assert!(world.live(|_| Fault::None), "seed {seed}");
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.check()))
+            .unwrap_or_else(|_| panic!("TRACKLOG_ARCHIVE_SEED={seed} repeats this"));
+    }
 }
 
 #[test]

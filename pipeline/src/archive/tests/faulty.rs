@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -36,6 +37,11 @@ type Plan = Box<dyn Fn(u64) -> Fault + Send + Sync>;
 
 pub(super) struct Faulty {
     inner: Arc<dyn ObjectStore>,
+    fate: Arc<Fate>,
+}
+
+/// What befell a process so far, and what comes.
+struct Fate {
     plan: Plan,
     operations: AtomicU64,
     killed: AtomicBool,
@@ -47,12 +53,9 @@ impl Faulty {
         inner: &Arc<dyn ObjectStore>,
         plan: impl Fn(u64) -> Fault + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            inner: Arc::clone(inner),
-            plan: Box::new(plan),
-            operations: AtomicU64::new(0),
-            killed: AtomicBool::new(false),
-        })
+        let plan = Box::new(plan);
+        let fate = Fate { plan, operations: AtomicU64::new(0), killed: AtomicBool::new(false) };
+        Arc::new(Self { inner: Arc::clone(inner), fate: Arc::new(fate) })
     }
 
     /// Runs `work` to its end; `None` when it was killed.
@@ -60,12 +63,14 @@ impl Faulty {
         let mut work = pin!(work);
         poll_fn(|context| match work.as_mut().poll(context) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if self.killed.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending if self.fate.killed.load(Ordering::Relaxed) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
         .await
     }
+}
 
+impl Fate {
     async fn befall<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
         let failed =
             || Error::Generic { store: "faulty", source: "500 Internal Server Error".into() };
@@ -118,7 +123,7 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        self.befall(self.inner.put_opts(location, payload, options)).await
+        self.fate.befall(self.inner.put_opts(location, payload, options)).await
     }
 
     async fn put_multipart_opts(
@@ -130,18 +135,26 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.befall(self.inner.get_opts(location, options)).await
+        self.fate.befall(self.inner.get_opts(location, options)).await
     }
 
     fn delete_stream(
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let fate = Arc::clone(&self.fate);
+        let deleted = self.inner.delete_stream(locations);
+        let each = move |deleted: Result<Path>| {
+            let fate = Arc::clone(&fate);
+            async move { fate.befall(std::future::ready(deleted)).await }
+        };
+        deleted.then(each).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let (fate, found) = (Arc::clone(&self.fate), self.inner.list(prefix));
+        let begun = async move { fate.befall(std::future::ready(Ok(found))).await };
+        stream::once(begun).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
