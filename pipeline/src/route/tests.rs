@@ -799,6 +799,35 @@ proptest! {
     }
 }
 
+/// However far the usual lane is behind: what is of high priority passes it, and costs as many steps
+/// as if there were no usual lane.
+#[test]
+fn what_is_of_high_priority_arrives_though_the_usual_lane_has_not_begun() {
+    let lanes = Lanes::new();
+    let routes = lanes.routes();
+    let rule = |event, high, to| AnyRule {
+        event: Some(event),
+        kind: None,
+        source: None,
+        above: None,
+        high,
+        to: vec![to],
+    };
+    let rules = [rule("Order *", true, "one"), rule("x", false, "two")];
+    lanes.activate(&routes, &rules);
+    let usual = AnyEvent { name: "x", source: "web", n: 1 };
+    let high = AnyEvent { name: "Order Completed", ..usual };
+    const USUAL: usize = 5_000;
+    (0..USUAL).for_each(|number| lanes.write(usual, &format!("usual-{number}")));
+    lanes.write(high, "high");
+    // Some to claim the partition, and one for each commit; a commit takes hundreds of events.
+    let steps = 50;
+    assert!(lanes.run(&routes, Lane::High, steps).is_pending());
+    assert_eq!((lanes.ids("one"), lanes.ids("two").len()), (vec!["high".to_owned()], 0));
+    assert!(lanes.run(&routes, Lane::Normal, usize::MAX).is_pending());
+    assert_eq!((lanes.ids("one").len(), lanes.ids("two").len()), (1, USUAL));
+}
+
 #[test]
 fn rules_that_nobody_needs_are_forgotten_and_the_rest_survive_a_restart() {
     let lanes = Lanes::new();
