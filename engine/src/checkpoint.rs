@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tracklog_log::{Extent, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::catalog::LiveRecord;
+use crate::catalog::{Catalog, LiveRecord};
 use crate::disk::{FileName, SECTOR_BYTES, SlotId, lacks_a_sector};
 use crate::fields::{Fields, FieldsMut};
 use crate::journal::commit::{Base, CommitNumber, Opened, Run, Salt, SegmentNumber};
@@ -89,6 +89,20 @@ impl Checkpoint {
     /// Which of the two files it goes to.
     pub(crate) const fn file(&self) -> FileName {
         if self.sequence % 2 == 1 { FileName::CheckpointA } else { FileName::CheckpointB }
+    }
+
+    /// The catalog, with the live records of all compacted topics.
+    pub(crate) fn catalog(&self) -> Catalog {
+        let mut catalog = Catalog::new();
+        for topic in &self.topics {
+            if catalog.topic(topic.name()).is_none() {
+                catalog.insert(topic.clone());
+            }
+        }
+        for (partition, key, live) in &self.live {
+            catalog.restore_live(*partition, key.clone(), live.clone());
+        }
+        catalog
     }
 
     /// The file as bytes.

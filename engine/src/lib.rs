@@ -32,6 +32,7 @@ mod relay;
 mod sections;
 mod seen;
 mod settled;
+mod snapshot;
 #[cfg(any(test, feature = "simulation"))]
 mod stepped;
 mod sync;
@@ -46,6 +47,10 @@ pub use offline::OfflineLog;
 pub use open::OpeningReport;
 pub use options::{BackendChoice, Options, WhenFull};
 pub use relay::Relay;
+pub use snapshot::{
+    LogEnd, OpenPackCopy, PackCopy, Point, SegmentCopy, Snapshot, SnapshotError, Snapshots,
+    Standing, TopicExtents, standing,
+};
 #[cfg(any(test, feature = "simulation"))]
 pub use stepped::Stepper;
 pub use verify::{

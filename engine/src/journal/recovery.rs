@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use tracklog_log::{Extent, Topic};
+use tracklog_log::Extent;
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{Catalog, Change};
@@ -492,14 +492,7 @@ impl<'a> Recovery<'a> {
             self.track_partitions();
             return;
         };
-        for topic in &checkpoint.topics {
-            if self.catalog.topic(topic.name()).is_none() {
-                self.catalog.insert(Topic::clone(topic));
-            }
-        }
-        for (partition, key, live) in checkpoint.live {
-            self.catalog.restore_live(partition, key, live);
-        }
+        self.catalog = checkpoint.catalog();
         self.producers = checkpoint.producers.into_iter().collect();
         self.extents = checkpoint.partitions.into_iter().collect();
         self.track_partitions();

@@ -124,6 +124,23 @@ impl Walker {
         walked
     }
 
+    /// Whose commits it looks for.
+    pub(crate) const fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    /// The commit at `at`, if it is the one that follows the commit `last`, whose number and hash
+    /// these are.
+    pub(crate) fn next_found(&mut self, at: u32, last: (CommitNumber, u64)) -> Option<Found> {
+        if self.bytes_left(at) < PAGE_BYTES {
+            return None;
+        }
+        let header = self.header_at(at, WINDOW_BYTES).ok()?;
+        let is_next = (header.number, header.chain) == (last.0.next(), last.1);
+        let entries = is_next.then(|| self.entries(&header))??;
+        Some(Found { header, hash: header.hash(), entries })
+    }
+
     /// The first commit's header, if it fits.
     pub(crate) fn first(&mut self) -> Option<CommitHeader> {
         self.header(FIRST_COMMIT_AT)

@@ -22,6 +22,7 @@ use std::io;
 use bytes::Bytes;
 use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES as BATCH_HEADER_BYTES};
 use tracklog_protocol::{BatchView, Offset, PartitionId, PayloadKind, TimeMicros, TopicId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{Disk, PAGE_BYTES, PackFile, PackId, PackWriter, PageBuffer, batch_of_pack};
 use crate::fields::{Fields, FieldsMut};
@@ -162,6 +163,17 @@ impl PackIndex {
         let witness = Sections::read(&footer)?.section(SECTION_WITNESS);
         let witness = witness.map(|mut fields| Witness::decode(&mut fields));
         witness.map(|witness| witness.ok_or(PackError::Bad)).transpose()
+    }
+
+    /// The index of the pack that is open, where it is the pack of `head`, and a hash over the footer,
+    /// which holds the checksums of all else in it.
+    pub(crate) fn fingerprint(
+        file: &dyn PackFile,
+        head: &PackHead,
+    ) -> Result<(Self, u64), PackError> {
+        let (_, footer) = read_footer(file)?;
+        let index = Self::decode(&footer)?;
+        if index.head == *head { Ok((index, xxh3_64(&footer))) } else { Err(PackError::Other) }
     }
 
     fn encode(&self, witness: &Witness) -> Vec<u8> {
