@@ -9,6 +9,7 @@
 //! What waits stays in the log: nothing is held in memory between steps, and a stop needs no flush.
 //! Whatever the store does is tried again, with pauses that grow; the log alone ends the loop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -233,6 +234,48 @@ impl<L: Log + ?Sized> Archiver<L> {
         }
     }
 
+    /// Whether the archive holds nothing that a log lacks which was restored, and ended here then. Such
+    /// a log gives the offsets behind anew, and the archive would take its events for those that it
+    /// has.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn check_restored(
+        &self,
+        ends: &BTreeMap<String, Vec<Offset>>,
+    ) -> Result<(), ArchiverEnd> {
+        let checked = match self.read_tip().await {
+            Ok(None) => Ok(()),
+            Ok(Some(tip)) => self.check_not_ahead(&tip, ends),
+            Err(error) => Err(error),
+        };
+        checked.inspect_err(|_| self.counters.is_up.store(false, Ordering::Relaxed))
+    }
+
+    fn check_not_ahead(
+        &self,
+        tip: &Sealed,
+        ends: &BTreeMap<String, Vec<Offset>>,
+    ) -> Result<(), ArchiverEnd> {
+        for (name, of_archive) in &tip.manifest.topics {
+            let of_log = ends.get(name).map_or(&[][..], |ends| ends);
+            for (index, span) in of_archive.partitions.iter().enumerate() {
+                let end = of_log.get(index).map_or(0, |end| end.0);
+                if span.end > end {
+                    let why = format!(
+                        "{name}/{index} goes to {} there, and the log was restored from a backup \
+                         that goes to {end}: what comes now has those offsets too. Name a new place \
+                         for the archive",
+                        span.end
+                    );
+                    let url = self.store.url().to_owned();
+                    return Err(ArchiverEnd::AnotherLog { url, why });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn ends(&self, topic: &Topic) -> Vec<Offset> {
         topic.partitions().map(|partition| self.extent(partition).end).collect()
     }
@@ -243,21 +286,25 @@ impl<L: Log + ?Sized> Archiver<L> {
     }
 
     async fn load_tip(&self) -> Result<Option<Sealed>, ArchiverEnd> {
+        let tip = self.read_tip().await?;
+        for topic in &self.topics {
+            self.check_own(tip.as_ref(), topic)?;
+        }
+        Ok(tip)
+    }
+
+    async fn read_tip(&self) -> Result<Option<Sealed>, ArchiverEnd> {
         let mut pauses = Pauses::new(self);
-        let tip = loop {
+        loop {
             match chain::tip(&self.store).await {
-                Ok(tip) => break tip,
+                Ok(tip) => return Ok(tip),
                 Err(ChainError::Store(error)) => pauses.failed(&error).await,
                 Err(error) => {
                     let url = self.store.url().to_owned();
                     return Err(ArchiverEnd::Unusable { url, why: error.to_string() });
                 }
             }
-        };
-        for topic in &self.topics {
-            self.check_own(tip.as_ref(), topic)?;
         }
-        Ok(tip)
     }
 
     /// The archive's events must be this log's, else offsets would mean two things.

@@ -1,10 +1,10 @@
-//! The object store under an archive: a folder, a bucket, or memory.
+//! The object store under an archive, or under backups: a folder, a bucket, or memory.
 //!
 //! Promises
 //! - An object that was created is durable when the call returns: in a folder files and their
 //!   folders are synced.
 //! - Nothing is overwritten: [`Store::create`] is the only way to write. What may be removed,
-//!   `unnamed` decides.
+//!   `unnamed` decides for archives.
 //!
 //! A plain path or `file:///…` is a folder; `s3://`, `gs://` and `az://` need the feature `full`,
 //! and take their credentials from the environment, as their vendors' tools do.
@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
@@ -91,7 +91,7 @@ impl Store {
             }
             Some((scheme, _)) => {
                 let known = "a path, file, s3, gs and az are known";
-                return Err(wrong(format!("{scheme} is no store of archives: {known}")));
+                return Err(wrong(format!("{scheme} is no store: {known}")));
             }
         };
         Ok(Self { objects, url: url.to_owned() })
@@ -163,6 +163,15 @@ impl Store {
         Ok(numbers)
     }
 
+    /// The paths of all objects below `folder`, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn below(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let found = self.objects.list(Some(&location(folder))).map_err(StoreError::Failed);
+        found.map_ok(|object| object.location.as_ref().to_owned()).try_collect().await
+    }
+
     /// All objects of an archive but its manifests.
     ///
     /// # Errors
@@ -188,15 +197,20 @@ impl Store {
         paths.try_collect().await.map_err(StoreError::Failed)
     }
 
-    /// Removes an object, or finds that it is gone.
+    /// Removes objects, or finds that they are gone.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: it may or may not be gone; calling again finds out.
-    pub(super) async fn remove(&self, path: &str) -> Result<(), StoreError> {
-        match self.objects.delete(&location(path)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::Failed(error)),
+    /// [`StoreError::Failed`]: some may be gone; calling again finds out.
+    pub async fn remove(&self, paths: &[String]) -> Result<(), StoreError> {
+        let paths: Vec<_> = paths.iter().map(|path| Ok(location(path))).collect();
+        let mut gone = self.objects.delete_stream(futures_util::stream::iter(paths).boxed());
+        while let Some(gone) = gone.next().await {
+            match gone {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(StoreError::Failed(error)),
+            }
         }
+        Ok(())
     }
 }
 
@@ -213,7 +227,8 @@ fn folder(path: &std::path::Path, opening: Opening) -> Result<Arc<dyn ObjectStor
         return Err("there is no such folder".to_owned());
     }
     let store = LocalFileSystem::new_with_prefix(path).map_err(|error| error.to_string())?;
-    Ok(Arc::new(store.with_fsync(true)))
+    // Backups remove objects: the folders of numbers that are gone go too.
+    Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(true)))
 }
 
 #[cfg(feature = "full")]

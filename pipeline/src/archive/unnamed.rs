@@ -35,7 +35,7 @@ pub(super) async fn remove(
         let sealed = chain::read(store, number).await?;
         let named: HashSet<_> = sealed.manifest.files.iter().map(|file| &file.path).collect();
         for path in paths.into_iter().filter(|path| !named.contains(path)) {
-            store.remove(path).await?;
+            store.remove(std::slice::from_ref(path)).await?;
             removed += 1;
         }
     }
