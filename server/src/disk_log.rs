@@ -12,6 +12,7 @@ use tracklog_log::{Dedupe, Log, TopicName};
 
 use crate::admin::Verification;
 use crate::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting};
+use crate::folder::DataFolder;
 use crate::offline::Written;
 use crate::scrub::Scrub;
 use crate::{metrics, topics, verify};
@@ -35,6 +36,7 @@ impl DiskLog {
     /// Opens the log in `path`, and makes one where there is none. Recovery blocks on the disk:
     /// it has a thread of its own.
     pub(crate) async fn open(path: &Path, settings: &JournalSettings) -> Result<Self, OpenError> {
+        DataFolder::at(path).refuse_half_restored()?;
         let options = options(settings);
         let mut tries = 1;
         loop {

@@ -16,12 +16,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracklog_engine::OpenError;
 
 const NODE_FILE: &str = "node.json";
 /// What a node and its log leave behind, by name; a file that is written beside another ends in
 /// `.new`.
-const OWN_NAMES: [&str; 13] = [
+const OWN_NAMES: [&str; 15] = [
     "lock",
     NODE_FILE,
     "default.key",
@@ -30,6 +32,8 @@ const OWN_NAMES: [&str; 13] = [
     "cert.pem",
     "key.pem",
     "journal",
+    "packs",
+    "restored.json",
     "checkpoint-a",
     "checkpoint-b",
     "cut",
@@ -42,6 +46,8 @@ const OWN_PREFIXES: [&str; 3] = [VERB_MARK, ".probe-", ".tracklog-doctor-"];
 /// What may lie in a folder before its log is made: an operator's settings and rules, and the
 /// `lost+found` of a fresh mount.
 const EARLIER_NAMES: [&str; 3] = ["tracklog.toml", "routes.toml", "lost+found"];
+/// As long as this lies in a folder a restore into it has not ended.
+pub(crate) const RESTORING: &str = "restoring";
 /// A folder with a file in it whose name is this and a verb's was made by that verb.
 pub const VERB_MARK: &str = "made-by-tracklog-";
 /// Bytes that nobody can guess, in the admin token and in the privacy key.
@@ -146,6 +152,18 @@ impl DataFolder {
         ))))
     }
 
+    /// Refuses a folder into which a restore was begun and did not end.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn refuse_half_restored(&self) -> Result<(), OpenError> {
+        if !self.file(RESTORING).exists() {
+            return Ok(());
+        }
+        let what = "a restore into the folder was interrupted: run `tracklog restore` again";
+        Err(OpenError::Damaged { what: what.to_owned() })
+    }
+
     /// The first entry by name that neither a node nor its log makes, and that is not one of
     /// `besides`.
     ///
@@ -204,12 +222,40 @@ impl DataFolder {
     /// # Errors
     /// When the file is there and cannot be read or understood.
     pub fn node(&self) -> Result<Option<NodeFile>, FolderError> {
-        let text = match self.read(NODE_FILE) {
+        self.read_json(NODE_FILE)
+    }
+
+    /// What the file `name` says, if it is there.
+    pub(crate) fn read_json<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, FolderError> {
+        let text = match self.read(name) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
-        let node = serde_json::from_str(&text).map_err(io::Error::other);
-        node.map(Some).map_err(|source| FolderError { path: self.file(NODE_FILE), source })
+        let said = serde_json::from_str(&text).map_err(io::Error::other);
+        said.map(Some).map_err(|source| FolderError { path: self.file(name), source })
+    }
+
+    /// Replaces the file `name` with what `said` is in JSON.
+    pub(crate) fn write_json(&self, name: &str, said: &impl Serialize) -> Result<(), FolderError> {
+        let text = serde_json::to_string(said).expect("texts and numbers can be written");
+        self.write_whole(name, format!("{text}\n").as_bytes(), 0o600)
+    }
+
+    /// The bytes of the file `name`, if it is there.
+    pub(crate) fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
+        match fs::read(self.file(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FolderError { path: self.file(name), source }),
+        }
+    }
+
+    /// Replaces the file `name`, which is its owner's alone.
+    pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
+        self.write_whole(name, bytes, 0o600)
     }
 
     /// Says where the node is.
@@ -218,7 +264,7 @@ impl DataFolder {
     /// When the file cannot be written.
     pub fn write_node(&self, node: &NodeFile) -> Result<(), FolderError> {
         let text = serde_json::to_string(node).expect("numbers and addresses can be written");
-        self.write_whole(NODE_FILE, &format!("{text}\n"), 0o644)
+        self.write_whole(NODE_FILE, format!("{text}\n").as_bytes(), 0o644)
     }
 
     /// Takes back what [`write_node`](Self::write_node) said.
@@ -244,7 +290,7 @@ impl DataFolder {
             text => return Ok(Secret { text: text?, made: false }),
         }
         let text = make().map_err(|source| FolderError { path: self.file(name), source })?;
-        self.write_whole(name, &format!("{text}\n"), 0o600)?;
+        self.write_whole(name, format!("{text}\n").as_bytes(), 0o600)?;
         Ok(Secret { text, made: true })
     }
 
@@ -261,10 +307,10 @@ impl DataFolder {
     }
 
     /// Replaces a file as a whole, durably: written beside it, synced, renamed.
-    fn write_whole(&self, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
+    fn write_whole(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
         let path = self.file(name);
         let beside = self.file(&format!("{name}.new"));
-        let written = write_beside(&beside, text, mode)
+        let written = write_beside(&beside, bytes, mode)
             .and_then(|()| fs::rename(&beside, &path))
             .and_then(|()| File::open(&self.path)?.sync_all());
         written.map_err(|source| FolderError { path, source })
@@ -291,13 +337,13 @@ fn is_own(name: &str) -> bool {
 }
 
 /// A leftover of an earlier try may have another mode: it goes first.
-fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()
 }
 

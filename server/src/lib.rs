@@ -18,6 +18,7 @@
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
 //! | [`explain`] | what enrichment makes of an event, without taking it |
 //! | [`archive`] | archives, read, checked and brought back |
+//! | [`backup`] | the log in an object store, and back into a folder |
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
 //! | [`folder`] | secrets and `node.json` |
@@ -29,6 +30,7 @@
 pub mod admin;
 pub mod archive;
 pub mod backfill;
+pub mod backup;
 pub mod bound;
 pub mod clock;
 pub mod config;

@@ -56,6 +56,7 @@ pub fn open(path: &Path, told: &mut dyn FnMut(String)) -> Result<Arc<dyn Log>, O
     if is_held(path).unwrap_or(false) {
         return Err(OfflineError::Held);
     }
+    DataFolder::at(path).refuse_half_restored()?;
     let log = OfflineLog::open(path)?;
     log.notes().iter().for_each(|note| told(note.to_string()));
     Ok(Arc::new(log))

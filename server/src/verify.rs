@@ -8,6 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tracklog_engine::{Engine, OpenError, PartitionReport, Progress, VerifyReport};
 
+use crate::folder::DataFolder;
+
 /// One thing that a verification tells. The summary comes last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +112,7 @@ pub struct Amount {
 /// # Errors
 /// When the log cannot even be opened.
 pub fn folder(path: &Path, told: &mut dyn FnMut(VerifyLine)) -> Result<(), OpenError> {
+    DataFolder::at(path).refuse_half_restored()?;
     let mut percent = Percent::default();
     let report = tracklog_engine::verify(path, &mut |progress| percent.tell(progress, told))?;
     tell(&report, told);

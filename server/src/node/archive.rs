@@ -6,6 +6,7 @@
 //!   again.
 //! - [`Archive::stop`] waits for no flush: what is not archived yet is in the log.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,13 +14,17 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracklog_log::{Log, Topic};
-use tracklog_pipeline::archive::archiver::{ArchiveCounters, Archiver, Flush, Schemas};
+use tracklog_pipeline::archive::archiver::{
+    ArchiveCounters, Archiver, ArchiverEnd, Flush, Schemas,
+};
 use tracklog_pipeline::archive::store::{Opening, Store, StoreError};
+use tracklog_protocol::Offset;
 use tracklog_registry::Registry;
 
 use super::stages::NodeTime;
+use crate::backup::RestoredFrom;
 use crate::config::ArchiveSettings;
-use crate::folder::DataFolder;
+use crate::folder::{DataFolder, FolderError};
 
 /// What is archived.
 const TOPICS: [&str; 2] = ["raw", "enriched"];
@@ -31,6 +36,9 @@ pub enum ArchiveError {
     /// The place cannot be one.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What the folder says of a restore cannot be read.
+    #[error(transparent)]
+    Restored(#[from] FolderError),
     /// There are no more threads.
     #[error("its thread: {0}")]
     Thread(#[from] io::Error),
@@ -69,7 +77,9 @@ impl Archive {
         store: Store,
         log: &Arc<dyn Log>,
         registry: &Arc<Registry>,
+        folder: &DataFolder,
     ) -> Result<Self, ArchiveError> {
+        let restored = Restored::read(folder, store.url())?;
         let topics: Vec<Topic> = TOPICS.iter().filter_map(|name| log.topic(name)).collect();
         let counters = Arc::new(ArchiveCounters::new(&topics));
         let archiver = Archiver {
@@ -85,7 +95,13 @@ impl Archive {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("tracklog-archive".to_owned());
         let thread = thread.spawn(move || {
-            if let Err(error) = runtime.block_on(archiver.run(stopped)) {
+            let archived = async {
+                if let Some(restored) = restored {
+                    restored.check(&archiver, stopped.clone()).await?;
+                }
+                archiver.run(stopped).await
+            };
+            if let Err(error) = runtime.block_on(archived) {
                 tracing::error!(%error, "nothing is archived any more");
             }
             // A call that hangs in a store must not hold up the end.
@@ -106,6 +122,39 @@ impl Archive {
         if !matches!(ending.await, Ok(Ok(()))) {
             tracing::warn!("the archive's thread did not end by itself");
         }
+    }
+}
+
+/// A log that was restored, and an archive that was not held against it yet.
+struct Restored {
+    from: RestoredFrom,
+    ends: BTreeMap<String, Vec<Offset>>,
+    folder: DataFolder,
+}
+
+impl Restored {
+    fn read(folder: &DataFolder, url: &str) -> Result<Option<Self>, FolderError> {
+        let Some(from) = RestoredFrom::read(folder)? else { return Ok(None) };
+        let ends = from.ends_for(url);
+        Ok(ends.map(|ends| Self { from, ends, folder: folder.clone() }))
+    }
+
+    /// Ends the archive where it is ahead of the log as that was restored; else that is known from
+    /// then on.
+    async fn check(
+        mut self,
+        archiver: &Archiver<dyn Log>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), ArchiverEnd> {
+        tokio::select! {
+            checked = archiver.check_restored(&self.ends) => checked?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        if let Err(error) = self.from.archive_is_own(&self.folder, archiver.store.url()) {
+            // Then it is looked at again at the next start, and may be refused.
+            tracing::error!(%error, "it cannot be noted that the archive is this log's");
+        }
+        Ok(())
     }
 }
 

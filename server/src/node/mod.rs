@@ -181,7 +181,7 @@ impl Node {
         let registry = Arc::new(open_registry(settings, &log, epoch).await?);
         let archive_read = archive.as_ref().and_then(archive::reader);
         let archive = archive
-            .map(|store| Archive::start(&settings.archive, store, &log, &registry))
+            .map(|store| Archive::start(&settings.archive, store, &log, &registry, &folder))
             .transpose()?;
         let stages = stages(settings, &folder, &log, epoch, &topics).await?;
         let (stopping, stopped) = watch::channel(false);
