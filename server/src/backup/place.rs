@@ -84,7 +84,7 @@ impl Place {
         // Its number may have been given before, and be free because that one was removed: there are
         // later ones then, and what it names may be gone.
         if self.numbers().await?.last().is_some_and(|last| *last > manifest.number) {
-            self.store.remove(vec![path]).await?;
+            self.store.remove(&[path]).await?;
             return Ok(Published::Late);
         }
         Ok(Published::Newest)
@@ -143,8 +143,8 @@ impl Place {
                 Err(BackupError::Rotten { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
-            self.store.remove(vec![manifest_path(old)]).await?;
-            self.store.remove(superseded).await?;
+            self.store.remove(&[manifest_path(old)]).await?;
+            self.store.remove(&superseded).await?;
         }
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Place {
         let objects = self.store.below(OBJECTS).await?;
         let unnamed: Vec<String> = objects.into_iter().filter(is_unnamed).collect();
         let count = unnamed.len();
-        self.store.remove(unnamed).await?;
+        self.store.remove(&unnamed).await?;
         Ok(count)
     }
 }

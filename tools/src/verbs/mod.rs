@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod backfill;
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
@@ -16,6 +17,7 @@ pub(crate) mod inspect;
 pub(crate) mod rejected;
 pub(crate) mod replay;
 pub(crate) mod reprocess;
+pub(crate) mod restore;
 pub(crate) mod route;
 pub(crate) mod schema;
 pub(crate) mod serve;

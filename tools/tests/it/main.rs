@@ -3,6 +3,7 @@
 
 mod archive;
 mod backfill;
+mod backup;
 mod bad_input;
 mod damage;
 mod demo;
