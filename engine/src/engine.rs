@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracklog_log::{
-    Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, Extent, Fetch,
-    FetchError, Fetched, Item, Lane, Limits, Log, Pending, Permit, Retention, Ticket, TimeKind,
-    Topic, TopicName, TopicSpec,
+    Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, EventId, Extent,
+    Fetch, FetchError, Fetched, IdPlaces, Item, Lane, Limits, Log, Pending, Permit, Retention,
+    SettledPlaces, Ticket, TimeKind, Topic, TopicName, TopicSpec,
 };
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
@@ -27,7 +27,7 @@ use crate::open::{Machines, Opening, OpeningReport, Threads, open_disk, open_pat
 use crate::options::Options;
 use crate::read::Reader;
 use crate::relay::Relay;
-use crate::seen::event_ids::ROWS_MAX;
+use crate::seen::event_ids::{ROWS_MAX, TopicIdHash, id_hash};
 use crate::settled::settler::Settling;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
@@ -98,6 +98,10 @@ pub struct Status {
     pub ids: u64,
     /// What they take of memory.
     pub ids_bytes: u64,
+    /// Ids of settled events that are known again.
+    pub settled_ids: u64,
+    /// What they take of memory.
+    pub settled_ids_bytes: u64,
     /// Segments in use.
     pub segments: usize,
     /// Packs in use.
@@ -206,6 +210,7 @@ impl Engine {
         let reads = &self.client.published.reads;
         let (frame_bytes, frames_decoded) = self.reader.frames();
         let packs = self.client.published.places.read().packs();
+        let settled = self.client.published.ids.settled();
         Status {
             backend: self.disk.backend(),
             commits: load(&counters.commits),
@@ -227,6 +232,8 @@ impl Engine {
             replay_bytes: self.reader.replay_bytes(),
             ids: load(&counters.ids),
             ids_bytes: load(&counters.ids_bytes),
+            settled_ids: settled.len(),
+            settled_ids_bytes: settled.bytes() as u64,
             segments: self.client.published.places.read().segment_ids().len(),
             packs: packs.len(),
             pack_bytes: packs.iter().map(|head| head.file_bytes).sum(),
@@ -532,6 +539,23 @@ impl Log for Engine {
 
     fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
         self.client.published.topics.read().catalog.dedupe_window(topic)
+    }
+
+    fn settled_places(&self, ids: Vec<EventId>) -> Pending<'_, Result<SettledPlaces, FetchError>> {
+        let hash = |EventId { topic, source, message_id }: &EventId| {
+            let id = id_hash(self.client.id_key, source, message_id);
+            (*topic, TopicIdHash::new(*topic, id))
+        };
+        self.reader.settled_places(ids.iter().map(hash).collect())
+    }
+
+    fn id_places(
+        &self,
+        topic: TopicId,
+        message_id: &str,
+    ) -> Pending<'_, Result<IdPlaces, FetchError>> {
+        let hashes = TopicIdHash::of_any_source(self.client.id_key, topic, message_id);
+        self.reader.id_places(topic, hashes)
     }
 }
 

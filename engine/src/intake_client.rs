@@ -45,7 +45,10 @@ impl IntakeClient {
     }
 
     fn measure(&self, append: &Append<'_>) -> Result<Measured, AppendError> {
+        let settled = self.published.ids.settled();
         let topics = self.published.topics.read();
-        Measured::of(append, self.id_key, |partition| topics.catalog.row_and_dedupe(partition))
+        Measured::of(append, self.id_key, &settled, |partition| {
+            topics.catalog.row_and_dedupe(partition)
+        })
     }
 }

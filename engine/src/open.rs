@@ -48,8 +48,11 @@ use crate::partition::places::{Home, Index, Places, SegmentId};
 use crate::partition::tail::Tail;
 use crate::published::{Published, SealedProducers, Topics};
 use crate::read::{Reader, ReaderOptions};
-use crate::seen::event_ids::{HotIds, IdKey, Known, ids_of_pack, ids_of_segment};
+use crate::seen::event_ids::{
+    HotIds, IdKey, Known, KnownIds, SettledIds, ids_of_pack, ids_of_segment,
+};
 use crate::seen::producers::Producers;
+use crate::settled::filters::Filters;
 use crate::settled::settler::{SettleOptions, Settler, Settling};
 
 const SLOT_BYTES_DEFAULT: u64 = 256 << 20;
@@ -234,7 +237,8 @@ fn begin_run(
     let mut next_slot = highest.map_or(SlotId(0), |slot| SlotId(slot.0 + 1));
     let active = begin_segment(&**disk, &heading, &mut recovered, (&mut unused, &mut next_slot))?;
     let (opened, body) = write_opened(&**disk, &active, &heading, &recovered)?;
-    let published = publish(&recovered, options, active.id, &opened);
+    let ids = ids_of(&**disk, options, &recovered, active.id.number);
+    let published = publish(&recovered, options, active.id, &opened, ids);
     *published.sealed.lock() = SealedProducers {
         append_time: recovered.append_time,
         standings: Arc::new(recovered.producers.standings()),
@@ -248,7 +252,6 @@ fn begin_run(
         ended: recovered.ended.clone(),
         checkpoint_sequence: recovered.checkpoint_sequence + 2,
         producers: std::mem::take(&mut recovered.producers),
-        ids: Some(ids_of(&**disk, options, &recovered, active.id.number)),
         kept_bytes: match options.when_full {
             WhenFull::DropOldest => kept_bytes(heading.slot_bytes),
             WhenFull::Refuse => 0,
@@ -273,19 +276,23 @@ fn begin_run(
     assemble(disk, options, recovered, run, published, (unused, next_slot))
 }
 
-/// The ids of the events that are known again, from the segments that may hold some of the window.
+/// The ids of the events that are known again: of packs of the window in filters, of segments, and of
+/// packs that have no index of them, in the table.
 fn ids_of(
     disk: &dyn Disk,
     options: &Options,
     recovered: &Recovered,
     active: SegmentNumber,
-) -> HotIds {
+) -> KnownIds {
     let (catalog, key) = (&recovered.catalog, IdKey::of(recovered.cluster, options.id_hash_bits));
-    let oldest_pack = recovered.packs.first().map(|index| SegmentNumber(index.head.id.last));
+    let packs = &recovered.packs;
+    let through = packs.last().map(|pack| SegmentNumber(pack.head.id.last)).unwrap_or_default();
+    let mut settled = SettledIds { through, spans: Vec::new() };
+    let oldest_pack = packs.first().map(|pack| SegmentNumber(pack.head.id.last));
     let oldest_segment = recovered.segments.first().map(|(id, _)| id.number);
     let first = oldest_pack.or(oldest_segment).unwrap_or(active);
-    let mut ids = HotIds::new(first, options.ids_bytes);
-    let Some(window) = catalog.dedupe_window_max() else { return ids };
+    let mut hot = HotIds::new(first, options.ids_bytes);
+    let Some(window) = catalog.dedupe_window_max() else { return KnownIds::new(hot, settled) };
     let now = later(recovered.append_time, disk.now());
     let not_before = now.minus(window);
     let is_known = |known: &Known| {
@@ -294,18 +301,29 @@ fn ids_of(
         extent.is_some_and(|extent| known.offset(extent.end) >= extent.start)
             && catalog.known_since(partition.topic, now).is_some_and(|since| known.since >= since)
     };
-    for index in &recovered.packs {
-        if index.head.append_time_last >= not_before {
-            ids_of_pack(disk, index, catalog, (&mut ids, &is_known));
-        }
+    let filters = Filters {
+        packs,
+        open: &|pack| disk.open_pack(pack),
+        window,
+        not_before,
+        bytes_max: options.ids_bytes,
+    };
+    let (spans, unread) = filters.of_all();
+    settled.spans = spans;
+    for pack in packs.iter().filter(|pack| pack.head.append_time_last >= not_before) {
+        let covers = |topic| {
+            let ids = pack.ids.as_ref().filter(|_| !unread.contains(&pack.head.id));
+            ids.is_some_and(|ids| ids.covers(topic))
+        };
+        ids_of_pack(disk, (pack, &covers), catalog, key, (&mut hot, &is_known));
     }
     for (id, index) in &recovered.segments {
         if index.append_time_last() >= not_before {
-            ids_of_segment(disk, (id, index), catalog, key, (&mut ids, &is_known));
+            ids_of_segment(disk, (id, index), catalog, key, (&mut hot, &is_known));
         }
     }
-    ids.begin_segment(active);
-    ids
+    hot.begin_segment(active);
+    KnownIds::new(hot, settled)
 }
 
 /// Frees the slots of runs that held no data, where a full disk has no room for another: writes
@@ -390,6 +408,7 @@ fn assemble(
             slot_bytes: heading.slot_bytes,
             hot_segments: hot_segments(options, heading.slot_bytes),
             level: options.pack_level,
+            ids_bytes: options.ids_bytes,
         },
     );
     settling.look();
@@ -606,12 +625,13 @@ fn publish(
     options: &Options,
     active: SegmentId,
     opened: &CommitHeader,
+    ids: KnownIds,
 ) -> Arc<Published> {
     let (topics, mut places, tail) =
         published_of(recovered, options.ring_bytes, options.index_bytes);
     places.begin(active);
     places.publish(opened, &[]);
-    Published::new(topics, places, tail)
+    Published::with_ids(topics, places, tail, ids)
 }
 
 /// Copies what was cut into `cut/`. What earlier openings left there goes, the oldest first, when

@@ -53,8 +53,9 @@ pub struct Options {
     pub when_full: WhenFull,
     /// The topics whose events are stored once: see [`tracklog_log::dedupe`].
     pub dedupe: Vec<Dedupe>,
-    /// How much memory the ids of events in the journal may take, 16 bytes each. Beyond it the
-    /// oldest are known no more.
+    /// How much memory the ids of events in the journal may take, 16 bytes each; and the filters
+    /// over those in packs, less than 2 bytes each, as much again. Beyond it the oldest are known no
+    /// more.
     pub ids_bytes: u64,
     /// How many bits the hash of an id has. Fewer than 64 have ids share one: for tests of what
     /// happens then.

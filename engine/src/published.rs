@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, Change, Row};
 use crate::journal::commit::{CommitHeader, DirectoryEntry};
 use crate::partition::places::Places;
 use crate::partition::tail::Tail;
+use crate::seen::event_ids::KnownIds;
 use crate::seen::producers::Standing;
 
 use super::relay::Relays;
@@ -163,10 +164,16 @@ pub(crate) struct Published {
     pub(crate) relays: Arc<Relays>,
     closed: AtomicBool,
     pub(crate) reads: ReadCounts,
+    /// By what events are known again. Of those that are on their way too.
+    pub(crate) ids: KnownIds,
 }
 
 impl Published {
     pub(crate) fn new(topics: Topics, places: Places, tail: Tail) -> Arc<Self> {
+        Self::with_ids(topics, places, tail, KnownIds::default())
+    }
+
+    pub(crate) fn with_ids(topics: Topics, places: Places, tail: Tail, ids: KnownIds) -> Arc<Self> {
         Arc::new(Self {
             topics: RwLock::new(topics),
             places: RwLock::new(places),
@@ -176,6 +183,7 @@ impl Published {
             relays: Arc::default(),
             closed: AtomicBool::new(false),
             reads: ReadCounts::default(),
+            ids,
         })
     }
 

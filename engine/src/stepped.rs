@@ -92,6 +92,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use tracklog_log::{Domain, Log, Retention, TopicName, TopicSpec};
+    use tracklog_protocol::event::{EventBuilder, EventParts};
 
     use super::*;
     use crate::disk::simulated::SimDisk;
@@ -177,6 +178,53 @@ mod tests {
         let (log, _stepper) = open(&disk);
         assert!(log.extent(partition).unwrap().end.0 >= 4);
         assert_eq!(log.status().packs, 1);
+    }
+
+    /// The append waits while a commit is in flight, and meanwhile the pack is listed: what its caller
+    /// asked the filters, and what the table knew, is both out of date.
+    #[test]
+    fn an_append_that_was_left_before_a_pack_was_listed_is_asked_for_what_is_in_it() {
+        let disk = SimDisk::new(1);
+        let topic = TopicName::new("once").unwrap();
+        let window = std::time::Duration::from_secs(3_600);
+        let dedupe = vec![tracklog_log::Dedupe { topic: topic.clone(), window }];
+        let options = Options {
+            slot_bytes: Some(2 << 20),
+            hot_bytes: Some(0),
+            replay_threads: 0,
+            dedupe,
+            ..Options::default()
+        };
+        let open = |disk: &SimDisk| Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
+        let (log, mut stepper) = open(&disk);
+        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
+        let spec = TopicSpec { name: topic, partitions: 1, retention: Retention::Keep };
+        let made = finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap();
+        let parts = |message_id| EventParts { message_id, ..EventParts::default() };
+        let (mut event, mut other) = (EventBuilder::new(), EventBuilder::new());
+        let (event, other) = (event.build(&parts("m-1")), other.build(&parts("m-2")));
+        let append = |log: &Engine, epoch, record| {
+            let items = [tracklog_log::Item::Record { partition: made.partition(0), record }];
+            let permit = log.reserve(tracklog_log::Lane(9), 1_000).unwrap();
+            log.append(permit, epoch, tracklog_log::Append { conditions: &[], items: &items })
+        };
+        let stored = Box::pin(append(&log, epoch, event));
+        finish(&disk, &mut stepper, stored, true).unwrap();
+        disk.crash(crate::disk::simulated::Crash::Kill);
+        drop((log, stepper));
+        // The new run begins a segment, so the one with the event is full.
+        let disk = disk.reboot();
+        let (log, mut stepper) = open(&disk);
+        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), false).unwrap();
+        let in_flight = append(&log, epoch, other);
+        stepper.step_journal();
+        assert!(stepper.run_settler(), "the pack is made, and not listed yet");
+        let again = append(&log, epoch, event);
+        stepper.step_journal();
+        assert_eq!(log.status().packs, 1, "it is listed, and the append still waits");
+        let again = finish(&disk, &mut stepper, Box::pin(again), false);
+        assert!(matches!(again, Err(tracklog_log::AppendError::Seen(_))), "{again:?}");
+        finish(&disk, &mut stepper, Box::pin(in_flight), false).unwrap();
     }
 
     /// Drives the log until `future` is over.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tracklog_protocol::batch::Produced;
 use tracklog_protocol::{Offset, PartitionId, ProducerEpoch, Record, Sequence, VerifiedBatch};
 
-use crate::{Epoch, Seen};
+use crate::{Epoch, Seen, Settled};
 
 /// One request to append: all of it lies in one commit, or none.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,15 @@ pub enum Condition {
         partition: PartitionId,
         /// See `partition`.
         offset: Offset,
+    },
+    /// Who appends has looked where settled events lie that may have the id of a single-record item,
+    /// and says of each that it differs. It holds, and counts for what was settled up to then. See
+    /// [`dedupe`](crate::dedupe).
+    Looked {
+        /// Its index in [`Append::items`].
+        item: usize,
+        /// What [`Log::settled_places`](crate::Log::settled_places) said.
+        through: Settled,
     },
 }
 

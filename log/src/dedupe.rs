@@ -25,6 +25,11 @@
 //! [`Condition::Differs`] for each place that holds another event. [`append_once`] does all that;
 //! [`resolve`] goes on where a first append was refused.
 //!
+//! What a log has settled it may know in less detail yet: it names no places then
+//! ([`SeenAt::Settled`]), and who appended asks [`Log::settled_places`] for them. The answer says how
+//! far the log had settled when it looked ([`Settled`]); appended again with that
+//! ([`Condition::Looked`]) an event is not asked for again, unless more was settled meanwhile.
+//!
 //! The order is that of the appends: of two alike that are on their way the second is refused, and
 //! told so when the first is durable. Whole batches ([`Item::Batch`]) are stored as they are; their
 //! events are known from then on. So events of one append that have the id of an earlier one of it,
@@ -32,13 +37,15 @@
 //! compared with: it answers for them, and they need no append each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventFlags, EventView};
 use tracklog_protocol::{
-    BatchView, Offset, PartitionId, PayloadKind, Record, Records, TimeMicros, VerifiedBatch,
+    BatchView, Offset, PartitionId, PayloadKind, Record, Records, TimeMicros, TopicId,
+    VerifiedBatch,
 };
 
 use crate::{
@@ -76,11 +83,69 @@ pub struct Seen {
 pub struct SeenItem {
     /// Its index in [`Append::items`].
     pub item: usize,
-    /// Where events lie that may have its id. None: an event before it in the same append may
-    /// have it, so that it has to come in an append behind.
+    /// Where it may be.
+    pub at: SeenAt,
+}
+
+/// Where an event may be already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenAt {
+    /// In the append itself: an event before it may have its id, so that it has to come in an append
+    /// behind.
+    Before,
+    /// At one of these places.
+    Places {
+        /// At least one.
+        places: Vec<(PartitionId, Offset)>,
+        /// Events that were appended before are outside of the window.
+        not_before: TimeMicros,
+    },
+    /// Among what is settled: [`Log::settled_places`] tells where.
+    Settled,
+}
+
+/// How far a log had settled its events, in a count of its own that only rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Settled(pub u64);
+
+/// By what an event of a topic is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventId {
+    /// The topic.
+    pub topic: TopicId,
+    /// The source's name; none counts as an empty one.
+    pub source: String,
+    /// The message id, as sent.
+    pub message_id: String,
+}
+
+/// Where settled events lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledPlaces {
+    /// For each id that was asked for, oldest first: where events lie that may have it.
+    pub places: Vec<Vec<(PartitionId, Offset)>>,
+    /// For each: events that were appended before are outside of the window.
+    pub not_before: Vec<TimeMicros>,
+    /// All that was settled up to here was looked through.
+    pub through: Settled,
+}
+
+impl SettledPlaces {
+    /// Of so many ids none is found, in a log that settles nothing.
+    #[must_use]
+    pub fn none(ids: usize) -> Self {
+        let not_before = vec![TimeMicros(i64::MIN); ids];
+        Self { places: vec![Vec::new(); ids], not_before, through: Settled::default() }
+    }
+}
+
+/// Where events lie that may have a message id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdPlaces {
+    /// By partition and offset.
     pub places: Vec<(PartitionId, Offset)>,
-    /// Events that were appended before are outside of the window.
-    pub not_before: TimeMicros,
+    /// Stretches that are in no index: only who reads them can tell.
+    pub unindexed: Vec<(PartitionId, Range<Offset>)>,
 }
 
 /// What became of an item.
@@ -178,7 +243,8 @@ pub async fn resolve(
         round.part(&sent, &seen);
         round.look(&sent, &seen).await?;
         sent = round.leading(&sent);
-        // Each round takes an item out, or a place that it differs from, of which there are few.
+        // Each round takes an item out, or a place that it differs from, of which there are few; but
+        // where the log settled more meanwhile, which it does now and then.
         seen = loop {
             if sent.is_empty() {
                 sent = std::mem::take(&mut round.behind).into_iter().collect();
@@ -195,12 +261,86 @@ pub async fn resolve(
     }
 }
 
+/// Where an event may lie that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Its index among the items.
+    pub item: usize,
+    /// Where events lie that may have its id, oldest first.
+    pub places: Vec<(PartitionId, Offset)>,
+    /// Events that were appended before are outside of the window.
+    pub not_before: TimeMicros,
+    /// These are all that were settled up to here.
+    pub through: Option<Settled>,
+}
+
+/// Where the events of `items` may lie that were seen; but those that were seen in the append itself.
+///
+/// # Errors
+/// When the log cannot be asked.
+pub async fn sights(
+    log: &dyn Log,
+    items: &[Item<'_>],
+    seen: &Seen,
+) -> Result<Vec<Sight>, FetchError> {
+    let (mut sights, mut settled) = (Vec::new(), Vec::new());
+    for SeenItem { item, at } in &seen.items {
+        match at {
+            SeenAt::Before => {}
+            SeenAt::Places { places, not_before } => {
+                let (places, not_before) = (places.clone(), *not_before);
+                sights.push(Sight { item: *item, places, not_before, through: None });
+            }
+            SeenAt::Settled => settled.extend(id_of(&items[*item]).map(|id| (*item, id))),
+        }
+    }
+    if settled.is_empty() {
+        return Ok(sights);
+    }
+    let (settled, ids): (Vec<usize>, Vec<EventId>) = settled.into_iter().unzip();
+    let SettledPlaces { places, not_before, through } = log.settled_places(ids).await?;
+    for ((item, places), not_before) in settled.into_iter().zip(places).zip(not_before) {
+        sights.push(Sight { item, places, not_before, through: Some(through) });
+    }
+    Ok(sights)
+}
+
+fn id_of(item: &Item<'_>) -> Option<EventId> {
+    let event = event_of(item)?;
+    Some(EventId {
+        topic: item.partition().topic,
+        source: event.source().unwrap_or_default().to_owned(),
+        message_id: event.message_id().to_owned(),
+    })
+}
+
 fn bytes_of(items: &[Item<'_>]) -> usize {
     let bytes = |item: &Item<'_>| match item {
         Item::Record { record, .. } => record.bytes().len(),
         Item::Batch { batch, .. } => batch.view().bytes().len(),
     };
     items.iter().map(bytes).sum()
+}
+
+/// What an item is not.
+#[derive(Default)]
+struct Others {
+    /// Places that hold other events, or none any more.
+    places: Vec<(PartitionId, Offset)>,
+    /// So many of them hold events that are known.
+    known: usize,
+    /// All that was settled up to here is among them.
+    through: Option<Settled>,
+}
+
+/// What lies at a place.
+enum Lies {
+    /// The event that is looked for.
+    There,
+    /// Another one.
+    Another,
+    /// None that is known.
+    Nothing,
 }
 
 /// An append on its way, whose events are looked for.
@@ -210,8 +350,8 @@ struct Round<'a> {
     /// Nothing of it is stored yet.
     is_first: bool,
     verdicts: Vec<Option<Verdict>>,
-    /// Places that hold other events, by item.
-    differs: Vec<(usize, (PartitionId, Offset))>,
+    /// What each item was compared with, and is not.
+    others: BTreeMap<usize, Others>,
     /// Events that are marked, and which of `marks` each is.
     reused: BTreeMap<usize, usize>,
     marks: Records,
@@ -233,7 +373,7 @@ impl<'a> Round<'a> {
             append,
             is_first: true,
             verdicts: vec![None; append.items.len()],
-            differs: Vec::new(),
+            others: BTreeMap::new(),
             reused: BTreeMap::new(),
             marks: Records::new(),
             behind: BTreeSet::new(),
@@ -261,7 +401,7 @@ impl<'a> Round<'a> {
     /// Parts the items `sent` that an earlier one stands for or answers for from the others.
     fn part(&mut self, sent: &[usize], seen: &Seen) {
         let seen_items: BTreeMap<_, _> =
-            seen.items.iter().map(|it| (sent[it.item], it.places.is_empty())).collect();
+            seen.items.iter().map(|it| (sent[it.item], it.at == SeenAt::Before)).collect();
         if !seen_items.values().any(|is_repeat| *is_repeat) {
             return;
         }
@@ -315,25 +455,51 @@ impl<'a> Round<'a> {
 
     /// Compares the items that were seen, and those that follow them, with what lies in the places.
     async fn look(&mut self, sent: &[usize], seen: &Seen) -> Result<(), OnceError> {
-        for SeenItem { item, places, not_before } in &seen.items {
-            let leader = sent[*item];
-            let followers = self.following.get(&leader).cloned().unwrap_or_default();
+        let items: Vec<_> = sent.iter().map(|item| self.append.items[*item]).collect();
+        for Sight { item, places, not_before, through } in sights(self.log, &items, seen).await? {
+            let leader = sent[item];
+            let followers = self.following.get(&leader).into_iter().flatten().copied();
+            let together: Vec<usize> = [leader].into_iter().chain(followers).collect();
             // By place, so that each is read once.
             for place in places {
-                for item in [leader].into_iter().chain(followers.iter().copied()) {
-                    if !self.is_open(item) {
-                        continue;
-                    }
-                    if self.look_at(item, *place, *not_before).await? {
-                        let (partition, offset) = *place;
-                        let kind = VerdictKind::Duplicate;
-                        self.verdicts[item] = Some(Verdict { partition, offset, kind });
-                    } else {
-                        self.differs.push((item, *place));
+                for item in together.iter().copied() {
+                    if self.is_open(item) {
+                        self.compare(item, place, not_before).await?;
                     }
                 }
             }
+            for item in together {
+                let others = self.others.entry(item).or_default();
+                others.through = others.through.max(through);
+            }
         }
+        Ok(())
+    }
+
+    /// Compares an item with what lies in a place, where it was not before.
+    async fn compare(
+        &mut self,
+        item: usize,
+        place: (PartitionId, Offset),
+        not_before: TimeMicros,
+    ) -> Result<(), OnceError> {
+        let others = self.others.get(&item);
+        if others.is_some_and(|others| others.places.contains(&place)) {
+            return Ok(());
+        }
+        // What comes behind so many is not known.
+        let is_known = others.is_none_or(|others| others.known < EVENTS_PER_ID_MAX);
+        let lies =
+            if is_known { self.look_at(item, place, not_before).await? } else { Lies::Nothing };
+        if matches!(lies, Lies::There) {
+            let (partition, offset) = place;
+            let kind = VerdictKind::Duplicate;
+            self.verdicts[item] = Some(Verdict { partition, offset, kind });
+            return Ok(());
+        }
+        let others = self.others.entry(item).or_default();
+        others.known += usize::from(matches!(lies, Lies::Another));
+        others.places.push(place);
         Ok(())
     }
 
@@ -343,22 +509,22 @@ impl<'a> Round<'a> {
         item: usize,
         place: (PartitionId, Offset),
         not_before: TimeMicros,
-    ) -> Result<bool, OnceError> {
+    ) -> Result<Lies, OnceError> {
         self.read(place).await?;
-        let Some(event) = event_of(&self.append.items[item]) else { return Ok(false) };
+        let Some(event) = event_of(&self.append.items[item]) else { return Ok(Lies::Nothing) };
         let batch = self.batch.as_ref().filter(|batch| batch.append_time() >= not_before);
         let Some(stored) = batch.and_then(|batch| event_at(batch, place.1)) else {
-            return Ok(false);
+            return Ok(Lies::Nothing);
         };
         if !has_same_id(&event, &stored) {
             self.collisions += 1;
-            return Ok(false);
+            return Ok(Lies::Another);
         }
         if has_same_content(&event, &stored) {
-            return Ok(true);
+            return Ok(Lies::There);
         }
         self.mark(item);
-        Ok(false)
+        Ok(Lies::Another)
     }
 
     /// Has the batch at hand that holds `place`, or none where it is gone.
@@ -404,11 +570,14 @@ impl<'a> Round<'a> {
             followers.iter().map(|it| Item::Batch { partition: it.partition, batch: &it.batch }),
         );
         let mut conditions = if self.is_first { self.append.conditions.to_vec() } else { vec![] };
-        for (item, (partition, offset)) in &self.differs {
-            if let Ok(item) = sent.binary_search(item) {
+        for (item, others) in &self.others {
+            let Ok(item) = sent.binary_search(item) else { continue };
+            let differs = others.places.iter().map(|(partition, offset)| {
                 let (partition, offset) = (*partition, *offset);
-                conditions.push(Condition::Differs { item, partition, offset });
-            }
+                Condition::Differs { item, partition, offset }
+            });
+            conditions.extend(differs);
+            conditions.extend(others.through.map(|through| Condition::Looked { item, through }));
         }
         let permit = self.log.reserve(lane, bytes_of(&items))?;
         let append = Append { conditions: &conditions, items: &items };

@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
 pub use budget::{Budget, Busy, Lane, Permit};
 pub use catalog::{CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec};
-pub use dedupe::{Dedupe, Seen, SeenItem};
+pub use dedupe::{Dedupe, EventId, IdPlaces, Seen, SeenAt, SeenItem, Settled, SettledPlaces};
 pub use fetch::{
     Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
 };
@@ -159,5 +159,27 @@ pub trait Log: Send + Sync + 'static {
     fn dedupe_window(&self, topic: TopicId) -> Option<Duration> {
         let _ = topic;
         None
+    }
+
+    /// Where settled events of the window lie that may have these ids: asked where an append was
+    /// refused with [`SeenAt::Settled`], which most logs never say.
+    fn settled_places(&self, ids: Vec<EventId>) -> Pending<'_, Result<SettledPlaces, FetchError>> {
+        Box::pin(std::future::ready(Ok(SettledPlaces::none(ids.len()))))
+    }
+
+    /// Where events of a topic lie that may have this message id, of whatever source and however old;
+    /// and of which stretches a log cannot tell but by reading them: of all, where it has no index.
+    fn id_places(
+        &self,
+        topic: TopicId,
+        message_id: &str,
+    ) -> Pending<'_, Result<IdPlaces, FetchError>> {
+        let _ = message_id;
+        let topics = self.topics().into_iter().filter(|it| it.id == topic);
+        let partitions: Vec<_> =
+            topics.flat_map(|it| it.partitions().collect::<Vec<_>>()).collect();
+        let extents = partitions.into_iter().filter_map(|it| Some((it, self.extent(it)?)));
+        let unindexed = extents.map(|(it, extent)| (it, extent.start..extent.end)).collect();
+        Box::pin(std::future::ready(Ok(IdPlaces { places: Vec::new(), unindexed })))
     }
 }

@@ -47,9 +47,18 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
         settled,
     );
     gauge(text, "tracklog_log_slot_bytes", "Size of a slot.", status.slot_bytes);
-    const IDS: &str = "Message ids in memory by which events are known again.";
+    const IDS: &str = "Message ids of the journal by which events are known again.";
     gauge(text, "tracklog_log_ids", IDS, status.ids);
     gauge(text, "tracklog_log_ids_bytes", "Bytes that they take.", status.ids_bytes);
+    const SETTLED_IDS: &str = "Message ids in packs by which events are known again.";
+    gauge(text, "tracklog_log_settled_ids", SETTLED_IDS, status.settled_ids);
+    let bytes = status.settled_ids_bytes;
+    gauge(
+        text,
+        "tracklog_log_settled_ids_bytes",
+        "Bytes of memory that their filters take.",
+        bytes,
+    );
     encode_reads(status, text);
     encode_writes(status, text);
     encode_state(status, text);

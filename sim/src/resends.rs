@@ -54,6 +54,8 @@ pub struct Resends {
     pub collisions: u64,
     /// Ends of a process that nobody asked for.
     pub crashes: u64,
+    /// Ids that were known through packs, at the openings.
+    pub settled: u64,
 }
 
 /// Runs the program of `seed`.
@@ -179,6 +181,7 @@ impl Program {
         let (log, stepper) = Engine::open_stepped(disk, &self.options).expect("nothing is damaged");
         let epoch = answer(log.open(Domain::WHOLE)).expect("it is asked of nobody");
         let epoch = epoch.expect("the log was just opened");
+        self.done.settled += log.status().settled_ids;
         self.node = Some(Node { log: Arc::new(log), stepper, epoch });
         self.check();
     }

@@ -36,7 +36,7 @@ use crate::journal::segment::{ClusterId, FIRST_COMMIT_AT};
 use crate::journal::stamping::{Closed, Given, Keyed, ProducedBatch, Stamper};
 use crate::partition::places::{Home, SegmentId, SegmentIndex, Unread};
 use crate::published::{Published, SealedProducers};
-use crate::seen::event_ids::HotIds;
+use crate::seen::event_ids::SettledIds;
 use crate::seen::producers::Producers;
 use crate::settled::pack::PackIndex;
 
@@ -176,8 +176,6 @@ pub(crate) struct Start {
     pub(crate) ended: Vec<Base>,
     pub(crate) checkpoint_sequence: u64,
     pub(crate) producers: Producers,
-    /// Taken by the journal.
-    pub(crate) ids: Option<HotIds>,
     /// Room at a segment's end that only the log's own appends may use.
     pub(crate) kept_bytes: usize,
     pub(crate) commit_deadline: Duration,
@@ -219,7 +217,7 @@ pub(crate) struct Journal {
     taken: u64,
     drop: Option<Drop>,
     /// Packs that were made and are not listed yet.
-    settled: Vec<(PackId, Arc<PackIndex>)>,
+    settled: Vec<(PackId, Arc<PackIndex>, Arc<SettledIds>)>,
     /// Packs to take out.
     retired: Vec<PackId>,
     checkpoint_sequence: u64,
@@ -239,7 +237,6 @@ impl Journal {
     ) -> Self {
         let opened = start.opened;
         let producers = std::mem::take(&mut start.producers);
-        let ids = start.ids.take().unwrap_or_else(|| HotIds::new(opened.segment, 0));
         effects.prepare(opened.segment.next());
         let journal = Self {
             slot: active.slot,
@@ -253,12 +250,7 @@ impl Journal {
             next_slot: None,
             no_room: None,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
-            stamper: Stamper::new(
-                Arc::clone(&published),
-                Arc::clone(&pool),
-                producers.clone(),
-                ids,
-            ),
+            stamper: Stamper::new(Arc::clone(&published), Arc::clone(&pool), producers.clone()),
             producers,
             inputs: Vec::new(),
             one_ended: false,
@@ -327,7 +319,7 @@ impl Journal {
             Input::DropOldest { oldest, after_gathers } => {
                 self.drop = Some(Drop { oldest, after_gathers, after: None });
             }
-            Input::Settled { pack, index } => self.settled.push((pack, index)),
+            Input::Settled { pack, index, ids } => self.settled.push((pack, index, ids)),
             Input::Expired(starts) => self.expire(&starts),
             Input::Retired(pack) => self.retired.push(pack),
             Input::Stop => {
@@ -540,11 +532,16 @@ impl Journal {
             self.published.places.write().retire(pack);
             self.unlisted(Unlisted::Settled(vec![Home::Pack(pack)]), effects);
         }
-        for (pack, index) in std::mem::take(&mut self.settled) {
+        for (pack, index, ids) in std::mem::take(&mut self.settled) {
             let replaced = {
                 let topics = self.published.topics.read();
                 self.published.places.write().replace(pack, index, &topics.catalog)
             };
+            if replaced.is_some() {
+                let segments = SegmentNumber(pack.first)..=SegmentNumber(pack.last);
+                self.stamper.settle(segments, ids);
+                self.count_ids();
+            }
             let unlisted = replaced.map_or(Unlisted::Refused(pack), Unlisted::Settled);
             self.unlisted(unlisted, effects);
         }
@@ -741,9 +738,9 @@ impl Journal {
     }
 
     fn count_ids(&self) {
-        let (ids, bytes) = self.stamper.ids();
-        self.counters.ids.store(ids, Ordering::Relaxed);
-        self.counters.ids_bytes.store(bytes as u64, Ordering::Relaxed);
+        let hot = self.published.ids.hot.lock();
+        self.counters.ids.store(hot.len(), Ordering::Relaxed);
+        self.counters.ids_bytes.store(hot.bytes() as u64, Ordering::Relaxed);
     }
 
     /// Nothing is in flight and nothing waits.

@@ -17,18 +17,20 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
-use tracklog_log::{Append, AppendError, Condition, Item, Outcome, Permit, Seen, SeenItem, Ticket};
+use tracklog_log::{
+    Append, AppendError, Condition, Item, Outcome, Permit, Seen, SeenAt, SeenItem, Settled, Ticket,
+};
 use tracklog_protocol::batch::{self, BATCH_BYTES_MAX, Produced};
 use tracklog_protocol::{Offset, PartitionId, PayloadKind, TimeMicros, VerifiedBatch};
 
 use crate::catalog::Row;
 use crate::disk::{PAGE_BYTES, PackId};
 use crate::journal::appender::Prepared;
-use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES};
+use crate::journal::commit::{COMMIT_BYTES_MAX, CommitNumber, ENTRY_BYTES, SegmentNumber};
 use crate::partition::places::Home;
 use crate::settled::pack::PackIndex;
 
-use crate::seen::event_ids::{IdKey, TopicIdHash, topic_hash_of};
+use crate::seen::event_ids::{IdKey, SettledIds, TopicIdHash, topic_hash_of};
 
 use super::super::relay::Relays;
 use super::super::sync::{AtomicUsize, Mutex, OnceLock};
@@ -96,6 +98,8 @@ pub(crate) struct AppendShare {
     pub(crate) is_produced: bool,
     /// Some of its single events may be there already.
     pub(crate) has_ids: bool,
+    /// None of them is among what was settled up to this segment.
+    pub(crate) settled_through: SegmentNumber,
 }
 
 /// Appends that will be one commit.
@@ -189,6 +193,12 @@ impl Gather {
         })
     }
 
+    /// Up to where the append says that it has looked for its item `of` among what is settled.
+    pub(crate) fn looked(&self, share: AppendShare, of: usize) -> Option<Settled> {
+        let first = share.first_condition as usize;
+        looked(&self.conditions[first..first + share.conditions as usize], of)
+    }
+
     /// By what the events of a batch are known again; of all other items none.
     pub(crate) fn batch_ids(&self, index: u32) -> &[Option<TopicIdHash>] {
         let item = &self.items[index as usize];
@@ -207,6 +217,7 @@ impl Gather {
             conditions: index_u32(append.conditions.len()),
             is_produced: measured.is_produced,
             has_ids: measured.has_ids,
+            settled_through: measured.settled_through,
         });
         self.conditions.extend_from_slice(append.conditions);
         let mut batch_ids = measured.batch_ids.iter();
@@ -241,6 +252,15 @@ impl Gather {
     }
 }
 
+/// Up to where conditions say that somebody has looked for an item among what is settled.
+fn looked(conditions: &[Condition], of: usize) -> Option<Settled> {
+    let through = conditions.iter().filter_map(|condition| match condition {
+        Condition::Looked { item, through } if *item == of => Some(*through),
+        _ => None,
+    });
+    through.max()
+}
+
 fn index_u32(index: usize) -> u32 {
     u32::try_from(index).expect("a gather is far below 4 GiB")
 }
@@ -261,14 +281,16 @@ pub(crate) struct Measured {
     body_bytes_max: usize,
     is_produced: bool,
     has_ids: bool,
+    settled_through: SegmentNumber,
 }
 
 impl Measured {
     /// Measures `append`. Of its partitions `row` finds the row, and says whether events are stored
-    /// once there, by ids hashed under `key`.
+    /// once there, by ids hashed under `key`, of which `settled` tells what is in packs.
     pub(crate) fn of(
         append: &Append<'_>,
         key: IdKey,
+        settled: &SettledIds,
         row: impl Fn(PartitionId) -> Option<(Row, bool)>,
     ) -> Result<Self, AppendError> {
         let mut rows = SmallVec::with_capacity(append.items.len());
@@ -323,8 +345,17 @@ impl Measured {
         }
         if has_ids {
             refuse_repeats(&rows)?;
+            refuse_settled(&rows, append.conditions, settled)?;
         }
-        Ok(Self { rows, batch_ids, payload_bytes, body_bytes_max, is_produced, has_ids })
+        Ok(Self {
+            rows,
+            batch_ids,
+            payload_bytes,
+            body_bytes_max,
+            is_produced,
+            has_ids,
+            settled_through: settled.through,
+        })
     }
 }
 
@@ -343,9 +374,26 @@ fn refuse_repeats(items: &[MeasuredItem]) -> Result<(), AppendError> {
         return Ok(());
     }
     repeats.sort_unstable();
-    let seen = |item| SeenItem { item, places: Vec::new(), not_before: TimeMicros(i64::MIN) };
+    let seen = |item| SeenItem { item, at: SeenAt::Before };
     let seen = Seen { items: repeats.into_iter().map(seen).collect() };
     Err(AppendError::Seen(Arc::new(seen)))
+}
+
+/// Refuses an append whose events may be settled already, unless its caller has looked: here, by the
+/// thread that appends, and not where commits are closed one after the other.
+fn refuse_settled(
+    items: &[MeasuredItem],
+    conditions: &[Condition],
+    settled: &SettledIds,
+) -> Result<(), AppendError> {
+    let through = Some(Settled(settled.through.0));
+    let may_be_settled = |(item, measured): (usize, &MeasuredItem)| {
+        let is_perhaps = measured.id.is_some_and(|id| settled.may_hold(id));
+        let at = SeenAt::Settled;
+        (is_perhaps && looked(conditions, item) < through).then_some(SeenItem { item, at })
+    };
+    let items: Vec<_> = items.iter().enumerate().filter_map(may_be_settled).collect();
+    if items.is_empty() { Ok(()) } else { Err(AppendError::Seen(Arc::new(Seen { items }))) }
 }
 
 /// Whether appends are taken.
@@ -373,8 +421,9 @@ pub(crate) enum Input {
     Expired(Vec<(PartitionId, Offset)>),
     /// Nobody can read what is in a pack any more.
     Retired(PackId),
-    /// A pack is written and durable: it is to take the place of what it covers.
-    Settled { pack: PackId, index: Arc<PackIndex> },
+    /// A pack is written and durable: it is to take the place of what it covers. With it which ids
+    /// there may be in packs then.
+    Settled { pack: PackId, index: Arc<PackIndex>, ids: Arc<SettledIds> },
     /// Stop when all that was taken is durable.
     Stop,
 }

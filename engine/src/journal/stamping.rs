@@ -6,18 +6,20 @@
 //! - So are batches of idempotent producers: what was stored before is not stored again, what is
 //!   out of sequence is refused. Appends without such batches pay one branch for it.
 //! - So are single events of topics that are deduplicated: an append with events that may be there
-//!   already is refused, and told where, when these are durable.
+//!   already is refused, and told where, when these are durable. Who left it has asked for what was
+//!   settled by then; here that is asked again where more was settled meanwhile.
 //! - A partition's batches lie side by side, its records in the order in which they came.
 //! - Single records are copied once more here, from the gather's arena into the commit's pages:
 //!   only now is it known how much each partition got.
 //!
 //! No I/O. Called by the journal's step machine.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tracklog_log::{AppendError, Condition, Seen, SeenItem};
+use tracklog_log::{AppendError, Condition, Seen, SeenAt, SeenItem, Settled};
 use tracklog_protocol::batch::{self, EventTimes, Produced, Stamp};
 use tracklog_protocol::{
     KeyValue, Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch,
@@ -30,7 +32,7 @@ use crate::journal::commit::{
 };
 use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
 use crate::published::{Published, Topics};
-use crate::seen::event_ids::{HotIds, Known};
+use crate::seen::event_ids::{HotIds, Known, SettledIds, TopicIdHash};
 use crate::seen::producers::{Expected, Place, Producers};
 
 /// A gathered batch is split above this size.
@@ -93,9 +95,9 @@ pub(crate) struct Stamper {
     producers: Producers,
     /// The commit that is being closed holds batches of theirs.
     any_produced: bool,
-    /// Where events lie that are known again.
-    ids: HotIds,
-    /// The commit that is being closed holds some.
+    /// Which settled events are known again. Where the journal's lie is in the published table.
+    settled: Arc<SettledIds>,
+    /// The commit that is being closed holds ids.
     any_ids: bool,
     /// What producers' next batches must say, within an append that is being checked.
     expected: HashMap<Place, Expected>,
@@ -123,8 +125,8 @@ impl Stamper {
         published: Arc<Published>,
         pool: Arc<ChunkPool>,
         producers: Producers,
-        ids: HotIds,
     ) -> Self {
+        let settled = published.ids.settled();
         let topics = published.topics.read();
         let row = |row: usize| Row(u32::try_from(row).expect("rows are counted in u32"));
         let rows = (0..topics.catalog.row_count()).map(|at| topics.extent_of(row(at)).end);
@@ -139,7 +141,7 @@ impl Stamper {
             keys,
             producers,
             any_produced: false,
-            ids,
+            settled,
             any_ids: false,
             expected: HashMap::default(),
             touched: Vec::new(),
@@ -160,21 +162,28 @@ impl Stamper {
 
     /// What comes next lies in `segment`, after `now`.
     pub(crate) fn begin_segment(&mut self, segment: SegmentNumber, now: TimeMicros) {
-        self.ids.begin_segment(segment);
         let window = self.published.topics.read().catalog.dedupe_window_max();
+        let mut hot = self.published.ids.hot.lock();
+        hot.begin_segment(segment);
         if let Some(window) = window {
-            self.ids.forget_before(now.minus(window));
+            hot.forget_before(now.minus(window));
         }
     }
 
-    /// The segment is in the journal no more, as are those before it.
-    pub(crate) fn forget_segment(&mut self, segment: SegmentNumber) {
-        self.ids.forget_through(segment);
+    /// These segments are settled, and their ids are among `settled`.
+    pub(crate) fn settle(
+        &mut self,
+        segments: RangeInclusive<SegmentNumber>,
+        settled: Arc<SettledIds>,
+    ) {
+        self.settled = Arc::clone(&settled);
+        self.published.ids.set_settled(settled);
+        self.published.ids.hot.lock().forget_settled(&segments);
     }
 
-    /// How many ids are known, and what they take.
-    pub(crate) fn ids(&self) -> (u64, usize) {
-        (self.ids.len(), self.ids.bytes())
+    /// The segment is in the journal no more, as are those before it.
+    pub(crate) fn forget_segment(&self, segment: SegmentNumber) {
+        self.published.ids.hot.lock().forget_through(segment);
     }
 
     /// Where producers stand, commits in flight included.
@@ -192,7 +201,7 @@ impl Stamper {
             given.produced = self.note_produced(gather, append_time);
         }
         if std::mem::take(&mut self.any_ids) {
-            self.ids.end_commit(append_time);
+            self.published.ids.hot.lock().end_commit(append_time);
         }
         let directory_bytes = self.groups.len() * ENTRY_BYTES;
         let (pages, entries) = self.lay_out(gather, append_time);
@@ -203,6 +212,7 @@ impl Stamper {
     fn stamp(&mut self, gather: &mut Gather, append_time: TimeMicros) -> Given {
         let published = Arc::clone(&self.published);
         let topics = published.topics.read();
+        let mut hot = published.ids.hot.lock();
         let mut given = Given {
             offsets: vec![Offset::ZERO; gather.items.len()],
             refused: Vec::new(),
@@ -227,9 +237,9 @@ impl Stamper {
             }
             checked = checked.and_then(|()| self.check(gather, share, row));
             if share.has_ids {
-                touched = self.touch(gather, share, touched);
-                checked =
-                    checked.and_then(|()| self.check_ids(gather, share, append_time, &topics));
+                touched = touch(&hot, gather, share, touched);
+                let of = (append_time, &*topics);
+                checked = checked.and_then(|()| self.check_ids(&hot, gather, share, of));
             }
             if let Err(error) = checked {
                 given.refused.push((field(append), error));
@@ -240,7 +250,7 @@ impl Stamper {
                 let (row, count) = (item.row, gather.count(index));
                 let partition = topics.catalog.partition(row);
                 let offset = self.link(gather, row, index, count);
-                self.note_ids(gather, index, (row, offset), append_time, &topics);
+                self.note_ids(&mut hot, (gather, index), (row, offset), (append_time, &topics));
                 given.offsets[index as usize] = offset;
                 given.records += u64::from(count);
                 if topics.catalog.is_compact(partition) {
@@ -263,11 +273,10 @@ impl Stamper {
     #[inline]
     fn note_ids(
         &mut self,
-        gather: &Gather,
-        index: u32,
+        hot: &mut HotIds,
+        (gather, index): (&Gather, u32),
         (row, first): (Row, Offset),
-        append_time: TimeMicros,
-        topics: &Topics,
+        (append_time, topics): (TimeMicros, &Topics),
     ) {
         let rows = &self.rows;
         let is_known = |known: &Known| {
@@ -283,7 +292,7 @@ impl Stamper {
         let of_batch = gather.batch_ids(index).iter().zip(0_u64..);
         let of_batch = of_batch.filter_map(|(id, at)| id.map(|id| (id, at)));
         for (id, at) in id.map(|id| (id, 0)).into_iter().chain(of_batch) {
-            self.ids.insert(id, (row, first.plus(at)), append_time, is_known);
+            hot.insert(id, (row, first.plus(at)), append_time, is_known);
             self.any_ids = true;
         }
     }
@@ -376,7 +385,7 @@ impl Stamper {
                     && self.keys.get(&(*partition, Bytes::copy_from_slice(key))) == last.as_ref()
             }
             // Its caller has looked; it is asked for where an id is found.
-            Condition::Differs { .. } => true,
+            Condition::Differs { .. } | Condition::Looked { .. } => true,
             _ => false,
         };
         match conditions.iter().position(|condition| !holds(condition)) {
@@ -385,34 +394,26 @@ impl Stamper {
         }
     }
 
-    /// Has what the look-ups of an append's ids will read fetched, and that of some more items: all
-    /// at once, for memory answers many questions in the time of one, and not too many, for it
-    /// must still be near when it is read. `touched`: how many items that was done for.
-    fn touch(&self, gather: &Gather, share: AppendShare, touched: usize) -> usize {
-        let end = (share.first_item + share.items) as usize;
-        if end <= touched {
-            return touched;
-        }
-        let end = end.max(touched + ITEMS_TOUCHED).min(gather.items.len());
-        let first = touched.max(share.first_item as usize);
-        self.ids.touch(gather.items[first..end].iter().filter_map(|item| item.id));
-        end
-    }
-
     /// Refuses an append whose events may be there already, unless it says that they differ. What
     /// it is told is durable when this commit is.
     fn check_ids(
         &self,
+        hot: &HotIds,
         gather: &Gather,
         share: AppendShare,
-        now: TimeMicros,
-        topics: &Topics,
+        (now, topics): (TimeMicros, &Topics),
     ) -> Result<(), AppendError> {
         let mut items = Vec::new();
         for item in 0..share.items as usize {
-            let gathered = &gather.items[share.first_item as usize + item];
-            let Some(id) = gathered.id.filter(|id| self.ids.may_hold(*id)) else { continue };
-            let found = self.ids.find(id, |row| Offset(self.rows[row.index()].next));
+            let Some(id) = gather.items[share.first_item as usize + item].id else { continue };
+            if self.may_be_settled(gather, share, (item, id)) {
+                items.push(SeenItem { item, at: SeenAt::Settled });
+                continue;
+            }
+            if !hot.may_hold(id) {
+                continue;
+            }
+            let found = hot.find(id, |row| Offset(self.rows[row.index()].next));
             let is_there = |(row, offset): &(Row, Offset)| *offset >= topics.start_of(*row);
             let places = found.into_iter().filter(is_there);
             let places = places.map(|(row, offset)| (topics.catalog.partition(row), offset));
@@ -421,10 +422,24 @@ impl Stamper {
             if !places.is_empty() {
                 let known_since = topics.catalog.known_since(places[0].0.topic, now);
                 let not_before = known_since.unwrap_or(now);
-                items.push(SeenItem { item, places, not_before });
+                items.push(SeenItem { item, at: SeenAt::Places { places, not_before } });
             }
         }
         if items.is_empty() { Ok(()) } else { Err(AppendError::Seen(Arc::new(Seen { items }))) }
+    }
+
+    /// Whether an item's event may lie in a pack that was listed since the append was left, or since
+    /// its caller looked into packs.
+    fn may_be_settled(
+        &self,
+        gather: &Gather,
+        share: AppendShare,
+        (item, id): (usize, TopicIdHash),
+    ) -> bool {
+        let through = self.settled.through;
+        share.settled_through < through
+            && self.settled.may_hold(id)
+            && gather.looked(share, item) < Some(Settled(through.0))
     }
 
     /// Remembers the keys that an item of a compacted topic sets.
@@ -531,6 +546,20 @@ impl Stamper {
         head[HEADER_BYTES..].copy_from_slice(&directory);
         (pages, entries)
     }
+}
+
+/// Has what the look-ups of an append's ids will read fetched, and that of some more items: all
+/// at once, for memory answers many questions in the time of one, and not too many, for it
+/// must still be near when it is read. `touched`: how many items that was done for.
+fn touch(hot: &HotIds, gather: &Gather, share: AppendShare, touched: usize) -> usize {
+    let end = (share.first_item + share.items) as usize;
+    if end <= touched {
+        return touched;
+    }
+    let end = end.max(touched + ITEMS_TOUCHED).min(gather.items.len());
+    let first = touched.max(share.first_item as usize);
+    hot.touch(gather.items[first..end].iter().filter_map(|item| item.id));
+    end
 }
 
 impl Stamped {

@@ -73,7 +73,7 @@ use crate::journal::commit::{Run, Salt, SegmentNumber};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{Home, Places, SegmentId};
 use crate::partition::tail::Tail;
-use crate::seen::event_ids::IdKey;
+use crate::seen::event_ids::{IdKey, SettledIds};
 
 /// Runs `model` in all schedules with at most three preemptions: nearly all that is known to go
 /// wrong goes wrong with two.
@@ -158,7 +158,8 @@ fn append<T>(
     let items = [Item::Record { partition: catalog::PARTITION, record }];
     let of_one = Append { conditions: &[], items: &items };
     let key = IdKey::of(ClusterId(1), u64::BITS);
-    let measured = Measured::of(&of_one, key, |_| Some((Row(0), false))).unwrap();
+    let measured =
+        Measured::of(&of_one, key, &SettledIds::default(), |_| Some((Row(0), false))).unwrap();
     let permit = budget.reserve(Lane::INTERNAL, 64).unwrap();
     append(of_one, &measured, permit)
 }

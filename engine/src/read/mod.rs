@@ -18,12 +18,13 @@
 //!   somebody still holds bytes of it.
 //!
 //! Where to look: `plan` decides what to read, `scan` reads it, `answer` puts it together;
-//! `times` finds offsets by time, `slots` keeps slots open, `pinned` counts what answers hold of
+//! `times` finds offsets by time, `ids` by message id, `slots` keeps slots open, `pinned` counts what answers hold of
 //! their maps, `threads` runs the work and keeps the replay budget, `together` reads a segment for
 //! all who wait for it.
 //! Called by the engine's `Log`.
 
 mod answer;
+mod ids;
 mod pinned;
 mod plan;
 mod scan;
@@ -36,18 +37,20 @@ mod together;
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracklog_log::{Epoch, Fetch, FetchError, Fetched, Pending, TimeKind};
-use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
+use tracklog_log::{Epoch, Fetch, FetchError, Fetched, IdPlaces, Pending, SettledPlaces, TimeKind};
+use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::disk::{BufferPool, Disk, FileName, PackId};
+use crate::disk::{BufferPool, Disk, FileName, PackFile, PackId};
 use crate::index_file;
 use crate::journal::commit::{CommitNumber, SegmentNumber};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{Held, Home, Index, Place, SegmentId, SegmentIndex, Unread};
 use crate::published::Published;
+use crate::seen::event_ids::TopicIdHash;
 use crate::settled::frames::Frames;
 use crate::settled::pack::PackIndex;
 use pinned::PinnedBytes;
@@ -261,6 +264,11 @@ impl Reader {
         }
     }
 
+    /// The open file of a pack.
+    pub(crate) fn pack_file(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
+        self.frames.file(pack)
+    }
+
     fn read_pack_index(&self, pack: PackId) -> io::Result<Arc<PackIndex>> {
         let file = self.frames.file(pack)?;
         let index = PackIndex::read(&*file, self.cluster, pack);
@@ -281,6 +289,25 @@ impl Reader {
                 TimeKind::Event => times::offset_at_event(&reader, partition, time).await,
             }
         })
+    }
+
+    /// Where settled events of the window lie that may have these ids, each in its topic. See
+    /// [`tracklog_log::Log::settled_places`].
+    pub(crate) fn settled_places(
+        self: &Arc<Self>,
+        ids: Vec<(TopicId, TopicIdHash)>,
+    ) -> Pending<'static, Result<SettledPlaces, FetchError>> {
+        Box::pin(ids::settled_places(Arc::clone(self), ids))
+    }
+
+    /// Where events of a topic lie that may have one of these ids. See
+    /// [`tracklog_log::Log::id_places`].
+    pub(crate) fn id_places(
+        self: &Arc<Self>,
+        topic: TopicId,
+        hashes: RangeInclusive<u64>,
+    ) -> Pending<'static, Result<IdPlaces, FetchError>> {
+        Box::pin(ids::id_places(Arc::clone(self), topic, hashes))
     }
 
     /// A partition's batches at some of its places in a full segment or a pack, in order; what lies

@@ -2,13 +2,16 @@
 //!
 //! Where to look: `pack` is the file's format, `frames` reads and keeps what is decoded, `settler`
 //! makes packs of segments and of packs, `merging` says of which, `expiry` what is
-//! kept no longer, `thinning` which records of a key, `pace` how fast. `witness` is what a pack
+//! kept no longer, `thinning` which records of a key, `pace` how fast. `ids` finds events by message
+//! id, and `filters` says where that need not be tried. `witness` is what a pack
 //! tells an opening without a checkpoint, `sources` where that comes from, `adoption` which packs
 //! serve that no checkpoint names.
 
 pub(crate) mod adoption;
 mod expiry;
+pub(crate) mod filters;
 pub(crate) mod frames;
+pub(crate) mod ids;
 mod merging;
 mod pace;
 pub(crate) mod pack;

@@ -30,7 +30,8 @@ use crate::journal::commit::{CommitNumber, Run};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{PartitionShare, Place};
 use crate::sections::{MAY_SKIP, next_section, section, section_that_may_be_skipped};
-use crate::seen::event_ids::{IdHash, IdKey, hash_of};
+use crate::seen::event_ids::IdKey;
+use crate::settled::ids::{IdIndex, IdReader, IdsBuilder, OFFSETS_PER_PLACE_MAX};
 use crate::settled::witness::{Commits, Witness};
 
 /// A frame is filled up to so much, but for a batch that is larger by itself.
@@ -50,9 +51,10 @@ const SECTION_HEAD: u16 = 1;
 const SECTION_FRAMES: u16 = 2;
 const SECTION_SHARES: u16 = 3;
 const SECTION_RUNS: u16 = 4;
-const SECTION_IDS: u16 = 5;
+// 5 held hashes in order of offsets, in earlier packs.
 const SECTION_COMMITS: u16 = 6;
 const SECTION_WITNESS: u16 = 7;
+const SECTION_IDS: u16 = 8;
 const SECTION_END: u16 = u16::MAX;
 
 /// The stretch of the journal that a pack holds, and what is in it.
@@ -105,19 +107,10 @@ pub(crate) struct PackIndex {
     pub(crate) shares: Vec<PartitionShare>,
     /// For each share the append time of the last batch at each of its places.
     pub(crate) append_times: Vec<Vec<TimeMicros>>,
-    /// The hashes of message ids, where there are any.
-    pub(crate) ids: Option<IdsPlace>,
+    /// Where events are found by message id, if they are.
+    pub(crate) ids: Option<IdIndex>,
     /// What it stands for; the first packs do not say so.
     pub(crate) commits: Option<Commits>,
-}
-
-/// Where the hashes of message ids lie in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IdsPlace {
-    pub(crate) at: u64,
-    pub(crate) bytes: u64,
-    /// CRC-32 of these bytes.
-    pub(crate) crc: u32,
 }
 
 /// Why a file is not the pack that is wanted.
@@ -150,7 +143,8 @@ impl PackIndex {
         let index = Self::decode(&footer)?;
         let frames_end =
             index.frames.last().map_or(0, |frame| frame.at + u64::from(frame.stored_bytes));
-        if frames_end > trailer.footer_at {
+        let ids_end = index.ids.as_ref().is_none_or(|ids| ids.ends_by(trailer.footer_at));
+        if frames_end > trailer.footer_at || !ids_end {
             return Err(PackError::Bad);
         }
         Ok((index, trailer.cluster))
@@ -199,11 +193,7 @@ impl PackIndex {
             }
         });
         if let Some(ids) = &self.ids {
-            section_that_may_be_skipped(&mut footer, SECTION_IDS, |fields| {
-                fields.put_u64(ids.at);
-                fields.put_u64(ids.bytes);
-                fields.put_u32(ids.crc);
-            });
+            section_that_may_be_skipped(&mut footer, SECTION_IDS, |fields| ids.encode(fields));
         }
         if let Some(commits) = &self.commits {
             let write = |fields: &mut Vec<u8>| commits.encode(fields);
@@ -226,9 +216,7 @@ impl PackIndex {
             let runs =
                 section(SECTION_RUNS)?.list(|fields| Some((Run(fields.u64()?), fields.u64()?)))?;
             let ids = match section(SECTION_IDS) {
-                Some(mut fields) => {
-                    Some(IdsPlace { at: fields.u64()?, bytes: fields.u64()?, crc: fields.u32()? })
-                }
+                Some(mut fields) => Some(IdIndex::decode(&mut fields)?),
                 None => None,
             };
             let commits = match section(SECTION_COMMITS) {
@@ -323,7 +311,8 @@ impl PackIndex {
         let places: usize = self.shares.iter().map(|share| share.places.len()).sum();
         let bytes = places * (size_of::<Place>() + size_of::<TimeMicros>())
             + self.shares.len() * (size_of::<PartitionShare>() + size_of::<Vec<TimeMicros>>())
-            + self.frames.len() * size_of::<Frame>();
+            + self.frames.len() * size_of::<Frame>()
+            + self.ids.as_ref().map_or(0, IdIndex::memory_bytes);
         bytes as u64
     }
 }
@@ -415,7 +404,7 @@ fn share(fields: &mut Fields<'_>) -> Option<(PartitionShare, Vec<TimeMicros>)> {
 /// The sections of a footer, each under a checksum that held.
 #[derive(Default)]
 struct Sections<'a> {
-    known: [Option<Fields<'a>>; SECTION_WITNESS as usize + 1],
+    known: [Option<Fields<'a>>; SECTION_IDS as usize + 1],
 }
 
 impl<'a> Sections<'a> {
@@ -498,76 +487,6 @@ impl Trailer {
             })
         };
         trailer().ok_or(PackError::Bad)
-    }
-}
-
-/// Message ids of events side by side: their partition, the offset of the first, and a hash for
-/// each; none where no event lies.
-pub(crate) struct IdRun {
-    pub(crate) partition: PartitionId,
-    pub(crate) first: Offset,
-    pub(crate) hashes: Vec<Option<IdHash>>,
-}
-
-impl PackIndex {
-    /// Reads the hashes of all message ids that the pack knows.
-    pub(crate) fn read_ids(&self, file: &dyn PackFile) -> Result<Vec<IdRun>, PackError> {
-        let Some(ids) = self.ids else { return Ok(Vec::new()) };
-        if ids.at.checked_add(ids.bytes).is_none_or(|end| end > file.bytes()) {
-            return Err(PackError::Bad);
-        }
-        let bytes = read_range(file, ids.at, ids.bytes)?;
-        if crc32fast::hash(&bytes) != ids.crc {
-            return Err(PackError::Bad);
-        }
-        let mut fields = Fields::new(&bytes);
-        let mut runs = Vec::new();
-        while !fields.is_empty() {
-            runs.push(self.id_run(&mut fields).ok_or(PackError::Bad)?);
-        }
-        Ok(runs)
-    }
-
-    fn id_run(&self, fields: &mut Fields<'_>) -> Option<IdRun> {
-        let share = self.shares.get(fields.u32()? as usize)?;
-        let (count, first) = (fields.u32()?, Offset(fields.u64()?));
-        let hash = |fields: &mut Fields<'_>| {
-            fields.u64().map(|hash| (hash != 0).then(|| IdHash::new(hash)))
-        };
-        let hashes = (0..count).map(|_| hash(fields)).collect::<Option<_>>()?;
-        Some(IdRun { partition: share.partition, first, hashes })
-    }
-}
-
-/// The area of ids while it is written.
-#[derive(Default)]
-struct Ids {
-    bytes: Vec<u8>,
-    /// Where the count of the last run lies, and the offset after it.
-    last: Option<(usize, u32, Offset)>,
-}
-
-impl Ids {
-    /// Adds those of a batch in share `share`.
-    fn add(&mut self, key: IdKey, share: u32, batch: &BatchView) {
-        let goes_on = self.last.filter(|(_, of, end)| (*of, *end) == (share, batch.base_offset()));
-        let count_at = match goes_on {
-            Some((count_at, ..)) => count_at,
-            None => {
-                self.bytes.put_u32(share);
-                self.bytes.put_u32(0);
-                self.bytes.put_u64(batch.base_offset().0);
-                self.bytes.len() - 12
-            }
-        };
-        for (_, entry) in batch.entries() {
-            let hash = entry.record().and_then(|record| hash_of(key, record));
-            self.bytes.put_u64(hash.map_or(0, IdHash::get));
-        }
-        let count = &mut self.bytes[count_at..count_at + 4];
-        let before = u32::from_le_bytes(count.try_into().expect("four bytes"));
-        count.copy_from_slice(&(before + batch.count()).to_le_bytes());
-        self.last = Some((count_at, share, batch.end_offset()));
     }
 }
 
@@ -656,9 +575,11 @@ pub(crate) struct PackBuilder {
     shares: Vec<PartitionShare>,
     append_times: Vec<Vec<TimeMicros>>,
     id_key: IdKey,
-    /// Whether the events of the partition that comes are known by their ids.
-    knows_ids: bool,
-    ids: Ids,
+    /// So many places there are, in all shares.
+    places: u32,
+    /// Whether the events that come are to be found by their ids.
+    finds_ids: bool,
+    ids: IdsBuilder,
     batches: u64,
     records: u64,
 }
@@ -684,16 +605,27 @@ impl PackBuilder {
             shares: Vec::new(),
             append_times: Vec::new(),
             id_key,
-            knows_ids: false,
-            ids: Ids::default(),
+            places: 0,
+            finds_ids: false,
+            ids: IdsBuilder::new(id_key),
             batches: 0,
             records: 0,
         })
     }
 
-    /// Says whether the message ids of the batches that come are to be found later.
-    pub(crate) const fn set_ids(&mut self, known: bool) {
-        self.knows_ids = known;
+    /// Says whether the events of the batches that come are to be found by their ids.
+    pub(crate) const fn set_finds_ids(&mut self, finds: bool) {
+        self.finds_ids = finds;
+    }
+
+    /// Says that all events of a topic are to be found by their ids.
+    pub(crate) fn cover_ids(&mut self, topic: TopicId) {
+        self.ids.cover(topic);
+    }
+
+    /// Takes what a pack that is merged says of the ids of some topics.
+    pub(crate) fn merge_ids(&mut self, pack: IdReader, topics: Vec<TopicId>) {
+        self.ids.merge(pack, topics);
     }
 
     /// Adds the next batch.
@@ -711,9 +643,10 @@ impl PackBuilder {
         }
         self.frame.resize(self.frame.len().next_multiple_of(8), 0);
         self.list(batch);
-        if self.knows_ids && batch.header().kind() == PayloadKind::Event {
-            let share = crate::fields::length_u32(self.shares.len() - 1);
-            self.ids.add(self.id_key, share, batch);
+        if self.finds_ids && batch.header().kind() == PayloadKind::Event {
+            let place = self.shares.last().and_then(|share| share.places.last());
+            let place = place.expect("the batch was just listed");
+            self.ids.add((self.places - 1, place.base_offset), batch);
         }
         self.frame.extend_from_slice(bytes);
         self.batches += 1;
@@ -746,7 +679,10 @@ impl PackBuilder {
             share.event_time_max = share.event_time_max.max(event_times.max);
         }
         match share.places.last_mut().filter(|_| !self.frame.is_empty()) {
-            Some(place) if place.at() >= self.space_at => {
+            Some(place)
+                if place.at() >= self.space_at
+                    && batch.end_offset().0 - place.base_offset.0 <= OFFSETS_PER_PLACE_MAX =>
+            {
                 place.batch_bytes = u32::try_from(at + bytes as u64 - place.at())
                     .expect("a frame has less than 4 GiB");
                 *times.last_mut().expect("there is one for each place") = batch.append_time();
@@ -756,6 +692,7 @@ impl PackBuilder {
                 let bytes = u32::try_from(bytes).expect("a batch has at most 8 MiB");
                 share.places.push(Place::at_unit(batch.base_offset(), unit, bytes));
                 times.push(batch.append_time());
+                self.places += 1;
             }
         }
     }
@@ -797,6 +734,20 @@ impl PackBuilder {
         Ok(())
     }
 
+    fn write_ids(
+        &mut self,
+        listed: (&[PartitionShare], &[Vec<TimeMicros>]),
+    ) -> io::Result<Option<IdIndex>> {
+        let ids = std::mem::replace(&mut self.ids, IdsBuilder::new(self.id_key));
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let at = self.at.next_multiple_of(PAGE_BYTES as u64);
+        let zeros = usize::try_from(at - self.at).expect("less than a page");
+        self.write(&vec![0; zeros])?;
+        ids.write(at, listed, &mut |page| self.write(page)).map(Some)
+    }
+
     /// Ends the file and makes it durable. The head's counts are filled in here.
     pub(crate) fn finish(
         mut self,
@@ -807,19 +758,18 @@ impl PackBuilder {
         if !self.frame.is_empty() {
             self.end_frame()?;
         }
-        let ids = std::mem::take(&mut self.ids).bytes;
-        let ids_place =
-            IdsPlace { at: self.at, bytes: ids.len() as u64, crc: crc32fast::hash(&ids) };
-        self.write(&ids)?;
+        let (shares, append_times) =
+            (std::mem::take(&mut self.shares), std::mem::take(&mut self.append_times));
+        let ids = self.write_ids((&shares, &append_times))?;
         let Self { batches, records, at: file_bytes, .. } = self;
         let head = PackHead { batches, records, file_bytes, ..head };
         let index = PackIndex {
             head,
             runs,
-            ids: (!ids.is_empty()).then_some(ids_place),
             frames: std::mem::take(&mut self.frames),
-            shares: std::mem::take(&mut self.shares),
-            append_times: std::mem::take(&mut self.append_times),
+            shares,
+            append_times,
+            ids,
             commits,
         };
         let footer = index.encode(witness);

@@ -9,6 +9,7 @@
 //! - Segments go first: packs are merged only when none waits, and only while the disk has room for
 //!   two of the largest pack.
 //! - What expires is first out of reach, then out of both checkpoints, and only then off the disk.
+//! - What a pack says of message ids is in a filter before anybody hears of the pack.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
 //!   journal grows. After a failure it tries again when the next segment is full.
 //! - A segment that the disk gives nothing of, or less than half, is not settled, and neither is any
@@ -23,20 +24,22 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::disk::{BufferPool, Disk, FileName, PackId};
 use crate::journal::appender::Counters;
-use crate::journal::commit::{CommitNumber, Opened, Run};
+use crate::journal::commit::{CommitNumber, Opened, Run, SegmentNumber};
 use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{Home, Index, Listed, PartitionShare, Unread};
 use crate::published::Published;
 use crate::read::Reader;
-use crate::seen::event_ids::IdKey;
+use crate::seen::event_ids::{IdKey, SettledIds};
 use crate::settled::expiry::Expiry;
+use crate::settled::filters::{Filters, is_sound};
 use crate::settled::frames::{self, Frames};
+use crate::settled::ids::IdReader;
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
@@ -70,6 +73,8 @@ pub(crate) struct SettleOptions {
     pub(crate) hot_segments: u64,
     /// Of compression.
     pub(crate) level: i32,
+    /// What filters of message ids may take of memory.
+    pub(crate) ids_bytes: u64,
 }
 
 /// What passes between the settler and the keeper.
@@ -169,6 +174,8 @@ pub(crate) struct Settler {
     given_up: Option<PackId>,
     /// Whether something expires as time passes.
     expires: bool,
+    /// What was known of settled ids before the last pack: freed here, and not by the journal.
+    ids_before: Option<Arc<SettledIds>>,
 }
 
 /// Why there is no pack.
@@ -203,8 +210,18 @@ impl Settler {
         options: SettleOptions,
     ) -> Self {
         let pace = Pace::new(counters);
-        let (given_up, expires) = (None, false);
-        Self { disk, published, reader, driver, settling, options, pace, given_up, expires }
+        Self {
+            disk,
+            published,
+            reader,
+            driver,
+            settling,
+            options,
+            pace,
+            given_up: None,
+            expires: false,
+            ids_before: None,
+        }
     }
 
     /// Settles until it is stopped, on a thread that comes after all others.
@@ -298,8 +315,8 @@ impl Settler {
         let stretch = stretch.filter(|stretch| self.given_up != Some(stretch.pack));
         let Some(stretch) = stretch else { return false };
         let is_merge = matches!(stretch.sources.first(), Some(Source { home: Home::Pack(_), .. }));
-        match self.make(&stretch) {
-            Ok(index) => {
+        match self.make(&stretch).and_then(|(index, any_new)| self.with_ids(index, any_new)) {
+            Ok((index, ids)) => {
                 self.given_up = None;
                 {
                     let mut state = self.settling.state.lock();
@@ -309,7 +326,7 @@ impl Settler {
                 let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
                 let (pack, sources) = (stretch.pack, stretch.sources.len());
                 tracing::info!(%pack, sources, records, journal_bytes, file_bytes, "settled");
-                self.driver.push(Input::Settled { pack, index: Arc::new(index) });
+                self.driver.push(Input::Settled { pack, index, ids });
             }
             Err(why) => {
                 if !matches!(why, Failure::Stopped) {
@@ -398,7 +415,8 @@ impl Settler {
         }))
     }
 
-    fn make(&mut self, stretch: &Stretch) -> Result<PackIndex, Failure> {
+    /// Makes the pack. Says besides whether it names ids that no pack's index named before.
+    fn make(&mut self, stretch: &Stretch) -> Result<(PackIndex, bool), Failure> {
         let SettleOptions { cluster, id_key, level, .. } = self.options;
         let mut builder = PackBuilder::new(&*self.disk, (cluster, id_key), stretch.pack, level)?;
         let shares = stretch.sources.iter().flat_map(|source| source.index.shares());
@@ -407,15 +425,25 @@ impl Settler {
         let oldest = self.published.places.read().oldest().map(|oldest| oldest.home);
         let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
         let mut read = vec![(0, 0); stretch.sources.len()];
+        let mut any_new = false;
+        let sources = stretch.sources.iter();
+        let indexed: Vec<_> = sources.map(|it| pack_with_ids(it, &self.reader)).collect();
+        for pack in indexed.iter().flatten() {
+            self.merge_ids(&mut builder, pack)?;
+        }
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
-            let knows_ids = self.knows_ids(partition);
+            let finds_ids = self.knows_ids(partition.topic);
+            if finds_ids {
+                builder.cover_ids(partition.topic);
+            }
             let published = Arc::clone(&self.published);
             let mut thinning = Thinning::new(&published, partition, is_oldest);
-            for (source, read) in stretch.sources.iter().zip(&mut read) {
+            for ((source, pack), read) in stretch.sources.iter().zip(&indexed).zip(&mut read) {
                 if let Some(share) = source.index.share(partition) {
-                    let newest = source.index.append_time_last();
-                    builder.set_ids(knows_ids.is_some_and(|from| newest >= from));
+                    let is_indexed = covers(pack.as_deref(), partition.topic);
+                    builder.set_finds_ids(finds_ids && !is_indexed);
+                    any_new |= finds_ids && !is_indexed;
                     let to = (&mut builder, &mut thinning);
                     let (good, bad) = self.copy(to, source, share, extent.start, &frames)?;
                     *read = (read.0 + good, read.1 + bad);
@@ -445,7 +473,7 @@ impl Settler {
         let Heritage { runs, commits } = heritage(&*self.disk, &stretch.sources, current)?;
         let index = builder.finish(head, (runs, commits), &self.witness())?;
         self.check(&index)?;
-        Ok(index)
+        Ok((index, any_new))
     }
 
     /// The log as it is now.
@@ -474,9 +502,61 @@ impl Settler {
         }
     }
 
-    /// From which append time on the partition's events are known by their message ids, if they are.
-    fn knows_ids(&self, partition: PartitionId) -> Option<TimeMicros> {
-        self.published.topics.read().catalog.known_since(partition.topic, self.disk.now())
+    /// Whether the events of a topic are known by their message ids.
+    fn knows_ids(&self, topic: TopicId) -> bool {
+        self.published.topics.read().catalog.dedupe_window(topic).is_some()
+    }
+
+    /// Has the new pack take over what a pack says of ids.
+    fn merge_ids(&self, builder: &mut PackBuilder, pack: &Arc<PackIndex>) -> io::Result<()> {
+        let topics = pack.ids.iter().flat_map(|ids| ids.topics().iter().copied());
+        let topics = topics.filter(|topic| self.knows_ids(*topic)).collect();
+        let file = self.reader.pack_file(pack.head.id)?;
+        builder.merge_ids(IdReader::new(Arc::clone(pack), file), topics);
+        Ok(())
+    }
+
+    /// The pack, and which ids there may be in packs when it is listed.
+    fn with_ids(
+        &mut self,
+        index: PackIndex,
+        any_new: bool,
+    ) -> Result<(Arc<PackIndex>, Arc<SettledIds>), Failure> {
+        let index = Arc::new(index);
+        let before = self.published.ids.settled();
+        let through = before.through.max(SegmentNumber(index.head.id.last));
+        let mut spans = before.spans.clone();
+        let window = self.published.topics.read().catalog.dedupe_window_max();
+        if let Some(window) = window.filter(|_| any_new && index.ids.is_some()) {
+            // Whatever the clock does: what is older than this is out of the window.
+            let not_before = index.head.append_time_last.minus(window);
+            let filters = Filters {
+                packs: &self.packs_since(not_before, &index)?,
+                open: &|pack| self.reader.pack_file(pack),
+                window,
+                not_before,
+                bytes_max: self.options.ids_bytes,
+            };
+            spans = filters.with(spans, &index)?;
+        }
+        self.ids_before = Some(before);
+        Ok((index, Arc::new(SettledIds { through, spans })))
+    }
+
+    /// The packs of the window, with a new one in the place of those that it covers.
+    fn packs_since(
+        &self,
+        not_before: TimeMicros,
+        new: &Arc<PackIndex>,
+    ) -> Result<Vec<Arc<PackIndex>>, Failure> {
+        let listed = self.published.places.read().settled();
+        let counts =
+            |head: &PackHead| head.append_time_last >= not_before && !new.head.id.covers(&head.id);
+        let listed = listed.into_iter().filter(|(_, head)| counts(head));
+        let mut packs = vec![Arc::clone(new)];
+        packs.extend(listed.filter_map(|(unread, _)| self.pack_index(unread)));
+        packs.sort_by_key(|pack| pack.head.id.last);
+        Ok(packs)
     }
 
     /// Where the partition starts; `None` when its topic is gone.
@@ -548,6 +628,10 @@ impl Settler {
         if index != *written {
             return Err(Failure::Other("it reads otherwise than it was written".to_owned()));
         }
+        let index = Arc::new(index);
+        if index.ids.is_some() && !is_sound(&index, &|pack| self.disk.open_pack(pack)) {
+            return Err(Failure::Other("its ids read otherwise than they were written".to_owned()));
+        }
         let pool = BufferPool::new(READ_BYTES as usize);
         let mut records = 0;
         for frame in &index.frames {
@@ -567,6 +651,17 @@ impl Settler {
             Err(Failure::Other(format!("it holds {records} records, not {}", written.head.records)))
         }
     }
+}
+
+/// The pack of a source, where it is one whose index of ids can be read.
+fn pack_with_ids(source: &Source, reader: &Reader) -> Option<Arc<PackIndex>> {
+    let Index::Pack(pack) = &source.index else { return None };
+    is_sound(pack, &|pack| reader.pack_file(pack)).then(|| Arc::clone(pack))
+}
+
+/// Whether all events of a topic are in the index of ids of a pack.
+fn covers(pack: Option<&PackIndex>, topic: TopicId) -> bool {
+    pack.and_then(|pack| pack.ids.as_ref()).is_some_and(|ids| ids.covers(topic))
 }
 
 /// Tells why nothing can be settled.

@@ -1,9 +1,11 @@
-//! Verifying one pack by itself: its index, its frames, the batches in them and their records.
+//! Verifying one pack by itself: its index, its frames, the batches in them and their records, and its
+//! index of message ids.
 //!
 //! Promises: every byte that means something is read from the disk; what cannot be read costs its
 //! frame and no more; memory is bounded by one frame and by the stretches of offsets without a hole.
 
 use std::io;
+use std::sync::Arc;
 
 use tracklog_protocol::{Offset, PartitionId};
 
@@ -12,6 +14,7 @@ use super::segment::is_good;
 use crate::disk::{BufferPool, Disk, PackFile};
 use crate::journal::segment::ClusterId;
 use crate::settled::frames::decode;
+use crate::settled::ids::IdReader;
 use crate::settled::pack::{Batches, Frame, PackHead, PackIndex};
 
 /// What a pack holds.
@@ -19,7 +22,7 @@ use crate::settled::pack::{Batches, Frame, PackHead, PackIndex};
 pub(super) struct CheckedPack {
     pub(super) head: PackHead,
     /// `None` where it cannot be read.
-    pub(super) index: Option<PackIndex>,
+    pub(super) index: Option<Arc<PackIndex>>,
     /// Stretches of offsets of which every record is there, in order of partition and offset.
     pub(super) runs: Vec<Stretch>,
     pub(super) readable: Counts,
@@ -60,7 +63,9 @@ pub(super) fn check(
     };
     match PackIndex::read(&*file, cluster, head.id) {
         Ok(index) => {
+            let index = Arc::new(index);
             checked.check_frames(&*file, &index, read);
+            checked.check_ids(&file, &index);
             checked.index = Some(index);
         }
         Err(error) => checked.lose_all(&error.to_string()),
@@ -95,6 +100,18 @@ impl CheckedPack {
             self.problem(None, what);
         }
         self.check_shares(index);
+    }
+
+    /// Whether all of the index of ids can be read. Where it cannot, no event is lost.
+    fn check_ids(&mut self, file: &Arc<dyn PackFile>, index: &Arc<PackIndex>) {
+        let Some(ids) = &index.ids else { return };
+        let count = IdReader::new(Arc::clone(index), Arc::clone(file)).count();
+        let what = match count {
+            Ok(count) if count == ids.len() => return,
+            Ok(count) => format!("its index of message ids holds {count}, not {}", ids.len()),
+            Err(error) => format!("its index of message ids cannot be read: {error}"),
+        };
+        self.problem(Some(ids.at()), what);
     }
 
     fn lose_frame(&mut self, frame: &Frame, error: &io::Error) {

@@ -223,7 +223,7 @@ impl<'a> Replay<'a> {
             // What it held is counted; nobody can tell where the rest goes on.
             return self.restart();
         };
-        for (run, skip) in index.runs {
+        for (run, skip) in index.runs.iter().copied() {
             if self.data_in < run {
                 self.data_in = run;
                 self.skip(skip);

@@ -1,16 +1,20 @@
 //! Events that are sent again, over restarts, crashes and settling: each is stored once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::disk::{Disk, FileName};
 use tracklog_engine::{Engine, Options};
 use tracklog_log::dedupe::{EVENTS_PER_ID_MAX, OnceError, Outcomes, VerdictKind, append_once};
-use tracklog_log::{Append, Dedupe, Domain, Item, Lane, Log as _, Retention, TopicName};
+use tracklog_log::{
+    Append, AppendError, Condition, Dedupe, Domain, EventId, Item, Lane, Log as _, Retention,
+    SeenAt, SeenItem, Settled, TopicName,
+};
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
-use crate::rig::{Machine, batches, options, topic, wait};
+use crate::rig::{Machine, append, batches, options, payload, topic, wait};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -98,6 +102,211 @@ fn settled_events_are_known_after_a_reopening() {
             assert_eq!((told.partition, told.offset), (first.partition, first.offset));
             assert_eq!(told.kind, VerdictKind::Duplicate);
         }
+        machine.reopen();
+    }
+}
+
+/// Fills segments, and waits until all of them are settled.
+fn settle(machine: &Machine, fill: PartitionId, segments: u64) {
+    let log = machine.engine();
+    for number in 0..16 * segments {
+        append(log, fill, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    settled(log);
+    assert!(log.status().packs > 0);
+}
+
+fn settled(log: &Engine) {
+    for _ in 0..10_000 {
+        if log.status().segments == 1 {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    panic!("{:?}", log.status());
+}
+
+/// A log that settles at once what is full.
+fn settling(hash_bits: u32) -> Options {
+    Options { hot_bytes: Some(0), ..once(hash_bits) }
+}
+
+/// Sends events one by one, and asserts that each is told to lie there.
+#[track_caller]
+fn lie_where_they_were(
+    machine: &Machine,
+    to: &[PartitionId],
+    events: &[Sent],
+    first: &[(PartitionId, Offset)],
+) {
+    for (event, first) in events.iter().zip(first) {
+        let again = records(&[*event], 9);
+        let told = send(machine.engine(), to, &again).expect("known").verdicts[0];
+        assert_eq!(((told.partition, told.offset), told.kind), (*first, VerdictKind::Duplicate));
+    }
+}
+
+fn places(outcomes: &Outcomes) -> Vec<(PartitionId, Offset)> {
+    outcomes.verdicts.iter().map(|it| (it.partition, it.offset)).collect()
+}
+
+#[test]
+fn ids_that_share_a_hash_are_all_stored_and_known_through_packs() {
+    let mut machine = Machine::with(4, settling(3));
+    let partitions = topic(machine.engine(), "once", 2, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let (old, new): (Vec<Sent>, Vec<Sent>) =
+        ((0..8).map(|id| (8 * id, 0)).collect(), (0..8).map(|id| (8 * id + 2, 0)).collect());
+    let first = send(machine.engine(), &partitions, &records(&old, 1)).expect("stored");
+    settle(&machine, fill, 1);
+    let second = send(machine.engine(), &partitions, &records(&new, 1)).expect("stored");
+    assert!(second.verdicts.iter().all(|it| it.kind == VerdictKind::Stored));
+    assert!(second.collisions > 0, "eight hashes for sixteen ids");
+    settle(&machine, fill, 1);
+    for _ in 0..2 {
+        lie_where_they_were(&machine, &partitions, &old, &places(&first));
+        lie_where_they_were(&machine, &partitions, &new, &places(&second));
+        machine.reopen();
+    }
+    let stored = stored(machine.engine(), &partitions);
+    assert!(stored.len() == 16 && stored.values().all(|places| places.len() == 1), "{stored:?}");
+}
+
+#[test]
+fn what_was_settled_before_its_topic_was_deduplicated_is_known_after_merges_too() {
+    let mut machine = Machine::with(5, Options { dedupe: Vec::new(), ..settling(64) });
+    let partitions = topic(machine.engine(), "once", 2, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let events: Vec<Sent> = (0..40).map(|id| (8 * id, 0)).collect();
+    let first = send(machine.engine(), &partitions, &records(&events, 1)).expect("stored");
+    settle(&machine, fill, 1);
+    assert_eq!(machine.engine().status().settled_ids, 0);
+    machine.options.dedupe = once(64).dedupe;
+    machine.reopen();
+    lie_where_they_were(&machine, &partitions, &events, &places(&first));
+    let packs = |machine: &Machine| machine.engine().status().packs;
+    while machine.engine().status().settled_ids < 40 {
+        settle(&machine, fill, 1);
+        assert!(packs(&machine) < 12, "they are merged, and have an index then");
+    }
+    assert!(machine.engine().status().ids < 40, "the table is rid of them");
+    for _ in 0..2 {
+        lie_where_they_were(&machine, &partitions, &events, &places(&first));
+        machine.reopen();
+    }
+}
+
+#[test]
+fn rot_in_the_ids_of_a_pack_costs_no_event_and_is_told() {
+    let mut machine = Machine::with(6, settling(64));
+    let partitions = topic(machine.engine(), "once", 2, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let events: Vec<Sent> = (0..40).map(|id| (8 * id, 0)).collect();
+    let first = send(machine.engine(), &partitions, &records(&events, 1)).expect("stored");
+    settle(&machine, fill, 1);
+    machine.stop();
+    let packs = machine.disk.packs_folder().expect("it is there");
+    let name = FileName::Pack(packs[0].0);
+    let mut file = machine.disk.read_file(&name).expect("it is there");
+    // The last page that is all ids lies before the footer.
+    let page = file.len() / 4096 * 4096 - 2 * 4096;
+    file[page + 20] ^= 1;
+    machine.disk.set_file(&name, Some(file));
+    let report = machine.verify().expect("it opens");
+    assert!(!report.clean && report.damaged.records == 0, "{report}");
+    assert!(report.to_string().contains("message ids"), "{report}");
+    machine.open().expect("it opens");
+    lie_where_they_were(&machine, &partitions, &events, &places(&first));
+    assert_eq!(stored(machine.engine(), &partitions).len(), 40);
+}
+
+#[test]
+fn a_look_into_packs_counts_for_what_was_settled_by_then() {
+    let machine = Machine::with(9, settling(64));
+    let partitions = topic(machine.engine(), "once", 1, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let event = records(&[(2, 0)], 1);
+    let first = places(&send(machine.engine(), &partitions, &event).expect("stored"));
+    settle(&machine, fill, 1);
+    let log = machine.engine();
+    let (source, message_id) = ("web".to_owned(), "m-2".to_owned());
+    let id = EventId { topic: partitions[0].topic, source, message_id };
+    let found = wait(log.settled_places(vec![id])).expect("they are looked for");
+    assert_eq!(found.places, [first]);
+    let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
+    let again = |through| {
+        let conditions = [Condition::Looked { item: 0, through }];
+        let items = items(&event, &partitions);
+        let permit = log.reserve(Lane::FIRST_SOURCE, event.byte_count()).expect("there is room");
+        wait(log.append(permit, epoch, Append { conditions: &conditions, items: &items }))
+    };
+    let Err(AppendError::Seen(seen)) = again(Settled(found.through.0 - 1)) else {
+        panic!("more was settled since")
+    };
+    assert_eq!(seen.items, [SeenItem { item: 0, at: SeenAt::Settled }]);
+    // Who looked says that it is another event.
+    assert_eq!(again(found.through).expect("it is stored").offset(0), Offset(1));
+}
+
+#[test]
+fn an_event_is_found_by_its_id_wherever_it_lies_and_however_old_it_is() {
+    let mut machine = Machine::with(7, settling(64));
+    let partitions = topic(machine.engine(), "once", 3, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let mut first: BTreeMap<u32, (PartitionId, Offset)> = BTreeMap::new();
+    for round in 0..10 {
+        let events: Vec<Sent> = (0..20).map(|id| (8 * (20 * round + id), 0)).collect();
+        let stored = send(machine.engine(), &partitions, &records(&events, 1)).expect("stored");
+        first.extend(events.iter().map(|it| it.0).zip(places(&stored)));
+        if round < 9 {
+            settle(&machine, fill, 1);
+        }
+        machine.disk.advance(HOUR / 4);
+    }
+    let status = machine.engine().status();
+    assert!(status.settled_ids < 180, "most are out of the window: {status:?}");
+    for _ in 0..2 {
+        let log = machine.engine();
+        let topic = log.topic("once").expect("it is there").id;
+        let find = |id: &str| wait(log.id_places(topic, id)).expect("it is looked for");
+        for (id, place) in &first {
+            let found = find(&format!("m-{id}"));
+            assert!(found.places.contains(place), "{id}: {found:?}");
+            assert!(found.places.len() == 1 && found.unindexed.is_empty(), "{id}: {found:?}");
+        }
+        assert_eq!(find("m-none").places, []);
+        machine.reopen();
+    }
+    let log = machine.engine();
+    let trimmed = first[&0].0;
+    let end = log.extent(trimmed).expect("it is there").end;
+    wait(log.trim(trimmed, end)).expect("it is trimmed");
+    let topic = log.topic("once").expect("it is there").id;
+    let found = wait(log.id_places(topic, "m-0")).expect("it is looked for");
+    assert_eq!(found.places, [], "it is gone");
+}
+
+#[test]
+fn of_an_id_with_many_contents_the_first_are_known_through_packs() {
+    let mut machine = Machine::with(8, settling(64));
+    let partitions = topic(machine.engine(), "once", 1, Retention::Keep);
+    let fill = topic(machine.engine(), "fill", 1, Retention::Keep)[0];
+    let kind = |machine: &Machine, content| {
+        let sent = send(machine.engine(), &partitions, &records(&[(2, content)], 1));
+        sent.expect("told").verdicts[0].kind
+    };
+    let known = u32::try_from(EVENTS_PER_ID_MAX).expect("small");
+    for content in 0..known + 4 {
+        kind(&machine, content);
+        if content == known / 2 {
+            settle(&machine, fill, 1);
+        }
+    }
+    settle(&machine, fill, 1);
+    for _ in 0..2 {
+        let kinds: BTreeSet<_> = (0..known).map(|it| format!("{:?}", kind(&machine, it))).collect();
+        assert_eq!(kinds, BTreeSet::from(["Duplicate".to_owned()]));
+        assert_eq!(kind(&machine, known), VerdictKind::Reused, "the others are in the window");
         machine.reopen();
     }
 }
@@ -226,6 +435,14 @@ fn sent_again_and_again(seed: u64) {
                 }
                 Err(error) => panic!("seed {seed}, attempt {attempt}: {error}"),
             },
+        }
+    }
+    machine.reopen();
+    if hot_bytes.is_some() {
+        settled(machine.engine());
+        assert!(machine.engine().status().settled_ids > 0, "seed {seed}: nothing was settled");
+        for (event, place) in &told {
+            lie_where_they_were(&machine, &partitions, &[*event], &[*place]);
         }
     }
     let stored = stored(machine.engine(), &partitions);

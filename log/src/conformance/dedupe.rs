@@ -7,7 +7,7 @@ use tracklog_protocol::{Offset, PartitionId, PayloadKind, Records, TimeMicros, V
 use super::rig::{Opened, Rig, name, next_offset};
 use super::task::block_on;
 use crate::dedupe::{EVENTS_PER_ID_MAX, OnceError, Outcomes, Verdict, VerdictKind, append_once};
-use crate::{Append, AppendError, Condition, Fetch, FetchMode, Item, Lane};
+use crate::{Append, AppendError, Condition, Fetch, FetchMode, Item, Lane, SeenAt};
 
 super::list_cases!(
     a_repeated_event_is_acked_with_its_first_place,
@@ -134,12 +134,17 @@ impl Opened {
     }
 }
 
-/// What is said of an append whose item `item` may lie in `places`.
+/// What is said of an append whose item `item` may lie in `places`, or came before where there are none.
 fn seen_at(refused: Result<Vec<Offset>, AppendError>, item: usize, places: &[(PartitionId, u64)]) {
     let Err(AppendError::Seen(seen)) = refused else { panic!("{refused:?}") };
     let places = places.iter().map(|(partition, offset)| (*partition, Offset(*offset)));
     let [found] = &seen.items[..] else { panic!("{seen:?}") };
-    assert_eq!((found.item, &found.places), (item, &places.collect()));
+    let at = match &found.at {
+        SeenAt::Places { places, .. } => &places[..],
+        SeenAt::Before => &[],
+        SeenAt::Settled => panic!("{seen:?}"),
+    };
+    assert_eq!((found.item, at), (item, &places.collect::<Vec<_>>()[..]));
 }
 
 fn a_repeated_event_is_acked_with_its_first_place(rig: &mut Rig<'_>) {

@@ -11,7 +11,9 @@ use tracklog_protocol::event::EventView;
 use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros, TopicId};
 
 use crate::dedupe::EVENTS_PER_ID_MAX;
-use crate::{Append, AppendError, Condition, Dedupe, Item, Seen, SeenItem, Topic, TopicName};
+use crate::{
+    Append, AppendError, Condition, Dedupe, Item, Seen, SeenAt, SeenItem, Topic, TopicName,
+};
 
 /// By what an event is known.
 type Id = (TopicId, String, String);
@@ -77,10 +79,10 @@ impl Ids {
             let known = self.known.get(&id).map_or(&[][..], Vec::as_slice);
             let places = known.iter().map(|it| (it.partition, it.offset));
             let places: Vec<_> = places.filter(|place| !differs(append, item, *place)).collect();
-            let is_repeated = !earlier.insert(id);
-            if is_repeated || !places.is_empty() {
-                let places = if is_repeated { Vec::new() } else { places };
-                seen.items.push(SeenItem { item, places, not_before });
+            if !earlier.insert(id) {
+                seen.items.push(SeenItem { item, at: SeenAt::Before });
+            } else if !places.is_empty() {
+                seen.items.push(SeenItem { item, at: SeenAt::Places { places, not_before } });
             }
         }
         if seen.items.is_empty() { Ok(()) } else { Err(AppendError::Seen(Arc::new(seen))) }

@@ -122,7 +122,7 @@ impl Store {
                 Some(*partition)
             }
             // The other event may be gone with its topic.
-            Condition::Differs { .. } => None,
+            Condition::Differs { .. } | Condition::Looked { .. } => None,
         });
         let of_items = append.items.iter().map(Item::partition);
         match of_items.chain(of_conditions.flatten()).find(|it| !self.partitions.contains_key(it)) {
@@ -138,7 +138,7 @@ impl Store {
                 let partition = &self.partitions[partition];
                 partition.compact && partition.last_of_key(key) == *last
             }
-            Condition::Differs { .. } => true,
+            Condition::Differs { .. } | Condition::Looked { .. } => true,
         }
     }
 

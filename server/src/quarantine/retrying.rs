@@ -367,13 +367,17 @@ impl Retries {
                 Err(error) => return Err(error),
             };
             let known = differs.len();
-            for (partition, offset) in seen.items.iter().flat_map(|item| item.places.clone()) {
-                match self.look_at(partition, offset, record).await? {
-                    Alike::Same => return self.found(page, told, partition, offset).await,
-                    Alike::Id => has_reused_id = true,
-                    Alike::No => {}
+            for sight in dedupe::sights(&*self.of.log, &items, &seen).await? {
+                for (partition, offset) in sight.places {
+                    match self.look_at(partition, offset, record).await? {
+                        Alike::Same => return self.found(page, told, partition, offset).await,
+                        Alike::Id => has_reused_id = true,
+                        Alike::No => {}
+                    }
+                    differs.push(Condition::Differs { item: 0, partition, offset });
                 }
-                differs.push(Condition::Differs { item: 0, partition, offset });
+                let looked = |through| Condition::Looked { item: 0, through };
+                differs.extend(sight.through.map(looked));
             }
             if differs.len() == known {
                 return Err(QuarantineError::Moved);

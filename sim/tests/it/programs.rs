@@ -52,7 +52,9 @@ fn events_sent_again_and_again_are_stored_once() {
         all.reused += done.reused;
         all.collisions += done.collisions;
         all.crashes += done.crashes;
+        all.settled += done.settled;
     }
+    assert!(all.settled > 4_000, "{all:?}");
     assert!(all.stored > 4_000 && all.known > 4_000, "{all:?}");
     assert!(all.reused > 300 && all.collisions > 500 && all.crashes == 1_000, "{all:?}");
 }

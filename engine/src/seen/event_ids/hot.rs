@@ -1,4 +1,4 @@
-//! The ids of the events of the window: where each event is, by the hash of its id.
+//! The ids of the journal's events in the window: where each event is, by the hash of its id.
 //!
 //! | bits | what an entry of 12 bytes says |
 //! |---|---|
@@ -15,7 +15,8 @@
 //! are spent on an id.
 //!
 //! Promises
-//! - An id that was inserted is found until its segment is forgotten, and then never again.
+//! - An id that was inserted is found until its segment is forgotten (it is settled, given up, or out
+//!   of the window), and then never again.
 //! - Of one hash [`EVENTS_PER_ID_MAX`] entries are kept: whoever sends one id again and again, each
 //!   time with another content, makes nobody's search long. A further one takes the place of the
 //!   oldest that may be known no more, and has none where all are known for certain.
@@ -26,13 +27,13 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 
 use smallvec::SmallVec;
 use tracklog_log::dedupe::EVENTS_PER_ID_MAX;
-use tracklog_protocol::{Offset, TimeMicros, TopicId};
+use tracklog_protocol::{Offset, TimeMicros};
 
-use super::IdHash;
+use super::{HASH_BITS, TopicIdHash};
 use crate::catalog::Row;
 use crate::journal::commit::SegmentNumber;
 
@@ -40,6 +41,7 @@ use crate::journal::commit::SegmentNumber;
 pub(crate) const ROWS_MAX: u32 = 1 << ROW_BITS;
 
 const PAGE_BITS: u32 = 12;
+const TAG_BITS: u32 = u32::BITS;
 const PAGES: usize = 1 << PAGE_BITS;
 const SLOTS: usize = 16;
 const OFFSET_BITS: u32 = 34;
@@ -53,32 +55,24 @@ const SLOTS_USED_PERCENT_MAX: usize = 94;
 const ID_BYTES: u64 = 16;
 
 const _: () = assert!(size_of::<Bucket>() == 12 * SLOTS);
-
-/// The hash of an id in one topic: the same event is there once in each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TopicIdHash(NonZeroU64);
+const _: () = assert!(PAGE_BITS + TAG_BITS == HASH_BITS);
 
 impl TopicIdHash {
-    pub(crate) const fn new(topic: TopicId, id: IdHash) -> Self {
-        /// Odd, so that no two topics are mixed in alike (the golden ratio of 2^64).
-        const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
-        match NonZeroU64::new(id.get() ^ (topic.0 as u64).wrapping_mul(SPREAD)) {
-            Some(hash) => Self(hash),
-            None => Self(NonZeroU64::MIN),
-        }
-    }
-
     const fn page(self) -> usize {
-        (self.0.get() >> (u64::BITS - PAGE_BITS)) as usize
+        (self.get() >> TAG_BITS) as usize
     }
 
     /// Never 0, which says that a slot is empty.
-    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
     const fn tag(self) -> u32 {
-        match self.0.get() as u32 {
-            0 => 1,
-            tag => tag,
-        }
+        tag_of(self.get())
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
+const fn tag_of(hash: u64) -> u32 {
+    match hash as u32 {
+        0 => 1,
+        tag => tag,
     }
 }
 
@@ -170,6 +164,23 @@ impl Page {
             at = after(at, count);
         }
         None
+    }
+
+    /// Shows the entries of these tags.
+    fn search_between(&self, tags: RangeInclusive<u32>, mut visit: impl FnMut(Place)) {
+        let count = self.buckets.len();
+        let (mut at, last) = (scaled(*tags.start(), count), scaled(*tags.end(), count));
+        let mut is_past = false;
+        for _ in 0..count {
+            let bucket = &self.buckets[at];
+            let slots = bucket.tags.iter().zip(&bucket.places).take(bucket.used());
+            slots.filter(|(tag, _)| tags.contains(tag)).for_each(|(_, place)| visit(Place(*place)));
+            is_past |= at == last;
+            if is_past && !bucket.is_full() {
+                return;
+            }
+            at = after(at, count);
+        }
     }
 
     /// Whether there is room without laying it out anew.
@@ -281,6 +292,7 @@ struct Bench {
 #[derive(Clone, Copy)]
 struct Generation {
     number: u8,
+    first: SegmentNumber,
     last: SegmentNumber,
     /// The smallest that was told of its events; before the first the greatest that there is.
     since: TimeMicros,
@@ -364,19 +376,22 @@ impl HotIds {
     /// What follows lies in `segment`, or behind it.
     pub(crate) fn begin_segment(&mut self, segment: SegmentNumber) {
         let current = self.generations.back_mut().expect("there is always one");
-        if current.ids == 0 || self.free.is_empty() {
+        if current.ids == 0 {
+            (current.first, current.last) = (segment, segment);
+        } else if self.free.is_empty() {
             current.last = segment;
         } else {
             self.begin_generation(segment);
         }
     }
 
-    fn begin_generation(&mut self, last: SegmentNumber) {
+    fn begin_generation(&mut self, segment: SegmentNumber) {
         let number = self.free.pop().expect("it was looked whether one is free");
         self.is_live[usize::from(number)] = true;
         let append_time = TimeMicros(i64::MIN);
         let since = TimeMicros(i64::MAX);
-        self.generations.push_back(Generation { number, last, since, append_time, ids: 0 });
+        let (first, last) = (segment, segment);
+        self.generations.push_back(Generation { number, first, last, since, append_time, ids: 0 });
     }
 
     /// Forgets the ids of all segments up to `segment`, as far as no later one shares a generation
@@ -387,6 +402,22 @@ impl HotIds {
         }
     }
 
+    /// Forgets the ids of these segments, which are settled, but for those that share a generation with
+    /// others.
+    pub(crate) fn forget_settled(&mut self, segments: &RangeInclusive<SegmentNumber>) {
+        for at in (0..self.generations.len().saturating_sub(1)).rev() {
+            let Generation { first, last, .. } = self.generations[at];
+            if segments.contains(&first) && segments.contains(&last) {
+                self.forget_at(at);
+            }
+        }
+    }
+
+    /// From which segment on it knows the ids of all that are in the journal.
+    pub(crate) fn since(&self) -> SegmentNumber {
+        self.generations.front().expect("there is always one").first
+    }
+
     /// Forgets segments whose events were all appended before `time`.
     pub(crate) fn forget_before(&mut self, time: TimeMicros) {
         while self.generations.len() > 1 && self.generations[0].append_time < time {
@@ -395,10 +426,14 @@ impl HotIds {
     }
 
     fn forget_oldest(&mut self) -> Option<Generation> {
-        let oldest = self.generations.pop_front()?;
-        self.is_live[usize::from(oldest.number)] = false;
-        self.dead.push(oldest.number);
-        Some(oldest)
+        self.forget_at(0)
+    }
+
+    fn forget_at(&mut self, at: usize) -> Option<Generation> {
+        let gone = self.generations.remove(at)?;
+        self.is_live[usize::from(gone.number)] = false;
+        self.dead.push(gone.number);
+        Some(gone)
     }
 
     /// Has the processor fetch what a search for each of `hashes`, and an insertion, looks at, all
@@ -430,6 +465,25 @@ impl HotIds {
     pub(crate) fn find(&self, hash: TopicIdHash, next: impl Fn(Row) -> Offset) -> Found {
         let mut found = Found::new();
         self.search(hash, |place| found.push((place.row(), place.offset(next(place.row())))));
+        found.sort_unstable();
+        found
+    }
+
+    /// Where events lie whose id may have one of these hashes, which lie in one page, in order.
+    pub(crate) fn find_between(
+        &self,
+        hashes: &RangeInclusive<u64>,
+        next: impl Fn(Row) -> Offset,
+    ) -> Found {
+        let mut found = Found::new();
+        let page = usize::try_from(*hashes.start() >> TAG_BITS).expect("a page of a hash");
+        if let Some(page) = self.pages.get(page) {
+            page.search_between(tag_of(*hashes.start())..=tag_of(*hashes.end()), |place| {
+                if self.is_live[usize::from(place.generation())] {
+                    found.push((place.row(), place.offset(next(place.row()))));
+                }
+            });
+        }
         found.sort_unstable();
         found
     }
@@ -569,13 +623,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
+    use tracklog_protocol::TopicId;
 
+    use super::super::IdHash;
     use super::*;
 
     fn hash(number: u64) -> TopicIdHash {
         let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mixed = mixed ^ (mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        TopicIdHash::new(TopicId(0), IdHash::new(mixed))
+        TopicIdHash::new(TopicId(0), IdHash(mixed >> (u64::BITS - HASH_BITS)))
     }
 
     fn ids() -> HotIds {

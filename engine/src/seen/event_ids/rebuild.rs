@@ -1,19 +1,22 @@
-//! The ids of a segment's events, read from the segment itself or from its pack: at opening, when
-//! the table that holds them is made again from the log.
+//! The ids of events, read from a segment, or from a pack whose index does not tell them: at opening,
+//! when the table that holds them is made again from the log.
 //!
 //! What cannot be read is known no more, as are events that are lost to damage: recovery and
 //! `verify` tell of it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use super::{HotIds, IdKey, Known, TopicIdHash, topic_hash_of};
+use super::{HotIds, IdKey, Known, topic_hash_of};
 use crate::catalog::{Catalog, Row};
-use crate::disk::{Access, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
+use crate::disk::{Access, BufferPool, Disk, PAGE_BYTES, PageBuffer, Slot, batch_of_slot};
 use crate::journal::commit::SegmentNumber;
 use crate::partition::places::{Place, SegmentId, SegmentIndex};
-use crate::settled::pack::{PackError, PackHead, PackIndex};
+use crate::settled::frames;
+use crate::settled::pack::{Batches, FRAME_BYTES, PackHead, PackIndex};
 
-use tracklog_protocol::{BatchView, PartitionId, TimeMicros};
+use tracklog_protocol::{BatchView, PartitionId, TopicId};
 
 /// So much is read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -38,28 +41,42 @@ pub(crate) fn ids_of_segment(
     ids.end_commit(index.append_time_last());
 }
 
-/// Adds the ids that a pack knows.
+/// Adds the ids of the events of a pack, of those topics that its index of ids does not cover: they are
+/// read from the events.
 pub(crate) fn ids_of_pack(
     disk: &dyn Disk,
-    index: &PackIndex,
+    (index, covers): (&PackIndex, &dyn Fn(TopicId) -> bool),
     catalog: &Catalog,
+    key: IdKey,
     (ids, is_known): (&mut HotIds, &dyn Fn(&Known) -> bool),
 ) {
     let PackHead { id, append_time_last, .. } = index.head;
+    let row_of = |partition: PartitionId| {
+        let row = catalog.row_and_dedupe(partition).filter(|_| !covers(partition.topic));
+        row.and_then(|(row, dedupes)| dedupes.then_some(row))
+    };
+    let shares = index.shares.iter().filter(|share| row_of(share.partition).is_some());
+    let places = shares.flat_map(|share| &share.places);
+    let frames: BTreeSet<usize> = places.filter_map(|place| index.frame_of(place)).collect();
+    if frames.is_empty() {
+        return;
+    }
     ids.begin_segment(SegmentNumber(id.last));
-    let file = disk.open_pack(id).map_err(PackError::from);
-    let runs = file.and_then(|file| index.read_ids(&*file)).unwrap_or_else(|error| {
+    let file = disk.open_pack(id).inspect_err(|error| {
         tracing::warn!("no message id of {id} is known: {error}");
-        Vec::new()
     });
-    for run in runs {
-        let Some((row, true)) = catalog.row_and_dedupe(run.partition) else { continue };
-        for (hash, nth) in run.hashes.into_iter().zip(0..) {
-            if let Some(hash) = hash {
-                let hash = TopicIdHash::new(run.partition.topic, hash);
-                // A pack does not say when each of its events was appended.
-                let since = TimeMicros(i64::MIN);
-                ids.insert(hash, (row, run.first.plus(nth)), since, is_known);
+    let pool = BufferPool::new(FRAME_BYTES);
+    for frame in file.iter().flat_map(|file| frames.iter().map(move |frame| (file, frame))) {
+        let (file, frame) = frame;
+        let bytes = frames::decode(&**file, &index.frames[*frame], &pool);
+        let batches = bytes.into_iter().flat_map(Batches::new).filter_map(Result::ok);
+        for batch in batches {
+            let partition = batch.partition();
+            let Some(row) = row_of(partition) else { continue };
+            for (offset, record) in batch.records() {
+                if let Some(hash) = topic_hash_of(key, partition.topic, record) {
+                    ids.insert(hash, (row, offset), batch.append_time(), is_known);
+                }
             }
         }
     }

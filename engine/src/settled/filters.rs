@@ -1,0 +1,206 @@
+//! Which filters there are over the ids of packs, so that few tell of all that is in the window.
+//!
+//! Each covers packs side by side, and is made of their indexes. One more comes with each new pack.
+//! When there are more than [`FILTERS_MAX`], the two neighbours that hold the fewest ids become one,
+//! made anew, as long as that spans no more than a quarter of the window: so an id is read some times
+//! more, and a filter that spans much of the window keeps few ids that are out of it.
+//!
+//! Promises
+//! - An id of the window that a pack's index names is in a filter.
+//! - There are at most a dozen, however many packs the window spans, and together they stay below a
+//!   bound: beyond it the oldest go, and that is said.
+//!
+//! Called by the settler, on its own thread, and at opening.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracklog_protocol::TimeMicros;
+
+use crate::disk::{PackFile, PackId};
+use crate::journal::commit::SegmentNumber;
+use crate::seen::event_ids::{FilterBuilder, IdFilter, SpanFilter};
+use crate::settled::ids::{IdIndex, IdReader, IndexedId};
+use crate::settled::pack::PackIndex;
+
+/// Neighbours are made one while there are more.
+const FILTERS_MAX: usize = 8;
+/// As long as the two span no more than such a share of the window.
+const SPANS_PER_WINDOW: u32 = 4;
+
+/// Opens the file of a pack.
+pub(crate) type OpenPack<'a> = &'a dyn Fn(PackId) -> io::Result<Arc<dyn PackFile>>;
+
+/// What filters are made of.
+pub(crate) struct Filters<'a> {
+    /// The packs, oldest first.
+    pub(crate) packs: &'a [Arc<PackIndex>],
+    pub(crate) open: OpenPack<'a>,
+    pub(crate) window: Duration,
+    /// Where that begins.
+    pub(crate) not_before: TimeMicros,
+    pub(crate) bytes_max: u64,
+}
+
+impl Filters<'_> {
+    /// The filters over all packs; and the packs whose indexes cannot be read, which are in none.
+    pub(crate) fn of_all(&self) -> (Vec<SpanFilter>, Vec<PackId>) {
+        let (mut spans, mut unread) = (Vec::new(), Vec::new());
+        let mut after = self.not_before.minus(Duration::from_micros(1));
+        let mut rest = self.packs;
+        while let Some(first) = rest.first() {
+            let until = |pack: &PackIndex| pack.head.append_time_last;
+            if until(first) <= after {
+                rest = &rest[1..];
+                continue;
+            }
+            let fits = rest.iter().take_while(|pack| self.is_short(after, until(pack)));
+            let (together, later) = rest.split_at(fits.count().max(1));
+            rest = later;
+            let last = &together[together.len() - 1];
+            let filter = self.filter(together, after, until(last)).or_else(|_| {
+                let (sound, rotten): (Vec<_>, Vec<_>) =
+                    together.iter().cloned().partition(|pack| is_sound(pack, self.open));
+                unread.extend(rotten.iter().map(|pack| pack.head.id));
+                self.filter(&sound, after, until(last))
+            });
+            match filter {
+                Ok(filter) => spans.push(span((first, last), (after, until(last)), filter)),
+                Err(_) => unread.extend(together.iter().map(|pack| pack.head.id)),
+            }
+            after = until(last);
+        }
+        self.bound(&mut spans);
+        (spans, unread)
+    }
+
+    /// The filters with the ids of a pack besides, which is one of the packs.
+    pub(crate) fn with(
+        &self,
+        mut spans: Vec<SpanFilter>,
+        pack: &Arc<PackIndex>,
+    ) -> io::Result<Vec<SpanFilter>> {
+        let (first, last) = segments(pack);
+        let until = pack.head.append_time_last;
+        spans.retain(|span| span.until >= self.not_before);
+        spans.retain(|span| span.first < first || span.last > last);
+        let at = spans.partition_point(|span| span.first < first);
+        // Where packs without an index are merged, a filter beside may span some of what comes.
+        let before = spans.iter().filter(|span| span.last < first).map(|span| span.until).max();
+        let after = before.unwrap_or(self.not_before.minus(Duration::from_micros(1)));
+        let filter = self.filter(std::slice::from_ref(pack), after, until)?;
+        spans.insert(at, span((pack, pack), (after, until), filter));
+        self.merge(&mut spans);
+        self.bound(&mut spans);
+        Ok(spans)
+    }
+
+    /// Makes neighbours one while there are too many. Where that fails they stay.
+    fn merge(&self, spans: &mut Vec<SpanFilter>) {
+        while spans.len() > FILTERS_MAX {
+            let pairs = spans.windows(2).enumerate();
+            let short = pairs.filter(|(_, two)| self.is_short(two[0].after, two[1].until));
+            let least = short.min_by_key(|(_, two)| two[0].filter.len() + two[1].filter.len());
+            let Some((at, [one, other])) = least else { return };
+            let (first, last) = (one.first, one.last.max(other.last));
+            let (after, until) = (one.after.min(other.after), one.until.max(other.until));
+            let is_within = |pack: &&Arc<PackIndex>| {
+                let (from, to) = segments(pack);
+                from <= last && first <= to
+            };
+            let packs: Vec<_> = self.packs.iter().filter(is_within).cloned().collect();
+            match self.filter(&packs, after, until) {
+                Ok(filter) => {
+                    let filter = Arc::new(filter);
+                    spans.splice(at..at + 2, [SpanFilter { first, last, after, until, filter }]);
+                }
+                Err(error) => {
+                    tracing::warn!("filters of message ids stay as they are: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bound(&self, spans: &mut Vec<SpanFilter>) {
+        let bytes = |it: &SpanFilter| it.filter.bytes() as u64;
+        while spans.iter().map(bytes).sum::<u64>() > self.bytes_max {
+            let gone: SpanFilter = spans.remove(0);
+            let (ids, last, bytes_max) = (gone.filter.len(), gone.last, self.bytes_max);
+            tracing::warn!(
+                "{ids} message ids up to segment {last} are known no more: \
+                 filters of them are bound to {bytes_max} bytes"
+            );
+        }
+    }
+
+    fn is_short(&self, after: TimeMicros, until: TimeMicros) -> bool {
+        until.minus(self.window / SPANS_PER_WINDOW) <= after
+    }
+
+    /// The ids of events of some packs that were appended after one time and until another.
+    fn filter(
+        &self,
+        packs: &[Arc<PackIndex>],
+        after: TimeMicros,
+        until: TimeMicros,
+    ) -> io::Result<IdFilter> {
+        let about = packs.iter().filter_map(|pack| pack.ids.as_ref()).map(IdIndex::len).sum();
+        let mut builder = FilterBuilder::of_about(about);
+        let mut readers = Vec::with_capacity(packs.len());
+        let mut next = BinaryHeap::new();
+        for pack in packs.iter().filter(|pack| pack.ids.is_some()) {
+            let file = (self.open)(pack.head.id)?;
+            readers.push(IdReader::new(Arc::clone(pack), file));
+        }
+        for (reader, number) in readers.iter_mut().zip(0_usize..) {
+            next.extend(appended(reader, after, until)?.map(|hash| Reverse((hash, number))));
+        }
+        while let Some(Reverse((hash, number))) = next.pop() {
+            builder.push(hash);
+            let hash = appended(&mut readers[number], after, until)?;
+            next.extend(hash.map(|hash| Reverse((hash, number))));
+        }
+        Ok(builder.finish())
+    }
+}
+
+/// Whether the index of a pack's ids is there and can be read to its end.
+pub(crate) fn is_sound(pack: &Arc<PackIndex>, open: OpenPack<'_>) -> bool {
+    let Some(ids) = &pack.ids else { return false };
+    let count = open(pack.head.id).and_then(|it| IdReader::new(Arc::clone(pack), it).count());
+    count.is_ok_and(|count| count == ids.len())
+}
+
+/// The next hash of an event that may have been appended after one time and until another.
+fn appended(
+    reader: &mut IdReader,
+    after: TimeMicros,
+    until: TimeMicros,
+) -> io::Result<Option<u64>> {
+    while let Some(IndexedId { hash, share, place, .. }) = reader.next()? {
+        // Of a place the last append time is known, and that of the place before.
+        let times = &reader.pack().append_times[share];
+        let before = place.checked_sub(1).map(|before| times[before]);
+        if times[place] > after && before.is_none_or(|before| before <= until) {
+            return Ok(Some(hash));
+        }
+    }
+    Ok(None)
+}
+
+fn segments(pack: &PackIndex) -> (SegmentNumber, SegmentNumber) {
+    (SegmentNumber(pack.head.id.first), SegmentNumber(pack.head.id.last))
+}
+
+fn span(
+    (first, last): (&PackIndex, &PackIndex),
+    (after, until): (TimeMicros, TimeMicros),
+    filter: IdFilter,
+) -> SpanFilter {
+    let (first, last) = (segments(first).0, segments(last).1);
+    SpanFilter { first, last, after, until, filter: Arc::new(filter) }
+}
