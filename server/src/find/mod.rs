@@ -5,7 +5,9 @@
 //!   groups, `undelivered`, the archive's manifests. Where something cannot be told, that is said.
 //! - One call reads a bounded piece, and says where the next goes on.
 //!
-//! [`Finder::find`] is the search: a scan of `raw` and `rejected` over a range of append times. An
+//! [`Finder::find`] is the search. Events with a message id are found in the log's index of ids: what is
+//! read of `raw` are the batches that may hold one, and what no index covers. A user's events, and
+//! what lies in `rejected`, are found by a scan over a range of append times. An
 //! event's partition is that of its anonymous id where it has one, which nobody who asks for a user
 //! knows; so all are read, those of the user's own key first. `trace` follows one event.
 //!
@@ -15,18 +17,19 @@ mod scan;
 mod trace;
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracklog_ingest_gateway::scan::Members;
-use tracklog_log::{FetchError, Log, Topic};
+use tracklog_log::{FetchError, IdPlaces, Log, Topic};
 use tracklog_pipeline::archive::store::Store;
 use tracklog_pipeline::groups::{GroupError, Groups};
 use tracklog_protocol::event::{EventFlags, EventView};
 use tracklog_protocol::line::format_time;
 use tracklog_protocol::rejected::RejectedView;
-use tracklog_protocol::{Offset, Record, TimeMicros, partition_for};
+use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros, partition_for};
 
 use crate::bound::Bound;
 use crate::node::routing::Routing;
@@ -296,6 +299,7 @@ impl Finder {
         let limit = search.limit.unwrap_or(FOUND_MAX).min(FOUND_MAX);
         let (mut events, mut looked, mut read_bytes) = (Vec::new(), 0, 0);
         let order = self.order(&search.sought);
+        let index = self.index(&search.sought).await?;
         let begins = search.after.as_ref().map_or(0, |after| {
             let is_it = |(topic, partition): &(&Topic, u32)| {
                 topic.name() == after.topic && *partition == after.place.partition
@@ -307,28 +311,43 @@ impl Finder {
                 |it: &&Cursor| it.topic == topic.name() && it.place.partition == *partition;
             let after = search.after.as_ref().filter(is_first).map(|it| it.place.offset);
             let at = topic.partition(*partition);
-            let mut scan = Scan::of(&*self.log, at, search.from, search.to, after).await?;
-            while let Some(chunk) = scan.next().await? {
-                read_bytes += chunk.bytes();
-                for (offset, appended_at, record) in chunk.records() {
-                    let is_full = events.len() >= limit;
-                    if is_full && search.sought.is(record) {
-                        let next = cursor(topic, *partition, offset);
+            let stretches = match &index {
+                Some(index) if topic.id == self.topics.raw.id => stretches(index, at),
+                _ => vec![Offset::ZERO..Offset(u64::MAX)],
+            };
+            if stretches.is_empty() {
+                continue;
+            }
+            let whole = Scan::of(&*self.log, at, search.from, search.to, after).await?;
+            for mut scan in stretches.iter().filter_map(|stretch| whole.within(stretch)) {
+                while let Some(chunk) = scan.next().await? {
+                    read_bytes += chunk.bytes();
+                    for (offset, appended_at, record) in chunk.records() {
+                        let is_full = events.len() >= limit;
+                        if is_full && search.sought.is(record) {
+                            let next = cursor(topic, *partition, offset);
+                            return Ok(Finds { events, looked, next: Some(next) });
+                        }
+                        looked += 1;
+                        if search.sought.is(record) {
+                            let place = Place { partition: *partition, offset };
+                            events.push(self.told(place, appended_at, record).await?);
+                        }
+                    }
+                    if read_bytes >= READ_BYTES_MAX {
+                        let next = cursor(topic, *partition, scan.at());
                         return Ok(Finds { events, looked, next: Some(next) });
                     }
-                    looked += 1;
-                    if search.sought.is(record) {
-                        let place = Place { partition: *partition, offset };
-                        events.push(self.told(place, appended_at, record).await?);
-                    }
-                }
-                if read_bytes >= READ_BYTES_MAX {
-                    let next = cursor(topic, *partition, scan.at());
-                    return Ok(Finds { events, looked, next: Some(next) });
                 }
             }
         }
         Ok(Finds { events, looked, next: None })
+    }
+
+    /// What the log's index says of a message id.
+    async fn index(&self, sought: &Sought) -> Result<Option<IdPlaces>, FetchError> {
+        let Sought::Id(id) = sought else { return Ok(None) };
+        self.log.id_places(self.topics.raw.id, id).await.map(Some)
     }
 
     /// All partitions, in the order in which they are read.
@@ -388,6 +407,20 @@ impl Finder {
     }
 }
 
+/// What of a partition has to be read, in order: the records that the index names, and what it does
+/// not cover.
+fn stretches(index: &IdPlaces, at: PartitionId) -> Vec<Range<Offset>> {
+    let unindexed = index.unindexed.iter().filter(|(partition, _)| *partition == at);
+    let unindexed: Vec<_> = unindexed.map(|(_, stretch)| stretch.clone()).collect();
+    let is_covered = |offset: &Offset| !unindexed.iter().any(|it| it.contains(offset));
+    let places = index.places.iter().filter(|(partition, _)| *partition == at);
+    let places = places.map(|(_, offset)| *offset).filter(is_covered);
+    let mut stretches: Vec<_> = places.map(|offset| offset..offset.plus(1)).collect();
+    stretches.extend(unindexed);
+    stretches.sort_unstable_by_key(|stretch| stretch.start);
+    stretches
+}
+
 fn cursor(topic: &Topic, partition: u32, offset: Offset) -> String {
     let place = Place { partition, offset };
     Cursor { topic: topic.name().to_owned(), place }.to_string()
@@ -401,7 +434,23 @@ impl fmt::Debug for Finder {
 
 #[cfg(test)]
 mod tests {
+    use tracklog_protocol::TopicId;
+
     use super::*;
+
+    #[test]
+    fn what_the_index_names_and_what_it_does_not_cover_is_read_in_order_and_once() {
+        let at = |partition| PartitionId::new(TopicId(1), partition);
+        let stretch = |from, to| Offset(from)..Offset(to);
+        let index = IdPlaces {
+            places: vec![(at(0), Offset(3)), (at(1), Offset(40)), (at(0), Offset(12))],
+            unindexed: vec![(at(0), stretch(10, 20)), (at(2), stretch(0, 9))],
+        };
+        assert_eq!(stretches(&index, at(0)), [stretch(3, 4), stretch(10, 20)]);
+        assert_eq!(stretches(&index, at(1)), [stretch(40, 41)]);
+        assert_eq!(stretches(&index, at(2)), [stretch(0, 9)]);
+        assert!(stretches(&index, at(3)).is_empty());
+    }
 
     #[test]
     fn a_search_goes_on_at_a_place_of_a_topic_that_it_reads() {

@@ -1,5 +1,7 @@
 //! Reading a partition over a range, or onwards from a time, a piece at a time.
 
+use std::ops::Range;
+
 use tracklog_log::{Fetch, FetchError, FetchMode, Log, TimeKind};
 use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
@@ -63,6 +65,20 @@ impl<'l> Scan<'l> {
         let end = offset(to, extent.end).await?.min(extent.end);
         let at = after.map_or(from, |after| after.max(from));
         Ok(Self { log, partition, start: from, at, end, fetch_bytes: FETCH_BYTES })
+    }
+
+    /// What of it lies in a stretch. Where that is one record, no more than its batch is read.
+    pub(super) fn within(&self, stretch: &Range<Offset>) -> Option<Self> {
+        let (at, end) = (self.at.max(stretch.start), self.end.min(stretch.end));
+        let fetch_bytes = if stretch.end.0 - stretch.start.0 > 1 { self.fetch_bytes } else { 1 };
+        (at < end).then_some(Self { at, end, fetch_bytes, ..*self })
+    }
+
+    /// Whether records are gone that would have been read: it begins where its partition does, and
+    /// that began with others once.
+    pub(super) fn is_cut(&self) -> bool {
+        self.at > Offset::ZERO
+            && self.log.extent(self.partition).is_none_or(|it| self.at <= it.start)
     }
 
     /// Of what was appended at `time` or later, in small reads: what is looked for is near.

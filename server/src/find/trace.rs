@@ -170,8 +170,7 @@ impl Finder {
                 continue;
             }
             let Some(topic) = topic else {
-                let aside = self.undelivered(&name, at, offset, appended_at).await?;
-                went.push(aside.unwrap_or_else(|| to(WentState::Done)));
+                went.push(self.delivered(&name, at, offset, appended_at).await?);
                 continue;
             };
             let found = match self.log.topic(topic.as_str()) {
@@ -216,15 +215,15 @@ impl Finder {
         Ok(found.map(|it| (stored_at(topic, partition, it.offset), it.appended_at)))
     }
 
-    /// What was set aside of the event at a place of what is routed, for a destination; `None` where
-    /// nothing was.
-    async fn undelivered(
+    /// What became of the event at a place of what is routed, which a destination has come past: it
+    /// was taken, unless it was set aside.
+    async fn delivered(
         &self,
         name: &DestinationName,
         at: PartitionId,
         offset: Offset,
         appended_at: TimeMicros,
-    ) -> Result<Option<Went>, FindError> {
+    ) -> Result<Went, FindError> {
         let source = self.routing.source().name();
         let is_it = |record: Record<'_>| {
             let key = record.key_value().map(|pair| pair.key);
@@ -233,26 +232,29 @@ impl Finder {
                 (&*it.topic, it.partition, it.offset) == (source, at.partition, offset.0)
             })
         };
-        let mut last: Option<Lying> = None;
-        for partition in self.topics.undelivered.partitions() {
-            let mut scan = Scan::since(&*self.log, partition, appended_at).await?;
-            // Each retry that fails sets it aside anew.
-            while let Some(found) = look(&mut scan, partition, FAR_BYTES, is_it).await? {
-                scan.go_to(found.offset.plus(1));
-                if last.as_ref().is_none_or(|last| last.appended_at <= found.appended_at) {
-                    last = Some(found);
-                }
-            }
-        }
-        let Some(found) = last else { return Ok(None) };
         let to = |state| way(name.as_str(), "destination", state);
+        let (mut last, mut is_whole): (Option<Lying>, bool) = (None, true);
+        for partition in self.topics.undelivered.partitions() {
+            let seen = last_of(&*self.log, partition, appended_at, FAR_BYTES, is_it).await?;
+            is_whole &= seen.is_whole;
+            let is_later =
+                |it: &Lying| last.as_ref().is_none_or(|last| last.appended_at <= it.appended_at);
+            last = seen.last.filter(is_later).or(last);
+        }
+        let Some(found) = last else {
+            let why = "what was set aside for it is gone, or too much to look through".to_owned();
+            return Ok(match is_whole {
+                true => to(WentState::Done),
+                false => Went { why: Some(why), ..to(WentState::Unknown) },
+            });
+        };
         if self.is_past(&retry::group(name), found.at, found.offset).await? {
             let why = Some("when it was tried again".to_owned());
-            return Ok(Some(Went { why, ..to(WentState::Done) }));
+            return Ok(Went { why, ..to(WentState::Done) });
         }
         let why = Undelivered::of(found.record()).map(|it| it.reason);
         let at = Some(stored_at(&self.topics.undelivered, found.at, found.offset));
-        Ok(Some(Went { at, why, ..to(WentState::Undelivered) }))
+        Ok(Went { at, why, ..to(WentState::Undelivered) })
     }
 
     /// Whether the archive has a record, and in which file.
@@ -320,6 +322,32 @@ async fn made_of(
     look(&mut scan, partition, NEAR_BYTES, is_it).await
 }
 
+/// What was seen of a partition since some time.
+struct Seen {
+    /// The last record that was looked for: each retry that fails sets an event aside anew.
+    last: Option<Lying>,
+    /// All that was appended since was looked at.
+    is_whole: bool,
+}
+
+/// The last record appended at `since` or later for which `is_it` holds, as far as no more than so
+/// much has to be read between two.
+async fn last_of(
+    log: &dyn Log,
+    partition: PartitionId,
+    since: TimeMicros,
+    bytes_max: usize,
+    is_it: impl Fn(Record<'_>) -> bool,
+) -> Result<Seen, FetchError> {
+    let mut scan = Scan::since(log, partition, since).await?;
+    let (is_cut, mut last) = (scan.is_cut(), None);
+    while let Some(found) = look(&mut scan, partition, bytes_max, &is_it).await? {
+        scan.go_to(found.offset.plus(1));
+        last = Some(found);
+    }
+    Ok(Seen { last, is_whole: !is_cut && scan.at() >= scan.end() })
+}
+
 fn way(to: &str, kind: &str, state: WentState) -> Went {
     let (to, kind) = (to.to_owned(), kind.to_owned());
     Went { to, kind, state, at: None, stored_at: None, why: None }
@@ -363,6 +391,33 @@ mod tests {
     use tracklog_protocol::event::{EnrichedParts, EventBuilder, EventParts};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_looked_through_to_its_end_is_not_told_as_whole() {
+        let clock = Arc::new(|| TimeMicros(100));
+        let log = MemoryLog::new(MemoryOptions { clock, budget_bytes: 64 << 20 });
+        let epoch = log.open(Domain::WHOLE).await.unwrap();
+        let name = TopicName::new("undelivered").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let at = log.create_topic(spec).await.unwrap().partition(0);
+        let bytes = vec![7; 90 << 10];
+        for _ in 0..4 {
+            let permit = log.reserve(Lane::STAGES, bytes.len()).unwrap();
+            let items = [Item::Record { partition: at, record: Record::opaque(&bytes) }];
+            log.append(permit, epoch, Append { conditions: &[], items: &items }).await.unwrap();
+        }
+        let seen = async |bytes_max, found| {
+            let is_it = |_: Record<'_>| found;
+            let seen = last_of(&log, at, TimeMicros(1), bytes_max, is_it).await.unwrap();
+            (seen.last.map(|it| it.offset), seen.is_whole)
+        };
+        assert_eq!(seen(FAR_BYTES, false).await, (None, true));
+        assert_eq!(seen(FAR_BYTES, true).await, (Some(Offset(3)), true));
+        assert_eq!(seen(100 << 10, false).await, (None, false), "it ended on its budget");
+        log.trim(at, Offset(1)).await.unwrap();
+        assert_eq!(seen(FAR_BYTES, false).await, (None, false), "the first may have been it");
+        assert_eq!(seen(FAR_BYTES, true).await, (Some(Offset(3)), false));
+    }
 
     /// More than is read near the time of append: the place has to be reckoned.
     #[tokio::test]
