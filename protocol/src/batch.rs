@@ -321,6 +321,48 @@ impl BatchHeader {
         self.flags & FLAG_GAP != 0
     }
 
+    pub(crate) const fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    pub(crate) const fn has_blocks(&self) -> bool {
+        self.flags & FLAG_BLOCKS != 0
+    }
+
+    /// Whether the producer's next sequence is stated.
+    pub(crate) const fn states_next(&self) -> bool {
+        self.flags & FLAG_NEXT_SEQUENCE != 0
+    }
+
+    /// Whether a builder would write the same header: one that is no gap's, and states nothing that
+    /// goes without saying.
+    pub(crate) fn is_as_built(&self) -> bool {
+        let follows =
+            |produced: Produced| produced.next.0 - produced.sequence.0 == u64::from(self.count);
+        let states_in_vain = self.states_next() && self.produced.is_none_or(follows);
+        !self.is_gap() && !states_in_vain
+    }
+
+    /// Where in the bytes of the batch each record lies; `None` for one that was removed. Nothing
+    /// where the table does not fit.
+    pub(crate) fn record_places(&self, batch: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
+        let (count, body_at) = (self.count as usize, self.body_at());
+        if count == 1 {
+            return Some(vec![Some(body_at..batch.len())]);
+        }
+        let records_at = body_at + table_bytes(count);
+        let table = batch.get(body_at..body_at + count * 4)?;
+        let mut end = 0;
+        let place = |entry: &[u8]| {
+            let start = align8(end);
+            end = (table_entry(entry) & !REMOVED) as usize;
+            let is_good = start <= end && records_at + end <= batch.len();
+            let is_removed = table_entry(entry) & REMOVED != 0;
+            is_good.then(|| (!is_removed).then(|| records_at + start..records_at + end))
+        };
+        table.chunks_exact(4).map(place).collect()
+    }
+
     const fn body_at_without_blocks(&self) -> usize {
         self.header_bytes as usize
     }
@@ -340,7 +382,7 @@ impl BatchHeader {
         sizes.into_iter().find(fits).map(|(_, table)| table)
     }
 
-    fn body_at(&self) -> usize {
+    pub(crate) fn body_at(&self) -> usize {
         self.body_at_without_blocks() + self.block_table_bytes().unwrap_or(0)
     }
 }
@@ -850,6 +892,61 @@ fn write_block_table(table: &mut [u8], body: &[u8]) -> u32 {
         entry.copy_from_slice(&hasher.finalize().to_le_bytes());
     }
     whole.finalize()
+}
+
+/// A batch whose records lie in place, and nothing else of it: what was known of its header, to
+/// write it again.
+pub(crate) struct Rewritten {
+    /// As in the header.
+    pub(crate) flags: u16,
+    pub(crate) count: usize,
+    pub(crate) event_times: Option<EventTimes>,
+    pub(crate) produced: Option<Produced>,
+    pub(crate) stamp: Stamp,
+}
+
+impl Rewritten {
+    /// Where the body begins, if it has so many bytes.
+    pub(crate) fn body_at(&self, body_bytes: usize) -> usize {
+        self.shape(body_bytes).body_at()
+    }
+
+    /// Where the records begin in the body.
+    pub(crate) const fn records_at(&self) -> usize {
+        if self.count > 1 { table_bytes(self.count) } else { 0 }
+    }
+
+    /// Writes header and block table of a batch of events whose body is in place.
+    pub(crate) fn finish(&self, batch: &mut [u8], body_bytes: usize) {
+        self.shape(body_bytes).finish(batch, &self.stamp);
+    }
+
+    /// The entry for a record that ends there, or was removed.
+    pub(crate) const fn table_entry(end: u32, is_removed: bool) -> u32 {
+        if is_removed { end | REMOVED } else { end }
+    }
+
+    pub(crate) const fn has_event_times(flags: u16) -> bool {
+        flags & FLAG_EVENT_TIMES != 0
+    }
+
+    pub(crate) const fn has_blocks(flags: u16) -> bool {
+        flags & FLAG_BLOCKS != 0
+    }
+
+    pub(crate) const fn is_produced(flags: u16) -> bool {
+        flags & FLAG_PRODUCER != 0
+    }
+
+    pub(crate) const fn states_next(flags: u16) -> bool {
+        flags & FLAG_NEXT_SEQUENCE != 0
+    }
+
+    const fn shape(&self, body_bytes: usize) -> Shape {
+        let Self { count, event_times, produced, .. } = *self;
+        let (kind, flags) = (PayloadKind::Event, self.flags & FLAG_TOMBSTONES);
+        Shape { kind, count, body_bytes, event_times, produced, flags }
+    }
 }
 
 /// A batch all of whose records were removed: it takes their offsets.

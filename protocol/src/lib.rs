@@ -8,6 +8,7 @@
 //! [`event::EventView`], the zero-copy view of one event.
 
 pub mod batch;
+pub mod columns;
 pub mod event;
 mod generated;
 mod ids;

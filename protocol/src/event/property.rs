@@ -96,7 +96,7 @@ impl PropertySpan {
         self.name(text).is_some_and(|name| name == wanted)
     }
 
-    pub(super) fn to_raw(self) -> raw::PropertySpan {
+    pub(crate) fn to_raw(self) -> raw::PropertySpan {
         let Self { name_at, name_len, value_at, value_len, kind, name_escaped } = self;
         raw::PropertySpan::new(name_at, name_len, value_at, value_len, kind.to_raw(), name_escaped)
     }

@@ -1,0 +1,487 @@
+//! Texts as shapes with holes: what ids, numbers and times leave standing, and those as values.
+//!
+//! `user-4711` has the shape `user-▢` and the number 4711; a random id is a hole of 16 bytes, not
+//! 36 characters. A cut loses nothing: each kind of hole has one way only to be written, and what
+//! is written otherwise (`0x1F`, an id in capitals) stays in the shape.
+
+use super::ColumnsError;
+use super::source::{Source, number_bytes, put_number, put_size};
+
+/// What is cut out of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hole {
+    /// 8-4-4-4-12 digits of a UUID, in lower case: 16 bytes.
+    Uuid,
+    /// So many bytes in hexadecimal digits, in lower case.
+    Hex(u8),
+    /// Four numbers up to 255 with dots: 4 bytes.
+    Ipv4,
+    /// A number without leading zeros, of at most 18 digits.
+    Number,
+    /// A number of so many digits that has leading zeros.
+    Padded(u8),
+    /// `2026-01-02T03:04:05.678Z`: a time in whole milliseconds, held in microseconds.
+    Time,
+    /// 13 digits that begin with 1: the same in milliseconds since 1970.
+    EpochMillis,
+    /// A value of a JSON text: a text of its own, in that column.
+    Leaf(u32),
+    /// The text ends here.
+    End,
+}
+
+const HEX_BYTES: std::ops::RangeInclusive<u8> = 8..=32;
+const DIGITS_MAX: usize = 18;
+const PADDED_AT: u8 = 16;
+const HEX_AT: u8 = 64;
+
+impl Hole {
+    /// `u length, literal, hole`: a piece of a shape.
+    pub(super) fn put(self, literal: &[u8], out: &mut Vec<u8>) {
+        put_size(out, literal.len());
+        out.extend_from_slice(literal);
+        out.push(match self {
+            Self::End => 0,
+            Self::Uuid => 1,
+            Self::Ipv4 => 2,
+            Self::Number => 3,
+            Self::Time => 4,
+            Self::EpochMillis => 5,
+            Self::Leaf(_) => 6,
+            Self::Padded(digits) => PADDED_AT + digits,
+            Self::Hex(bytes) => HEX_AT + bytes,
+        });
+        if let Self::Leaf(column) = self {
+            put_number(out, u64::from(column));
+        }
+    }
+
+    /// The other way of [`put`](Self::put): the literal and the hole.
+    pub(super) fn read<'a>(texts: &mut Source<'a>) -> Result<(&'a [u8], Self), ColumnsError> {
+        let bytes = texts.size()?;
+        let literal = texts.take(bytes)?;
+        let hole = match texts.byte()? {
+            0 => Self::End,
+            1 => Self::Uuid,
+            2 => Self::Ipv4,
+            3 => Self::Number,
+            4 => Self::Time,
+            5 => Self::EpochMillis,
+            6 => {
+                let column = u32::try_from(texts.number()?);
+                Self::Leaf(column.map_err(|_| ColumnsError::Malformed)?)
+            }
+            code => match (code.wrapping_sub(PADDED_AT), code.wrapping_sub(HEX_AT)) {
+                (digits, _) if (2..=DIGITS_MAX).contains(&usize::from(digits)) => {
+                    Self::Padded(digits)
+                }
+                (_, bytes) if HEX_BYTES.contains(&bytes) => Self::Hex(bytes),
+                _ => return Err(ColumnsError::Malformed),
+            },
+        };
+        Ok((literal, hole))
+    }
+
+    /// How many bytes tell it.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Leaf(column) => 1 + number_bytes(column as u64),
+            _ => 1,
+        }
+    }
+
+    /// How many bytes of the raw area fill it, where these do.
+    pub(super) const fn raw_bytes(self) -> Option<usize> {
+        match self {
+            Self::Uuid => Some(16),
+            Self::Ipv4 => Some(4),
+            Self::Hex(bytes) => Some(bytes as usize),
+            _ => None,
+        }
+    }
+
+    /// Whether a number fills it, and whether that is a time.
+    pub(super) const fn number(self) -> Option<IsTime> {
+        match self {
+            Self::Number | Self::Padded(_) => Some(IsTime::No),
+            Self::Time | Self::EpochMillis => Some(IsTime::Yes),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a stream is one of times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IsTime {
+    Yes,
+    No,
+}
+
+/// A text, cut. Kept for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    /// As it is written.
+    pub(super) shape: Vec<u8>,
+    /// What is in the holes, in order.
+    pub(super) numbers: Vec<u64>,
+    pub(super) raw: Vec<u8>,
+}
+
+impl Cut {
+    pub(super) fn clear(&mut self) {
+        self.shape.clear();
+        self.numbers.clear();
+        self.raw.clear();
+    }
+
+    /// Cuts `text`.
+    pub(super) fn cut(&mut self, text: &[u8]) {
+        self.clear();
+        if let Some(address) = ipv4(text) {
+            Hole::Ipv4.put(&[], &mut self.shape);
+            self.raw.extend_from_slice(&address);
+            return Hole::End.put(&[], &mut self.shape);
+        }
+        let (mut from, mut at) = (0, 0);
+        while let Some(byte) = text.get(at) {
+            if !is_hex(*byte) {
+                at += 1;
+                continue;
+            }
+            let rest = &text[at..];
+            let run = rest.iter().take_while(|byte| is_hex(**byte)).count();
+            let Some((passed, hole, bytes)) = self.hole(rest, run) else {
+                at += run;
+                continue;
+            };
+            if matches!(hole, Hole::Hex(_)) {
+                self.raw.extend(rest[..run].chunks_exact(2).map(hex_byte));
+            }
+            hole.put(&text[from..at + passed], &mut self.shape);
+            at += passed + bytes;
+            from = at;
+        }
+        Hole::End.put(&text[from..], &mut self.shape);
+    }
+
+    /// The first hole in `text`, which begins with a run of so many hexadecimal digits: how much is
+    /// before it, what it is, and its length. None where the run has none.
+    fn hole(&mut self, text: &[u8], run: usize) -> Option<(usize, Hole, usize)> {
+        if run == 8
+            && let Some(id) = uuid(text)
+        {
+            self.raw.extend_from_slice(&id);
+            return Some((0, Hole::Uuid, UUID_DIGITS));
+        }
+        let digit_at = text[..run].iter().position(u8::is_ascii_digit)?;
+        let text = &text[digit_at..];
+        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let bytes = u8::try_from(run / 2).unwrap_or(u8::MAX);
+        let has_letters = digit_at > 0 || digits < run;
+        if has_letters && run.is_multiple_of(2) && HEX_BYTES.contains(&bytes) {
+            return Some((0, Hole::Hex(bytes), run));
+        }
+        if digits == 4
+            && let Some(micros) = time(text)
+        {
+            self.numbers.push(micros);
+            return Some((digit_at, Hole::Time, TIME_DIGITS));
+        }
+        if digits > DIGITS_MAX {
+            return None;
+        }
+        let number = decimal(&text[..digits]);
+        let (hole, number) = match text[0] {
+            b'1' if digits == EPOCH_MILLIS_DIGITS => (Hole::EpochMillis, number * 1_000),
+            b'0' if digits > 1 => (Hole::Padded(u8::try_from(digits).expect("at most 18")), number),
+            _ => (Hole::Number, number),
+        };
+        self.numbers.push(number);
+        Some((digit_at, hole, digits))
+    }
+}
+
+/// Fills a hole that holds raw bytes.
+pub(super) fn fill_raw(hole: Hole, raw: &[u8], out: &mut Vec<u8>) {
+    match hole {
+        Hole::Ipv4 => {
+            for (at, part) in raw.iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                put_decimal(out, u64::from(*part), 1);
+            }
+        }
+        Hole::Uuid => {
+            let mut digits = [b'-'; UUID_DIGITS];
+            for ((at, _), byte) in UUID_PAIRS.iter().zip(raw) {
+                if let Some([high, low]) = digits.get_mut(*at..*at + 2) {
+                    (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
+                }
+            }
+            out.extend_from_slice(&digits);
+        }
+        _ => {
+            for byte in raw {
+                out.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+            }
+        }
+    }
+}
+
+/// Fills a hole that holds a number.
+pub(super) fn fill_number(hole: Hole, number: u64, out: &mut Vec<u8>) {
+    match hole {
+        Hole::Padded(digits) => put_decimal(out, number, usize::from(digits)),
+        Hole::EpochMillis => put_decimal(out, number / 1_000, 1),
+        Hole::Time => put_time(out, number),
+        _ => put_decimal(out, number, 1),
+    }
+}
+
+const UUID_DIGITS: usize = 36;
+/// Where each byte's digits lie in a UUID, and which byte it is.
+const UUID_PAIRS: [(usize, usize); 16] = {
+    let mut pairs = [(0, 0); 16];
+    let (mut at, mut byte) = (0, 0);
+    while byte < 16 {
+        if at == 8 || at == 13 || at == 18 || at == 23 {
+            at += 1;
+        }
+        pairs[byte] = (at, byte);
+        at += 2;
+        byte += 1;
+    }
+    pairs
+};
+
+fn uuid(text: &[u8]) -> Option<[u8; 16]> {
+    let digits: &[u8; UUID_DIGITS] = text.first_chunk()?;
+    if [8, 13, 18, 23].iter().any(|at| digits[*at] != b'-') {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (at, byte) in UUID_PAIRS {
+        let pair = [digits[at], digits[at + 1]];
+        if !pair.iter().all(|digit| is_hex(*digit)) {
+            return None;
+        }
+        id[byte] = hex_byte(&pair);
+    }
+    Some(id)
+}
+
+const fn is_hex(byte: u8) -> bool {
+    HEX_DIGITS[byte as usize]
+}
+
+const HEX_DIGITS: [bool; 256] = {
+    let mut are = [false; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        are[hex_digit(digit) as usize] = true;
+        digit += 1;
+    }
+    are
+};
+
+/// The value of a hexadecimal digit in lower case.
+const fn hex_value(digit: u8) -> u8 {
+    if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 }
+}
+
+fn hex_byte(pair: &[u8]) -> u8 {
+    hex_value(pair[0]) << 4 | hex_value(pair[1])
+}
+
+const fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + (value - 10) }
+}
+
+fn ipv4(text: &[u8]) -> Option<[u8; 4]> {
+    if text.len() > 15 || !text.first()?.is_ascii_digit() {
+        return None;
+    }
+    let mut address = [0; 4];
+    let mut parts = text.split(|byte| *byte == b'.');
+    for byte in &mut address {
+        let part = parts.next()?;
+        let is_number = part.iter().all(u8::is_ascii_digit) && (1..=3).contains(&part.len());
+        let is_plain = part.len() == 1 || part.first() != Some(&b'0');
+        *byte = u8::try_from(decimal(part)).ok().filter(|_| is_number && is_plain)?;
+    }
+    parts.next().is_none().then_some(address)
+}
+
+/// A number of at most 18 digits.
+fn decimal(digits: &[u8]) -> u64 {
+    digits.iter().fold(0_u64, |number, digit| {
+        number.wrapping_mul(10).wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+    })
+}
+
+fn put_decimal(out: &mut Vec<u8>, number: u64, width: usize) {
+    if number < 10 && width == 1 {
+        return out.push(b'0' + number as u8);
+    }
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        first -= 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    let first = first.min(digits.len() - width.min(digits.len()));
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
+}
+
+const EPOCH_MILLIS_DIGITS: usize = 13;
+const TIME_DIGITS: usize = 24;
+const DAY_MILLIS: u64 = 86_400_000;
+/// From 0000-03-01 to 1970-01-01, by the calendar of today.
+const DAYS_TO_1970: u64 = 719_468;
+const DAYS_IN_ERA: u64 = 146_097;
+
+/// A time of 1970 to 9999 as it is written in UTC to the millisecond, in microseconds.
+fn time(text: &[u8]) -> Option<u64> {
+    let text: &[u8; TIME_DIGITS] = text.first_chunk()?;
+    let mut form = *text;
+    for byte in &mut form {
+        if byte.is_ascii_digit() {
+            *byte = b'0';
+        }
+    }
+    if form != *b"0000-00-00T00:00:00.000Z" {
+        return None;
+    }
+    let part = |at: std::ops::Range<usize>| decimal(&text[at]);
+    let (year, month, day) = (part(0..4), part(5..7), part(8..10));
+    let (hour, minute, second, milli) = (part(11..13), part(14..16), part(17..19), part(20..23));
+    let in_range = year >= 1970 && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !in_range || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let millis = ((hour * 60 + minute) * 60 + second) * 1_000 + milli;
+    let micros = (day_number(year, month, day) * DAY_MILLIS + millis) * 1_000;
+    // The 31st of a month of 30 days is another day when it is written again.
+    let (_, _, same_day) = date(micros / 1_000 / DAY_MILLIS);
+    (same_day == day).then_some(micros)
+}
+
+fn put_time(out: &mut Vec<u8>, micros: u64) {
+    let millis = micros / 1_000;
+    let (year, month, day) = date(millis / DAY_MILLIS);
+    let second = millis % DAY_MILLIS / 1_000;
+    let milli = millis % 1_000;
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let pairs = [
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, day),
+        (11, second / 3_600),
+        (14, second / 60 % 60),
+        (17, second % 60),
+        (20, milli / 10),
+    ];
+    for (at, number) in pairs {
+        let number = (number % 100) as u8;
+        (text[at], text[at + 1]) = (b'0' + number / 10, b'0' + number % 10);
+    }
+    text[22] = b'0' + (milli % 10) as u8;
+    out.extend_from_slice(&text);
+}
+
+/// Days since 1970. Years that begin with March have their leap day at their end.
+const fn day_number(year: u64, month: u64, day: u64) -> u64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970
+}
+
+/// Year, month and day of a day since 1970.
+const fn date(day: u64) -> (u64, u64, u64) {
+    let day = day + DAYS_TO_1970;
+    let (era, day) = (day / DAYS_IN_ERA, day % DAYS_IN_ERA);
+    let leap_days = day / 1_460 - day / 36_524 + day / 146_096;
+    let year = (day - leap_days) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
+    let (carried, month) = if month < 10 { (0, month + 3) } else { (1, month - 9) };
+    (era * 400 + year + carried, month, day_of_month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(cut: &Cut) -> Vec<u8> {
+        let (mut shape, mut raw) = (Source::new(&cut.shape), Source::new(&cut.raw));
+        let mut numbers = cut.numbers.iter();
+        let mut out = Vec::new();
+        loop {
+            let (literal, hole) = Hole::read(&mut shape).unwrap();
+            out.extend_from_slice(literal);
+            if hole == Hole::End {
+                assert!(shape.len() == 0 && raw.len() == 0 && numbers.next().is_none());
+                return out;
+            }
+            match hole.raw_bytes() {
+                Some(bytes) => fill_raw(hole, raw.take(bytes).unwrap(), &mut out),
+                None => fill_number(hole, *numbers.next().unwrap(), &mut out),
+            }
+        }
+    }
+
+    fn holes(text: &str) -> Vec<Hole> {
+        let mut cut = Cut::default();
+        cut.cut(text.as_bytes());
+        assert_eq!(String::from_utf8(filled(&cut)).unwrap(), text);
+        let mut shape = Source::new(&cut.shape);
+        std::iter::from_fn(|| Some(Hole::read(&mut shape).unwrap().1))
+            .take_while(|hole| *hole != Hole::End)
+            .collect()
+    }
+
+    #[test]
+    fn ids_numbers_and_times_are_holes_and_fill_up_as_they_were() {
+        let id = "2f1b0a55-7d0c-4c7d-9a52-0c4d7c1f6f6f";
+        assert_eq!(holes(id), [Hole::Uuid]);
+        let of_browser = format!("ajs-next-1767323045678-{id}");
+        assert_eq!(holes(&of_browser), [Hole::EpochMillis, Hole::Uuid]);
+        assert_eq!(holes("2026-02-28T23:59:59.999Z"), [Hole::Time]);
+        assert_eq!(holes("2024-02-29T00:00:00.000Z"), [Hole::Time]);
+        assert_eq!(holes("203.0.113.9"), [Hole::Ipv4]);
+        assert_eq!(holes("1f0e3dad99908345"), [Hole::Hex(8)]);
+        assert_eq!(holes("p-1017"), [Hole::Number]);
+        assert_eq!(holes("007 0 10"), [Hole::Padded(3), Hole::Number, Hole::Number]);
+        assert_eq!(holes("999999999999999999"), [Hole::Number]);
+    }
+
+    #[test]
+    fn what_would_not_come_back_the_same_stays_in_the_shape() {
+        assert_eq!(holes("2F1B0A55-7D0C-4C7D-9A52-0C4D7C1F6F6F").contains(&Hole::Uuid), false);
+        assert_eq!(holes("2026-02-31T00:00:00.000Z").contains(&Hole::Time), false);
+        assert_eq!(holes("1969-12-31T23:59:59.999Z").contains(&Hole::Time), false);
+        assert_eq!(holes("1.2.3.256").contains(&Hole::Ipv4), false);
+        assert_eq!(holes("1.2.3.04").contains(&Hole::Ipv4), false);
+        assert_eq!(holes("9999999999999999999"), []);
+        assert_eq!(holes("deadbeef"), []);
+        assert_eq!(holes("größe"), []);
+        assert_eq!(holes(""), []);
+    }
+
+    #[test]
+    fn every_day_of_eight_thousand_years_is_written_as_it_was_read() {
+        for day in 0..=2_932_896 {
+            let (year, month, of_month) = date(day);
+            assert_eq!(day_number(year, month, of_month), day);
+        }
+        assert_eq!(date(2_932_896), (9999, 12, 31));
+    }
+}

@@ -1,0 +1,548 @@
+//! From columns to batches.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::cut::{Hole, fill_number, fill_raw};
+use super::heads::Heads;
+use super::layout::{Mention, Template, WhatIn, put_spans};
+use super::numbers::{StreamId, StreamsIn};
+use super::source::Source;
+use super::{
+    Areas, COLUMNS_MAX, ColumnsError, RECORD_NEW_TEMPLATE, RECORD_PLAIN, RECORD_REMOVED,
+    RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN, TEXT_OF_VISITOR,
+    VISITORS_MAX,
+};
+use crate::batch::{BATCH_BYTES_MAX, BatchHeader, EventTimes, Produced, Rewritten, Stamp};
+use crate::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, TopicId};
+
+/// The bytes that were turned into `areas`: so many.
+///
+/// # Errors
+/// [`ColumnsError`], where they are not what an [`Encoder`](super::Encoder) gave.
+pub fn decode(areas: Areas<'_>, space_bytes: usize) -> Result<Vec<u8>, ColumnsError> {
+    let mut numbers = Source::new(areas.numbers);
+    let mut raw = Source::new(areas.raw);
+    let visitor_column = numbers.size()?.checked_sub(1);
+    let mut streams = StreamsIn::read(&mut numbers, &mut raw)?;
+    let heads = Heads::open(|_| streams.open())?;
+    let decoder = Decoder {
+        out: Out::new(space_bytes, &areas),
+        streams,
+        heads,
+        texts: Source::new(areas.texts),
+        raw,
+        columns: Vec::new(),
+        pieces: Vec::new(),
+        number_streams: Vec::new(),
+        templates: Vec::new(),
+        visitor_column,
+        visitor: None,
+        record: 0,
+        starts: Vec::new(),
+        spans: Vec::new(),
+    };
+    decoder.batches()
+}
+
+/// What was written, up to a bound.
+struct Out {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    /// Steps that need not write anything; honest columns take fewer of them than bytes.
+    steps: usize,
+}
+
+/// Memory is taken at once for so many times the areas.
+const AREAS_GROW: usize = 32;
+
+impl Out {
+    fn new(bytes_max: usize, areas: &Areas<'_>) -> Self {
+        let there = areas.numbers.len() + areas.texts.len() + areas.raw.len();
+        let likely = there.saturating_mul(AREAS_GROW).min(bytes_max);
+        Self { bytes: Vec::with_capacity(likely), bytes_max, steps: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Makes sure of room for so many bytes more.
+    #[inline]
+    fn room(&self, bytes: usize) -> Result<(), ColumnsError> {
+        if bytes <= self.bytes_max - self.len() { Ok(()) } else { Err(ColumnsError::Long) }
+    }
+
+    #[inline]
+    fn step(&mut self) -> Result<(), ColumnsError> {
+        self.steps += 1;
+        if self.steps <= self.bytes_max { Ok(()) } else { Err(ColumnsError::Long) }
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) -> Result<(), ColumnsError> {
+        self.room(bytes.len())?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Zeros up to a place.
+    fn fill(&mut self, to: usize) -> Result<(), ColumnsError> {
+        const ZEROS: [u8; 64] = [0; 64];
+        let missing = to.saturating_sub(self.len());
+        self.room(missing)?;
+        match ZEROS.get(..missing) {
+            Some(zeros) => self.bytes.extend_from_slice(zeros),
+            None => self.bytes.resize(to, 0),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn again(&mut self, place: Place) -> Result<Place, ColumnsError> {
+        let at = place.at as usize..place.at as usize + place.bytes as usize;
+        let start = self.len();
+        self.room(at.len())?;
+        if at.end > start {
+            return Err(ColumnsError::Malformed);
+        }
+        self.bytes.extend_from_within(at);
+        self.since(start)
+    }
+
+    #[inline]
+    fn since(&self, start: usize) -> Result<Place, ColumnsError> {
+        let u32_of = |size: usize| u32::try_from(size).map_err(|_| ColumnsError::Long);
+        Ok(Place { at: u32_of(start)?, bytes: u32_of(self.len() - start)? })
+    }
+
+    #[inline]
+    fn set(&mut self, at: usize, bytes: &[u8]) -> Result<(), ColumnsError> {
+        let place = self.bytes.get_mut(at..at + bytes.len());
+        place.ok_or(ColumnsError::Malformed)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_u32(&mut self, at: usize, number: usize) -> Result<(), ColumnsError> {
+        let number = u32::try_from(number).map_err(|_| ColumnsError::Long)?;
+        self.set(at, &number.to_le_bytes())
+    }
+}
+
+/// A text that was written. None begins with the first byte.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    at: u32,
+    bytes: u32,
+}
+
+struct Column {
+    codes: StreamId,
+    shape_codes: StreamId,
+    values: Vec<Place>,
+    /// Each a stretch of the pieces.
+    shapes: Vec<Range<usize>>,
+    rest: Option<StreamId>,
+    /// The last text, and its record.
+    latest: (u64, Place),
+    of_visitors: Vec<Place>,
+}
+
+/// A piece of a shape.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    literal: &'a [u8],
+    filling: Filling,
+}
+
+/// What fills the hole of a piece.
+#[derive(Clone, Copy)]
+enum Filling {
+    Nothing,
+    Text(usize),
+    Raw(Hole, usize),
+    Number(Hole, StreamId),
+}
+
+impl Filling {
+    fn of(
+        hole: Hole,
+        stream: impl FnOnce() -> Result<StreamId, ColumnsError>,
+    ) -> Result<Self, ColumnsError> {
+        Ok(match (hole, hole.raw_bytes()) {
+            (Hole::End, _) => Self::Nothing,
+            (Hole::Leaf(column), _) => Self::Text(column as usize),
+            (_, Some(bytes)) => Self::Raw(hole, bytes),
+            (_, None) => Self::Number(hole, stream()?),
+        })
+    }
+}
+
+struct Decoder<'a> {
+    out: Out,
+    streams: StreamsIn,
+    heads: Heads,
+    texts: Source<'a>,
+    raw: Source<'a>,
+    columns: Vec<Column>,
+    pieces: Vec<Piece<'a>>,
+    number_streams: Vec<StreamId>,
+    templates: Vec<Rc<Template>>,
+    visitor_column: Option<usize>,
+    visitor: Option<usize>,
+    record: u64,
+    /// Where the parts of the event at hand begin.
+    starts: Vec<usize>,
+    /// Its index, while it is made.
+    spans: Vec<u8>,
+}
+
+/// Whether a text may have leaves: those of a leaf would go on for ever.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    May,
+    No,
+}
+
+impl<'a> Decoder<'a> {
+    fn batches(mut self) -> Result<Vec<u8>, ColumnsError> {
+        let mut end_offset = 0;
+        while self.out.len() < self.out.bytes_max {
+            match self.streams.next(self.heads.form)?.checked_sub(1) {
+                None => {
+                    let bytes = self.streams.next_size(self.heads.plain_bytes)?;
+                    let batch = self.texts.take(bytes)?;
+                    self.out.put(batch)?;
+                    end_offset = BatchHeader::decode(batch).map_or(0, |header| {
+                        header.stamp().base_offset.0.wrapping_add(u64::from(header.count()))
+                    });
+                }
+                Some(flags) => {
+                    let flags = u16::try_from(flags);
+                    let flags = flags.map_err(|_| ColumnsError::Malformed)?;
+                    end_offset = self.batch(flags, end_offset)?;
+                }
+            }
+            self.out.step()?;
+            self.out.fill(self.out.len().next_multiple_of(8))?;
+        }
+        Ok(self.out.bytes)
+    }
+
+    /// Writes a batch, and returns the offset after it.
+    fn batch(&mut self, flags: u16, end_offset: u64) -> Result<u64, ColumnsError> {
+        let mut head = self.head(flags, end_offset)?;
+        let start = self.out.len();
+        let body_at = match Rewritten::has_blocks(flags) {
+            true => self.streams.next_size(self.heads.body_at)?,
+            false => head.body_at(0),
+        };
+        self.out.room(body_at)?;
+        self.out.fill(start + body_at)?;
+        self.records(&head)?;
+        if Rewritten::has_event_times(flags) {
+            let time = |number: u64| TimeMicros(number.cast_signed());
+            let min = time(self.streams.next(self.heads.least)?);
+            let max = time(self.streams.next(self.heads.greatest)?);
+            head.event_times = Some(EventTimes { min, max });
+        }
+        let body_bytes = self.out.len() - start - body_at;
+        if body_at + body_bytes > BATCH_BYTES_MAX || body_at != head.body_at(body_bytes) {
+            return Err(ColumnsError::Malformed);
+        }
+        head.finish(self.out.bytes.get_mut(start..).ok_or(ColumnsError::Malformed)?, body_bytes);
+        Ok(head.stamp.base_offset.0.wrapping_add(head.count as u64))
+    }
+
+    fn head(&mut self, flags: u16, end_offset: u64) -> Result<Rewritten, ColumnsError> {
+        let (streams, heads) = (&mut self.streams, &self.heads);
+        let u32_of = |number: u64| u32::try_from(number).map_err(|_| ColumnsError::Malformed);
+        let topic = TopicId(u32_of(streams.next(heads.topic)?)?);
+        let partition = PartitionId::new(topic, u32_of(streams.next(heads.partition)?)?);
+        let base_offset = Offset(end_offset.wrapping_add(streams.next(heads.skipped)?));
+        let count = streams.next_size(heads.count)?;
+        let append_time = TimeMicros(streams.next(heads.append_time)?.cast_signed());
+        let produced = match Rewritten::is_produced(flags) {
+            false => None,
+            true => {
+                let id = ProducerId(streams.next(heads.producer)?);
+                let epoch = ProducerEpoch(u32_of(streams.next(heads.epoch)?)?);
+                let sequence = Sequence(streams.next(heads.sequence)?);
+                let next = match Rewritten::states_next(flags) {
+                    true => streams.next(heads.next)?,
+                    false => sequence.0.wrapping_add(count as u64),
+                };
+                Some(Produced { id, epoch, sequence, next: Sequence(next) })
+            }
+        };
+        let goes_on = produced.is_none_or(|produced| produced.next > produced.sequence);
+        if count == 0 || count > self.out.bytes_max || !goes_on {
+            return Err(ColumnsError::Malformed);
+        }
+        let stamp = Stamp { partition, base_offset, append_time };
+        Ok(Rewritten { flags, count, event_times: None, produced, stamp })
+    }
+
+    fn records(&mut self, head: &Rewritten) -> Result<(), ColumnsError> {
+        let table_at = self.out.len();
+        let records_at = table_at + head.records_at();
+        self.out.fill(records_at)?;
+        for index in 0..head.count {
+            self.out.step()?;
+            let from_records = self.out.len() - records_at;
+            self.out.fill(records_at + from_records.next_multiple_of(8))?;
+            self.record += 1;
+            self.visitor = None;
+            let code = self.streams.next(self.heads.template)?;
+            match code {
+                RECORD_NEW_TEMPLATE => {
+                    let template = self.new_template()?;
+                    self.event(&template)?;
+                }
+                RECORD_PLAIN => {
+                    let bytes = self.streams.next_size(self.heads.record_bytes)?;
+                    let record = self.texts.take(bytes)?;
+                    self.out.put(record)?;
+                }
+                RECORD_REMOVED => {}
+                _ => {
+                    let template = usize::try_from(code - RECORD_TEMPLATE).ok();
+                    let template = template.and_then(|number| self.templates.get(number));
+                    let template = template.ok_or(ColumnsError::Malformed)?;
+                    let template = Rc::clone(template);
+                    self.event(&template)?;
+                }
+            }
+            if head.count > 1 {
+                let end = u32::try_from(self.out.len() - records_at);
+                let end = end.map_err(|_| ColumnsError::Long)?;
+                let entry = Rewritten::table_entry(end, code == RECORD_REMOVED);
+                self.out.set(table_at + index * 4, &entry.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_template(&mut self) -> Result<Rc<Template>, ColumnsError> {
+        let Self { texts, streams, columns, number_streams, .. } = self;
+        let template = Template::read(texts, |column| match column {
+            Mention::Text(column) => open_column(column, columns, streams),
+            Mention::Number(column) if column == number_streams.len() => {
+                number_streams.push(streams.open()?);
+                Ok(())
+            }
+            Mention::Number(column) if column < number_streams.len() => Ok(()),
+            Mention::Number(_) => Err(ColumnsError::Malformed),
+        })?;
+        let template = Rc::new(template);
+        self.templates.push(Rc::clone(&template));
+        Ok(template)
+    }
+
+    fn event(&mut self, template: &Template) -> Result<(), ColumnsError> {
+        let start = self.out.len();
+        self.out.put(&[0; 4])?;
+        self.out.put(&template.identifier)?;
+        self.starts.clear();
+        for (number, part) in template.parts.iter().enumerate() {
+            let at = part.begins(self.out.len() - start);
+            self.out.fill(start + at)?;
+            self.starts.push(at);
+            if number == template.root {
+                self.out.set_u32(start, at)?;
+            }
+            if let Some((from, field_at)) = part.from() {
+                let place = self.starts.get(from).map_or(0, |from| from + field_at);
+                self.out.set_u32(start + place, at - place)?;
+            }
+            self.part(&part.what, start, at)?;
+        }
+        for (table, vtable) in template.tables() {
+            let place = |part: usize| self.starts.get(part).copied().unwrap_or_default();
+            let (table, vtable) = (place(table), place(vtable));
+            let back = (table as u64).wrapping_sub(vtable as u64).to_le_bytes();
+            self.out.set(start + table, back.get(..4).unwrap_or_default())?;
+        }
+        self.out.fill(start + (self.out.len() - start).next_multiple_of(4))
+    }
+
+    /// Writes a part, which begins at `at` in the event that begins at `start`.
+    fn part(&mut self, what: &WhatIn, start: usize, at: usize) -> Result<(), ColumnsError> {
+        let at = start + at;
+        match what {
+            WhatIn::Vtable(bytes) => self.out.put(bytes),
+            WhatIn::Table { bytes, numbers, .. } => {
+                self.out.fill(at + bytes)?;
+                for number in numbers {
+                    let stream = self.number_streams.get(number.column).copied();
+                    let stream = stream.ok_or(ColumnsError::Malformed)?;
+                    let value = self.streams.next(stream)?.to_le_bytes();
+                    let value = value.get(..number.bytes).unwrap_or_default();
+                    self.out.set(at + number.at, value)?;
+                }
+                Ok(())
+            }
+            WhatIn::Text(column) => {
+                self.out.put(&[0; 4])?;
+                let text = self.text(*column, Leaves::May)?;
+                self.out.set(at, &text.bytes.to_le_bytes())?;
+                self.out.put(&[0])
+            }
+            WhatIn::Tables(count) => {
+                self.out.room(*count)?;
+                self.out.fill(at + 4 + count * 4)?;
+                self.out.set_u32(at, *count)
+            }
+            WhatIn::Spans(text) => {
+                let text_at = self.starts.get(*text).copied().unwrap_or_default();
+                self.spans(start + text_at)
+            }
+        }
+    }
+
+    /// Writes the index of the text whose length lies at `text_at`.
+    fn spans(&mut self, text_at: usize) -> Result<(), ColumnsError> {
+        let length = self.out.bytes.get(text_at..).and_then(|bytes| bytes.first_chunk());
+        let length = u32::from_le_bytes(*length.ok_or(ColumnsError::Malformed)?) as usize;
+        let text =
+            self.out.bytes.get(text_at + 4..text_at + 4 + length).ok_or(ColumnsError::Malformed)?;
+        let text = str::from_utf8(text).map_err(|_| ColumnsError::Malformed)?;
+        self.spans.clear();
+        if !put_spans(text, &mut self.spans) {
+            return Err(ColumnsError::Malformed);
+        }
+        self.out.put(&self.spans)
+    }
+
+    /// Writes the next text of a column.
+    fn text(&mut self, column: usize, leaves: Leaves) -> Result<Place, ColumnsError> {
+        self.out.step()?;
+        let of = self.columns.get(column).ok_or(ColumnsError::Malformed)?;
+        let code = self.streams.next(of.codes)?;
+        let mut value = of.values.len();
+        let place = match code {
+            TEXT_NEW => Place::default(),
+            TEXT_OF_VISITOR => {
+                let visitor = self.visitor.ok_or(ColumnsError::Malformed)?;
+                *of.of_visitors.get(visitor).ok_or(ColumnsError::Malformed)?
+            }
+            TEXT_OF_COLUMN..TEXT_BEFORE => {
+                let other =
+                    usize::try_from(code - TEXT_OF_COLUMN).map_err(|_| ColumnsError::Malformed)?;
+                let (record, latest) =
+                    self.columns.get(other).ok_or(ColumnsError::Malformed)?.latest;
+                if record != self.record {
+                    return Err(ColumnsError::Malformed);
+                }
+                latest
+            }
+            TEXT_BEFORE.. => {
+                value = usize::try_from(code - TEXT_BEFORE).map_err(|_| ColumnsError::Malformed)?;
+                *of.values.get(value).ok_or(ColumnsError::Malformed)?
+            }
+        };
+        if Some(column) == self.visitor_column {
+            self.visitor = Some(value).filter(|visitor| *visitor < VISITORS_MAX);
+        }
+        let place = match code {
+            TEXT_NEW => self.new_text(column, leaves)?,
+            _ => self.out.again(place)?,
+        };
+        let of = self.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
+        if code == TEXT_NEW {
+            of.values.push(place);
+        }
+        of.latest = (self.record, place);
+        if let Some(visitor) = self.visitor {
+            if of.of_visitors.len() <= visitor {
+                of.of_visitors.resize(visitor + 1, Place::default());
+            }
+            *of.of_visitors.get_mut(visitor).ok_or(ColumnsError::Malformed)? = place;
+        }
+        Ok(place)
+    }
+
+    /// Writes a text by its shape.
+    fn new_text(&mut self, column: usize, leaves: Leaves) -> Result<Place, ColumnsError> {
+        let shape = self.shape(column)?;
+        let start = self.out.len();
+        for piece in shape {
+            let Piece { literal, filling } =
+                *self.pieces.get(piece).ok_or(ColumnsError::Malformed)?;
+            self.out.step()?;
+            self.out.put(literal)?;
+            match filling {
+                Filling::Nothing => {}
+                Filling::Text(leaf) if leaves == Leaves::May => {
+                    self.text(leaf, Leaves::No)?;
+                }
+                Filling::Text(_) => return Err(ColumnsError::Malformed),
+                Filling::Raw(hole, bytes) => {
+                    fill_raw(hole, self.raw.take(bytes)?, &mut self.out.bytes);
+                }
+                Filling::Number(hole, stream) => {
+                    fill_number(hole, self.streams.next(stream)?, &mut self.out.bytes);
+                }
+            }
+            // A hole may have been filled beyond the bound, by its own few bytes.
+            if self.out.len() > self.out.bytes_max {
+                return Err(ColumnsError::Long);
+            }
+        }
+        self.out.since(start)
+    }
+
+    /// The shape of the next new text of a column: a stretch of the pieces.
+    fn shape(&mut self, column: usize) -> Result<Range<usize>, ColumnsError> {
+        let of = self.columns.get(column).ok_or(ColumnsError::Malformed)?;
+        if let Some(known) = self.streams.next(of.shape_codes)?.checked_sub(1) {
+            let known = usize::try_from(known).ok().and_then(|known| of.shapes.get(known));
+            return known.cloned().ok_or(ColumnsError::Malformed);
+        }
+        let mut read = Vec::new();
+        while read.last().is_none_or(|(_, hole)| *hole != Hole::End) {
+            let (literal, hole) = Hole::read(&mut self.texts)?;
+            if let Hole::Leaf(leaf) = hole {
+                open_column(leaf as usize, &mut self.columns, &mut self.streams)?;
+            }
+            read.push((literal, hole));
+        }
+        let of = self.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
+        let is_apart = of.shapes.len() < SHAPES_APART;
+        let start = self.pieces.len();
+        for (literal, hole) in read {
+            let filling = Filling::of(hole, || match (is_apart, of.rest) {
+                (false, Some(rest)) => Ok(rest),
+                (true, _) => self.streams.open(),
+                (false, None) => Ok(*of.rest.insert(self.streams.open()?)),
+            })?;
+            self.pieces.push(Piece { literal, filling });
+        }
+        of.shapes.push(start..self.pieces.len());
+        Ok(start..self.pieces.len())
+    }
+}
+
+/// Opens a text column where it is named for the first time.
+fn open_column(
+    column: usize,
+    columns: &mut Vec<Column>,
+    streams: &mut StreamsIn,
+) -> Result<(), ColumnsError> {
+    if column < columns.len() {
+        return Ok(());
+    }
+    if column > columns.len() || column >= COLUMNS_MAX {
+        return Err(ColumnsError::Malformed);
+    }
+    columns.push(Column {
+        codes: streams.open()?,
+        shape_codes: streams.open()?,
+        values: Vec::new(),
+        shapes: Vec::new(),
+        rest: None,
+        latest: (0, Place::default()),
+        of_visitors: Vec::new(),
+    });
+    Ok(())
+}
