@@ -15,6 +15,7 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use crate::disk::{BufferPool, Disk, PackFile, PackId};
+use crate::settled::compressing::uncompress;
 use crate::settled::pack::{Frame, read_pages};
 
 /// Why there is no frame.
@@ -205,16 +206,7 @@ pub(crate) fn decode(file: &dyn PackFile, frame: &Frame, pool: &BufferPool) -> i
     if crc32fast::hash(stored) != frame.crc {
         return Err(rotten("its checksum does not hold"));
     }
-    let space_bytes = frame.space_bytes as usize;
-    if stored_bytes == space_bytes {
-        return Ok(Bytes::copy_from_slice(stored));
-    }
-    let bytes = zstd::bulk::decompress(stored, space_bytes)?;
-    if bytes.len() == space_bytes {
-        Ok(bytes.into())
-    } else {
-        Err(rotten("it is shorter than it should be"))
-    }
+    uncompress(stored, frame.space_bytes as usize).map(Bytes::from)
 }
 
 fn rotten(why: &str) -> io::Error {

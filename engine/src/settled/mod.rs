@@ -1,6 +1,6 @@
 //! The cold end of the log: packs, which take the place of full segments.
 //!
-//! Where to look: `pack` is the file's format, `frames` reads and keeps what is decoded, `settler`
+//! Where to look: `pack` is the file's format, `compressing` what becomes of a frame, `frames` reads and keeps what is decoded, `settler`
 //! makes packs of segments and of packs, `merging` says of which, `expiry` what is
 //! kept no longer, `thinning` which records of a key, `pace` how fast. `ids` finds events by message
 //! id, and `filters` says where that need not be tried. `witness` is what a pack
@@ -8,6 +8,7 @@
 //! serve that no checkpoint names.
 
 pub(crate) mod adoption;
+mod compressing;
 mod expiry;
 pub(crate) mod filters;
 pub(crate) mod frames;

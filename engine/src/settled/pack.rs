@@ -31,15 +31,18 @@ use crate::journal::segment::ClusterId;
 use crate::partition::places::{PartitionShare, Place};
 use crate::sections::{MAY_SKIP, next_section, section, section_that_may_be_skipped};
 use crate::seen::event_ids::IdKey;
+use crate::settled::compressing::Compressor;
 use crate::settled::ids::{IdIndex, IdReader, IdsBuilder, OFFSETS_PER_PLACE_MAX};
 use crate::settled::witness::{Commits, Witness};
 
 /// A frame is filled up to so much, but for a batch that is larger by itself.
-pub(crate) const FRAME_BYTES: usize = 256 << 10;
+pub(crate) const FRAME_BYTES: usize = 512 << 10;
 /// Written at once.
 const WRITE_BYTES: usize = 1 << 20;
 const MAGIC: u64 = u64::from_le_bytes(*b"TLOGPACK");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Its frames hold no columns; all else is the same.
+const VERSION_WITHOUT_COLUMNS: u32 = 1;
 const TRAILER_BYTES: usize = 64;
 const TRAILER_CRC_AT: usize = TRAILER_BYTES - 4;
 /// No footer is larger: 100,000 partitions take some 10 MB.
@@ -475,7 +478,7 @@ impl Trailer {
         if fields.u64() != Some(MAGIC) {
             return Err(PackError::Bad);
         }
-        if fields.u32() != Some(VERSION) {
+        if !matches!(fields.u32(), Some(VERSION_WITHOUT_COLUMNS | VERSION)) {
             return Err(PackError::Newer);
         }
         let mut trailer = move || {
@@ -562,7 +565,7 @@ impl Batches {
 pub(crate) struct PackBuilder {
     file: Box<dyn PackWriter>,
     cluster: ClusterId,
-    compressor: zstd::bulk::Compressor<'static>,
+    compressor: Compressor,
     /// What is to be written next, and how much of it is filled.
     pages: PageBuffer,
     filled: usize,
@@ -595,7 +598,7 @@ impl PackBuilder {
         Ok(Self {
             file: disk.create_pack(pack)?,
             cluster,
-            compressor: zstd::bulk::Compressor::new(level)?,
+            compressor: Compressor::new(level)?,
             pages: PageBuffer::zeroed(WRITE_BYTES),
             filled: 0,
             at: 0,
