@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use tracklog_fuzz::disk::{Sample, checkpoints, head_of};
 use tracklog_protocol::batch::BatchBuilder;
+use tracklog_protocol::columns::Encoder;
 use tracklog_protocol::event::{
     CampaignParts, DeviceParts, EnrichedParts, EventBuilder, EventFlags, EventKind, EventParts,
     Fields, GeoOrigin, GeoParts, PageParts, ProfileParts, RawPlace, SessionParts,
@@ -98,6 +99,9 @@ fn main() -> io::Result<()> {
     let derived = derived.derived_by(ProducerId(1), ProducerEpoch(2), stretch);
     write("batch_decode", "derived", &finish(derived, &opaque))?;
     write("batch_decode", "key-values", &batch(PayloadKind::KeyValue, &pairs))?;
+    write("columns_decode", "batch", &bytes)?;
+    let all = [event(&full), event(&bare), event(&enriched), event(&full), event(&enriched)];
+    write("columns_decode", "columns", &columns_of(&batch(PayloadKind::Event, &all)))?;
 
     for (door, name, body) in BODIES {
         write("gateway_json", name, &[&[*door], body.as_bytes()].concat())?;
@@ -120,6 +124,18 @@ fn main() -> io::Result<()> {
         write("registry_schema", name, &parts.join(&0))?;
     }
     write_disks()
+}
+
+/// What the target takes for the columns of a batch.
+fn columns_of(batch: &[u8]) -> Vec<u8> {
+    let mut space = batch.to_vec();
+    space.resize(space.len().next_multiple_of(8), 0);
+    let mut encoder = Encoder::new();
+    let areas = encoder.encode(&space).expect("events are turned into columns");
+    let size = |bytes: usize| u16::try_from(bytes).expect("the seeds are small").to_le_bytes();
+    let asked = u32::try_from(space.len()).expect("the seeds are small").to_le_bytes();
+    let sizes = [size(areas.numbers.len()), size(areas.texts.len())].concat();
+    [&sizes, &asked[..], areas.numbers, areas.texts, areas.raw].concat()
 }
 
 /// Checkpoints, and edits of a log: see the targets.

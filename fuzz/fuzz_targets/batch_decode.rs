@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tracklog_fuzz::read_all;
-use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES};
+use tracklog_fuzz::{read_all, with_good_checksums};
+use tracklog_protocol::batch::BatchHeader;
 use tracklog_protocol::{BatchView, VerifiedBatch};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -35,22 +35,4 @@ fn walk(batch: &BatchView) {
         expected = offset.plus(1);
     }
     assert_eq!(batch.entry(batch.count() as usize), None, "nothing lies behind the last place");
-}
-
-/// The layout is told at the head of the protocol's `batch`.
-fn with_good_checksums(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = bytes.to_vec();
-    let batch_bytes = u32::try_from(bytes.len()).ok()?;
-    let header_bytes = usize::from(*bytes.get(3)?) * 8;
-    if header_bytes < HEADER_BYTES || header_bytes > bytes.len() {
-        return None;
-    }
-    let body_crc = crc32fast::hash(&bytes[header_bytes..]);
-    bytes[8..12].copy_from_slice(&batch_bytes.to_le_bytes());
-    bytes[16..20].copy_from_slice(&body_crc.to_le_bytes());
-    let mut header = crc32fast::Hasher::new();
-    header.update(&bytes[..20]);
-    header.update(&bytes[24..header_bytes]);
-    bytes[20..24].copy_from_slice(&header.finalize().to_le_bytes());
-    Some(bytes)
 }
