@@ -17,4 +17,5 @@ pub mod pace;
 pub mod samples;
 pub mod scratch;
 pub mod traffic;
+pub mod visits;
 pub mod workload;

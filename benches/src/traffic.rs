@@ -14,7 +14,7 @@ use crate::samples;
 
 /// How many visitors there are. Each is at an address of his own.
 pub const VISITORS: usize = 100_000;
-const AGENTS: usize = 5_000;
+pub(crate) const AGENTS: usize = 5_000;
 const NETWORKS: usize = 20_000;
 /// Prime to all counts here: steps of this size visit everything, neighbours far apart. The events
 /// themselves lie one after the other, as those of a batch do.
@@ -97,7 +97,7 @@ const HINTS: [(&str, &str); 4] = [
 
 /// The `n`th agent: of ten, three Chromes on a desk, three Androids, two iPhones, an app and what
 /// is rare.
-fn agent(n: usize) -> String {
+pub(crate) fn agent(n: usize) -> String {
     const WEBKIT: &str = "AppleWebKit/537.36 (KHTML, like Gecko)";
     let (major, build) = (90 + n % 41, n / 10);
     match n % 10 {
