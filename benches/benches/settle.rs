@@ -44,6 +44,7 @@ fn frames(all: &Batches) -> Vec<Vec<u8>> {
     frames
 }
 
+#[allow(clippy::print_stdout, reason = "sizes are a figure that criterion has no place for")]
 fn tell_sizes(name: &str, all: &Batches, frames: &[Vec<u8>]) {
     let of_event = |bytes: usize| bytes as f64 / all.events as f64;
     let raw: usize = frames.iter().map(Vec::len).sum();

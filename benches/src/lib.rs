@@ -3,6 +3,7 @@
 //! - [`samples`]: events as a browser's SDK sends them, and their parts.
 //! - [`scratch`]: where logs are written, and a log that is opened for a measurement.
 //! - [`traffic`]: a shop with 100,000 visitors, for what enrichment costs.
+//! - [`visits`]: a shop's events with random ids, as they lie in a partition, for what settling costs.
 //! - [`workload`]: producers, single callers, and the raw disk to compare them with.
 //! - [`pace`]: how long criterion measures.
 //!

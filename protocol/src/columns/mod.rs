@@ -13,12 +13,12 @@
 //!
 //! How it is done
 //! 1. A batch is its header's fields and its records; checksums are computed again.
-//! 2. An event is a template ([`layout`]) and what fills it: texts and numbers, a column for each
+//! 2. An event is a template (`layout`) and what fills it: texts and numbers, a column for each
 //!    field. The index of the properties follows from their text.
-//! 3. A JSON text is a shape whose leaves are texts in columns of their own ([`json`]).
+//! 3. A JSON text is a shape whose leaves are texts in columns of their own (`json`).
 //! 4. A text is one that was there: in another column of the event, in the event that the visitor
-//!    sent before, or earlier in the column; else a shape with holes ([`cut`]) for ids and numbers.
-//! 5. Numbers are streams, and each says how it is written ([`numbers`]).
+//!    sent before, or earlier in the column; else a shape with holes (`cut`) for ids and numbers.
+//! 5. Numbers are streams, and each says how it is written (`numbers`).
 //!
 //! Every byte of it is told in `engine/FORMAT.md`, §10. Called by the engine, for frames of packs.
 

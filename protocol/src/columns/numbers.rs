@@ -205,7 +205,11 @@ impl Streams {
         match self.streams[to].twin {
             Twin::Is(twin) if self.latest(twin) != value => self.streams[to].twin = Twin::None,
             Twin::Wanted => {
-                let twin = self.record.iter().find(|(other, _)| *other == value);
+                // One that gave another value since, in the same event, is none.
+                let twin = self
+                    .record
+                    .iter()
+                    .find(|(other, stream)| *other == value && self.latest(*stream) == value);
                 let twin = twin.filter(|_| value >= TWIN_VALUE_MIN).map(|(_, stream)| *stream);
                 self.streams[to].twin = twin.map_or(Twin::None, Twin::Is);
             }

@@ -157,6 +157,13 @@ fn what_a_builder_lays_out_otherwise_is_kept_as_it_is() {
 }
 
 #[test]
+fn a_number_that_came_before_the_latest_of_its_column_is_told_anew() {
+    let properties = Some(r#"{"a":[5000,7000],"b":5000}"#);
+    let parts = EventParts { message_id: "m", properties, ..EventParts::default() };
+    assert!(sizes(&space_of(&[stamped(&events(&[parts]), 0)])).is_some());
+}
+
+#[test]
 fn a_frame_without_events_is_left_alone() {
     let mut batch = BatchBuilder::new(PayloadKind::Opaque);
     batch.push(Record::opaque(b"anything"));
@@ -248,7 +255,7 @@ fn object(pairs: Vec<(String, String)>) -> String {
 }
 
 #[derive(Clone, Debug)]
-struct Some5 {
+struct SomeEvent {
     message_id: String,
     texts: [Option<String>; 5],
     json: [Option<String>; 3],
@@ -256,16 +263,22 @@ struct Some5 {
     flags: u32,
 }
 
-fn some_event() -> impl Strategy<Value = Some5> {
+fn some_event() -> impl Strategy<Value = SomeEvent> {
     let texts = prop::array::uniform5(prop::option::of(text()));
     let time = prop_oneof![any::<i64>(), 1_767_000_000_000_000..1_768_000_000_000_000_i64];
     let json = prop::array::uniform3(prop::option::of(json()));
     (text(), texts, json, prop::array::uniform3(time), 0..8_u32).prop_map(
-        |(message_id, texts, json, times, flags)| Some5 { message_id, texts, json, times, flags },
+        |(message_id, texts, json, times, flags)| SomeEvent {
+            message_id,
+            texts,
+            json,
+            times,
+            flags,
+        },
     )
 }
 
-impl Some5 {
+impl SomeEvent {
     fn parts(&self) -> EventParts<'_> {
         let [anonymous_id, user_id, user_agent, page_url, client_time_text] =
             self.texts.each_ref().map(Option::as_deref);
@@ -296,7 +309,7 @@ fn some_space() -> impl Strategy<Value = Vec<u8>> {
         let batches: Vec<_> = batches
             .iter()
             .map(|events_of| {
-                let parts: Vec<_> = events_of.iter().map(Some5::parts).collect();
+                let parts: Vec<_> = events_of.iter().map(SomeEvent::parts).collect();
                 let batch = stamped(&events(&parts), offset);
                 offset += parts.len() as u64;
                 batch
