@@ -42,8 +42,8 @@ pub(super) enum Slot {
     Json,
     /// The spans of the text in that slot.
     Spans(usize),
-    Table(&'static [Slot]),
-    Tables(&'static [Slot]),
+    Table(&'static [Self]),
+    Tables(&'static [Self]),
 }
 
 /// The fields of an event, as in `protocol/schema/event.fbs`. An event with a field beyond these is
@@ -660,7 +660,7 @@ impl PartIn {
         let malformed = || ColumnsError::Malformed;
         let (bytes, vtable) = (source.size()?, source.size()?);
         let mut numbers = Vec::new();
-        let mut fields = vec![0..4];
+        let mut fields: Vec<_> = std::iter::once(0..4).collect();
         for _ in 0..source.size()? {
             let (at, size) = (source.size()?, usize::from(source.byte()?));
             let end = at.checked_add(if size == 0 { 4 } else { size }).ok_or_else(malformed)?;
