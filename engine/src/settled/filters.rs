@@ -49,7 +49,7 @@ impl Filters<'_> {
     /// The filters over all packs; and the packs whose indexes cannot be read, which are in none.
     pub(crate) fn of_all(&self) -> (Vec<SpanFilter>, Vec<PackId>) {
         let (mut spans, mut unread) = (Vec::new(), Vec::new());
-        let mut after = self.not_before.minus(Duration::from_micros(1));
+        let mut after = self.before_window();
         let mut rest = self.packs;
         while let Some(first) = rest.first() {
             let until = |pack: &PackIndex| pack.head.append_time_last;
@@ -90,7 +90,7 @@ impl Filters<'_> {
         let at = spans.partition_point(|span| span.first < first);
         // Where packs without an index are merged, a filter beside may span some of what comes.
         let before = spans.iter().filter(|span| span.last < first).map(|span| span.until).max();
-        let after = before.unwrap_or(self.not_before.minus(Duration::from_micros(1)));
+        let after = before.unwrap_or_else(|| self.before_window());
         let filter = self.filter(std::slice::from_ref(pack), after, until)?;
         spans.insert(at, span((pack, pack), (after, until), filter));
         self.merge(&mut spans);
@@ -135,6 +135,11 @@ impl Filters<'_> {
                  filters of them are bound to {bytes_max} bytes"
             );
         }
+    }
+
+    /// The last time that is out of the window.
+    fn before_window(&self) -> TimeMicros {
+        self.not_before.minus(Duration::from_micros(1))
     }
 
     fn is_short(&self, after: TimeMicros, until: TimeMicros) -> bool {

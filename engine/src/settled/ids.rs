@@ -47,7 +47,7 @@ const PLACE_BITS: u32 = 24;
 /// The first hash of a page is told by its highest bits.
 const FIRST_SHIFT: u32 = HASH_BITS - u32::BITS;
 /// So many pages are read at once by who reads all of them.
-const PAGES_AT_ONCE: usize = 16;
+const PAGES_AT_ONCE: usize = 128;
 
 const _: () = assert!((HASH_BITS + PLACE_BITS + OFFSET_BITS) as usize == 8 * ENTRY_BYTES);
 const _: () = assert!(PAGE_ENTRIES * ENTRY_BYTES <= PAGE_CRC_AT);
