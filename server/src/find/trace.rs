@@ -170,7 +170,7 @@ impl Finder {
                 continue;
             }
             let Some(topic) = topic else {
-                went.push(self.delivered(&name, at, offset, appended_at).await?);
+                went.push(self.delivered((&name, kind), at, offset, appended_at).await?);
                 continue;
             };
             let found = match self.log.topic(topic.as_str()) {
@@ -219,7 +219,7 @@ impl Finder {
     /// was taken, unless it was set aside.
     async fn delivered(
         &self,
-        name: &DestinationName,
+        (name, kind): (&DestinationName, &str),
         at: PartitionId,
         offset: Offset,
         appended_at: TimeMicros,
@@ -242,6 +242,7 @@ impl Finder {
             last = seen.last.filter(is_later).or(last);
         }
         let Some(found) = last else {
+            let to = |state| way(name.as_str(), kind, state);
             let why = "what was set aside for it is gone, or too much to look through".to_owned();
             return Ok(match is_whole {
                 true => to(WentState::Done),
