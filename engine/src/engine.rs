@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 use tracklog_log::{
     Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, EventId, Extent,
     Fetch, FetchError, Fetched, IdPlaces, Item, Lane, Limits, Log, Pending, Permit, Retention,
-    SettledPlaces, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+    SettledPlaces, Stored, Ticket, TimeKind, Topic, TopicName, TopicSpec, block_on,
 };
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{self, PARTITIONS_MAX};
-use crate::disk::{Backend, Disk};
+use crate::disk::{Backend, Disk, write_here};
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::Counters;
@@ -478,6 +478,15 @@ impl Log for Engine {
             return Ticket::refused(AppendError::Fenced { current });
         }
         self.client.append_with(permit, append)
+    }
+
+    fn append_blocking(
+        &self,
+        permit: Permit,
+        epoch: Epoch,
+        append: Append<'_>,
+    ) -> Result<Stored, AppendError> {
+        block_on(write_here(|| self.append(permit, epoch, append)))
     }
 
     fn fetch(&self, fetch: Fetch) -> Pending<'_, Result<Fetched, FetchError>> {

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+mod blocking;
 pub mod budget;
 mod catalog;
 pub mod conformance;
@@ -29,6 +30,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
+pub use blocking::block_on;
 pub use budget::{Budget, Busy, Lane, Permit};
 pub use catalog::{CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec};
 pub use dedupe::{Dedupe, EventId, IdPlaces, Seen, SeenAt, SeenItem, Settled, SettledPlaces};
@@ -95,6 +97,21 @@ pub trait Log: Send + Sync + 'static {
     /// Appends all items in one commit, or none. The order among appends is fixed by this call;
     /// the ticket resolves when the outcome is known. Dropping the ticket cancels nothing.
     fn append(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket;
+
+    /// As [`append`](Self::append), and waits for the outcome on this thread, which a log may have
+    /// make the write meanwhile. For threads that have nothing else to do: on one that drives
+    /// futures it would hold up all others.
+    ///
+    /// # Errors
+    /// As the ticket's.
+    fn append_blocking(
+        &self,
+        permit: Permit,
+        epoch: Epoch,
+        append: Append<'_>,
+    ) -> Result<Stored, AppendError> {
+        block_on(self.append(permit, epoch, append))
+    }
 
     /// Reads from many partitions at once. See [`Fetch`].
     fn fetch(&self, fetch: Fetch) -> Pending<'_, Result<Fetched, FetchError>>;

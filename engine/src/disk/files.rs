@@ -30,6 +30,7 @@ use tracklog_protocol::TimeMicros;
 
 use super::blocking::Threads;
 use super::buffer::assert_aligned;
+use super::here;
 use super::map::FileMap;
 use super::probe;
 use super::uring::Ring;
@@ -165,6 +166,7 @@ pub(super) enum Writers {
 impl Writers {
     /// Begins a write, or gives it back when too many wait.
     pub(super) fn submit(&self, write: Write) -> Result<(), Write> {
+        let Some(write) = here::take(write) else { return Ok(()) };
         match self {
             Self::Threads(threads) => threads.submit(write),
             Self::Ring(ring) => ring.submit(write),

@@ -17,6 +17,7 @@ mod blocking;
 mod buffer;
 mod chunks;
 mod files;
+mod here;
 mod map;
 mod probe;
 mod queue;
@@ -38,6 +39,7 @@ pub use buffer::{BufferPool, PageBuffer};
 pub use chunks::ChunkPool;
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
 pub(crate) use files::{descriptors_max, is_passing, open_alone, open_pack_alone, read_alone};
+pub(crate) use here::{is_telling, write_here};
 pub use probe::{DurableWrites, Measured, measure};
 pub(crate) use trusted::{batch_of_pack, batch_of_ring, batch_of_slot};
 

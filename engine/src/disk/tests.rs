@@ -148,6 +148,68 @@ fn completion_may_submit_the_next_write() {
     });
 }
 
+/// The backends that write to files: on the simulated disk a write ends when it is told to.
+fn on_each_backend_of_files(check: impl Fn(&Tried)) {
+    on_each_backend(|tried| {
+        if tried._folder.is_some() {
+            check(tried);
+        }
+    });
+}
+
+#[test]
+fn who_waits_makes_the_first_write_itself_and_what_follows_goes_to_the_backend() {
+    on_each_backend_of_files(|tried| {
+        let slot = tried.slot();
+        let (ended, ends) = mpsc::channel();
+        let by = move |number: u8| {
+            let ended = ended.clone();
+            move |result: io::Result<()>| {
+                result.unwrap();
+                ended.send((number, thread::current().id())).unwrap();
+            }
+        };
+        let (next, behind) = (Arc::clone(&slot), by(3));
+        let first = by(1);
+        let done = move |result| {
+            assert!(is_telling());
+            first(result);
+            next.submit(2 * PAGE, pages(3, 1), Box::new(behind));
+        };
+        write_here(|| {
+            slot.submit(0, pages(1, 1), Box::new(done));
+            slot.submit(PAGE, pages(2, 1), Box::new(by(2)));
+        });
+        assert!(!is_telling());
+        let own = thread::current().id();
+        let mut told: Vec<_> = (0..3).map(|_| ends.recv().unwrap()).collect();
+        told.sort_by_key(|(number, _)| *number);
+        let here: Vec<_> = told.iter().map(|(_, thread)| *thread == own).collect();
+        assert_eq!(here, [true, false, false], "{}", tried.name);
+        for number in 0..3 {
+            assert_eq!(read(&*slot, u64::from(number) * PAGE, 1)[0], number + 1, "{}", tried.name);
+        }
+    });
+}
+
+#[test]
+fn a_write_that_a_panicking_caller_was_to_make_is_told_as_failed() {
+    on_each_backend_of_files(|tried| {
+        let slot = tried.slot();
+        let (ended, ends) = mpsc::channel();
+        let panics = AssertUnwindSafe(|| {
+            write_here(|| {
+                slot.submit(0, pages(1, 1), tell(&ended, 1));
+                panic!("as it is meant to");
+            })
+        });
+        catch_unwind(panics).unwrap_err();
+        assert!(ends.try_recv().unwrap().1.is_err(), "{}", tried.name);
+        slot.submit(PAGE, pages(2, 1), tell(&ended, 2));
+        assert!(ends.recv().unwrap().1.is_ok(), "{}: this thread offers nothing more", tried.name);
+    });
+}
+
 #[test]
 fn dropping_slot_and_disk_ends_what_they_were_given() {
     on_each_backend(|tried| {

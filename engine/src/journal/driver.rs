@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tracklog_log::{Append, Permit, Ticket};
 
+use crate::disk::is_telling;
 use crate::journal::appender::Next;
 
 use super::super::sync::{Condvar, Mutex};
@@ -155,7 +156,7 @@ impl Driver {
     /// Tells the journal that something happened.
     pub(crate) fn push(&self, input: Input) {
         if self.intake.push(input) {
-            self.attend(By::Teller);
+            self.attend(if is_telling() { By::Caller } else { By::Teller });
         }
     }
 

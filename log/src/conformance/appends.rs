@@ -162,7 +162,12 @@ fn appends_of_many_threads_keep_the_order_of_each(rig: &mut Rig<'_>) {
         move || {
             let mut last = None;
             for number in 0..100 {
-                let offset = opened.append_text(partition, &format!("{writer} {number:03}"));
+                let text = format!("{writer} {number:03}");
+                // Every other one leaves its thread to the log meanwhile.
+                let offset = match writer % 2 {
+                    0 => opened.append_text(partition, &text),
+                    _ => opened.append_text_blocking(partition, &text),
+                };
                 assert!(Some(offset) > last, "offsets rise");
                 last = Some(offset);
             }

@@ -129,6 +129,14 @@ impl Opened {
         self.append(&[], &[text_item(partition, text)]).expect("it is stored")[0]
     }
 
+    /// As [`append_text`](Self::append_text), by the call that blocks.
+    pub(super) fn append_text_blocking(&self, partition: PartitionId, text: &str) -> Offset {
+        let items = [text_item(partition, text)];
+        let append = Append { conditions: &[], items: &items };
+        let stored = self.log.append_blocking(self.permit(&items), self.epoch, append);
+        stored.expect("it is stored").offset(0)
+    }
+
     /// Puts `count` opaque records in line, each as an append of its own, and waits for all.
     pub(super) fn append_texts(&self, partition: PartitionId, texts: &[&str]) {
         let submit = |text: &&str| self.submit(&[], &[text_item(partition, text)]);

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::blocking::Signal;
 
 /// How long a future may stay silent before the case has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -25,26 +25,13 @@ pub(super) struct Task<'a, T> {
     signal: Arc<Signal>,
 }
 
-struct Signal {
-    woken: AtomicBool,
-    thread: Thread,
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
-        self.thread.unpark();
-    }
-}
-
 impl<'a, T> Task<'a, T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        let signal = Signal { woken: AtomicBool::new(false), thread: thread::current() };
-        Self { future: Box::pin(future), signal: Arc::new(signal) }
+        Self { future: Box::pin(future), signal: Arc::new(Signal::of_this_thread()) }
     }
 
     pub(super) fn poll(&mut self) -> Poll<T> {
-        self.signal.woken.store(false, Ordering::Relaxed);
+        self.signal.reset();
         let waker = Waker::from(Arc::clone(&self.signal));
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
@@ -66,11 +53,7 @@ impl<'a, T> Task<'a, T> {
     }
 
     fn wait_for_wake(&self) {
-        let deadline = Instant::now() + SILENCE_MAX;
-        while !self.signal.woken.swap(false, Ordering::Acquire) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "a future that was pending was not woken within a minute");
-            thread::park_timeout(left);
-        }
+        let woken = self.signal.wait_for(SILENCE_MAX);
+        assert!(woken, "a future that was pending was not woken within a minute");
     }
 }

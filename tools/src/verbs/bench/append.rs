@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tracklog_log::dedupe::{WINDOW, resolve};
 use tracklog_log::{
     Append, AppendError, Busy, Domain, Epoch, Item, Lane, Log, Permit, Retention, Topic, TopicName,
-    TopicSpec,
+    TopicSpec, block_on,
 };
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventParts};
@@ -396,11 +396,17 @@ impl Load {
         let mut producers = JoinSet::new();
         for number in 0..case.producers {
             let shared = Arc::clone(&shared);
-            producers.spawn(async move {
+            let produce = async move {
                 let produced = shared.produce(number).await;
                 shared.running.fetch_sub(1, Ordering::Relaxed);
                 produced
-            });
+            };
+            // One alone has a thread to itself, as the raw writers beside it have.
+            if case.producers == 1 {
+                producers.spawn_blocking(move || block_on(produce));
+            } else {
+                producers.spawn(produce);
+            }
         }
         Ok(Self { shared, producers })
     }
@@ -455,7 +461,12 @@ impl Shared {
             let permit = reserve(&*self.log, lane, bytes + 128).await;
             let append = Append { conditions: &[], items: &[item] };
             let of_lane = permit.lane();
-            match self.log.append(permit, self.epoch, append).await {
+            let stored = if self.case.producers == 1 {
+                self.log.append_blocking(permit, self.epoch, append)
+            } else {
+                self.log.append(permit, self.epoch, append).await
+            };
+            match stored {
                 // Of millions of ids two share what is kept of their hashes.
                 Err(AppendError::Seen(seen)) => {
                     let resolved = resolve(&*self.log, of_lane, self.epoch, append, seen).await;

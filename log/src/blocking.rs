@@ -1,0 +1,66 @@
+//! Futures on a thread that does nothing but wait for them.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// Runs `future` to its end on this thread, which parks until it is woken.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let signal = Arc::new(Signal::of_this_thread());
+    let waker = Waker::from(Arc::clone(&signal));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        signal.wait();
+    }
+}
+
+/// What a future calls one thread by.
+pub(crate) struct Signal {
+    woken: AtomicBool,
+    thread: Thread,
+}
+
+impl Signal {
+    pub(crate) fn of_this_thread() -> Self {
+        Self { woken: AtomicBool::new(false), thread: thread::current() }
+    }
+
+    /// Forgets earlier calls.
+    pub(crate) fn reset(&self) {
+        self.woken.store(false, Ordering::Relaxed);
+    }
+
+    /// Parks until it is called.
+    fn wait(&self) {
+        while !self.woken.swap(false, Ordering::Acquire) {
+            thread::park();
+        }
+    }
+
+    /// Parks until it is called, and says whether it was.
+    pub(crate) fn wait_for(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        while !self.woken.swap(false, Ordering::Acquire) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            thread::park_timeout(left);
+        }
+        true
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
