@@ -143,9 +143,8 @@ struct Running<'s, L: ?Sized> {
 impl<L: Log + ?Sized> Running<'_, L> {
     /// What comes next at `claim`, below `end`.
     async fn read(&mut self, claim: &mut Claim, end: Offset) -> Result<SourceBatch, StageEnd> {
-        let source = claim.source();
-        let mut from = claim.next();
-        while from < end {
+        let (source, from) = (claim.source(), claim.next());
+        loop {
             let mode =
                 if self.appetite > FETCH_BYTES { FetchMode::Replay } else { FetchMode::Live };
             let fetch =
@@ -153,12 +152,14 @@ impl<L: Log + ?Sized> Running<'_, L> {
             match self.shared.log.fetch(fetch).await {
                 Ok(Fetched { mut partitions, .. }) => {
                     let found = partitions.pop().expect("one partition was asked for");
-                    let batch = self.found(source, claim.next(), found);
+                    let batch = self.found(source, from, found);
                     return Ok(SourceBatch { next: batch.next.min(end), ..batch });
                 }
                 Err(FetchError::OutOfRange { extent, asked, .. }) if asked < extent.start => {
-                    self.missed(source, asked, extent.start, "no longer in the log");
-                    from = extent.start;
+                    let next = extent.start.min(end);
+                    self.missed(source, asked, next, "no longer in the log");
+                    // Committed as it is, so that it is told once and nobody takes it for lag.
+                    return Ok(SourceBatch { source, from, next, batches: Vec::new() });
                 }
                 Err(FetchError::Io { why, .. }) => {
                     let stage = self.shared.stage.name();
@@ -168,8 +169,6 @@ impl<L: Log + ?Sized> Running<'_, L> {
                 Err(error) => return Err(error.into()),
             }
         }
-        // All up to the end is gone.
-        Ok(SourceBatch { source, from: claim.next(), next: end, batches: Vec::new() })
     }
 
     fn found(&mut self, source: PartitionId, from: Offset, found: FetchedPartition) -> SourceBatch {
