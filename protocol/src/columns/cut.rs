@@ -465,11 +465,11 @@ mod tests {
 
     #[test]
     fn what_would_not_come_back_the_same_stays_in_the_shape() {
-        assert_eq!(holes("2F1B0A55-7D0C-4C7D-9A52-0C4D7C1F6F6F").contains(&Hole::Uuid), false);
-        assert_eq!(holes("2026-02-31T00:00:00.000Z").contains(&Hole::Time), false);
-        assert_eq!(holes("1969-12-31T23:59:59.999Z").contains(&Hole::Time), false);
-        assert_eq!(holes("1.2.3.256").contains(&Hole::Ipv4), false);
-        assert_eq!(holes("1.2.3.04").contains(&Hole::Ipv4), false);
+        assert!(!holes("2F1B0A55-7D0C-4C7D-9A52-0C4D7C1F6F6F").contains(&Hole::Uuid));
+        assert!(!holes("2026-02-31T00:00:00.000Z").contains(&Hole::Time));
+        assert!(!holes("1969-12-31T23:59:59.999Z").contains(&Hole::Time));
+        assert!(!holes("1.2.3.256").contains(&Hole::Ipv4));
+        assert!(!holes("1.2.3.04").contains(&Hole::Ipv4));
         assert_eq!(holes("9999999999999999999"), []);
         assert_eq!(holes("deadbeef"), []);
         assert_eq!(holes("größe"), []);

@@ -295,7 +295,7 @@ impl SomeEvent {
             traits,
             event_time: TimeMicros(self.times[0]),
             received_time: TimeMicros(self.times[1]),
-            client_time: (self.flags % 2 == 0).then_some(TimeMicros(self.times[2])),
+            client_time: (self.flags.is_multiple_of(2)).then_some(TimeMicros(self.times[2])),
             schema_version: Some(self.flags),
             ..EventParts::default()
         }
