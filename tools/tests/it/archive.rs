@@ -64,7 +64,7 @@ impl Site {
     fn await_rows(&self, rows: u64) {
         let begin = Instant::now();
         while self.rows("raw") < rows || self.rows("enriched") < rows {
-            assert!(begin.elapsed() < PATIENCE, "{} of {rows} are archived", self.rows("raw"));
+            assert!(begin.elapsed() < 4 * PATIENCE, "{} of {rows} are archived", self.rows("raw"));
         }
     }
 }

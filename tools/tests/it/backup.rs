@@ -199,10 +199,14 @@ fn kills_of_node_and_backup_leave_backups_that_restore_to_what_was_acked() {
         }
         restored.push(there);
     }
+    let packs = || std::fs::read_dir(site.data().join("packs")).map_or(0, Iterator::count);
+    let begin = Instant::now();
+    while packs() == 0 {
+        assert!(begin.elapsed() < 4 * PATIENCE, "nothing is settled");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
     load.end();
     assert!(node.terminate().0.success());
-    let packs = std::fs::read_dir(site.data().join("packs")).map_or(0, Iterator::count);
-    assert!(packs > 0, "some was settled");
     let all = lines(&site.data(), "raw");
     for (round, there) in restored.iter().enumerate() {
         for (partition, records) in there {
