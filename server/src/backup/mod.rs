@@ -7,7 +7,7 @@
 //!    that are written meanwhile comes to be one is said in the engine, whose
 //!    [`Snapshots`](tracklog_engine::Snapshots) say what belongs together.
 //! 2. Packs and full segments, which never change, are shipped once and shared by all later backups; of
-//!    the segment that is being written only what is new is shipped. [`place`] has the rules.
+//!    the segment that is being written only what is new is shipped. `place` has the rules.
 //! 3. A manifest is created last, under a number that nobody has: whoever reads sees a whole backup or
 //!    the one before. Writers may be killed anywhere, and several may write at once.
 //! 4. Every object's name holds its SHA-256, and the manifest holds its own: a restore uses nothing
@@ -17,7 +17,7 @@
 //! 6. A restore never replaces a log that has something which the backup lacks, and what it makes is no
 //!    log before all of it is there and was verified.
 //!
-//! [`ship`] makes backups, [`restore`] reads them; `manifest` is what they say, `place` where things
+//! `ship` makes backups, [`restore`] reads them; `manifest` is what they say, `place` where things
 //! lie. FORMAT.md beside this file has both byte by byte.
 
 use std::io;
