@@ -263,7 +263,12 @@ async fn what_is_there_is_shipped_once() {
     assert!(more.shipped_bytes * 8 < first.shipped_bytes, "{first:?} {more:?}");
     let now = world.objects().await;
     assert!(objects.iter().all(|path| now.contains(path)), "nothing that is kept goes");
-    assert!(!backup.make().await.unwrap().made);
+    // Marks and packs come behind appends by themselves: when all are there nothing is new.
+    let mut rounds = 0;
+    while backup.make().await.unwrap().made {
+        rounds += 1;
+        assert!(rounds < 20, "a log that rests is made a backup of again and again");
+    }
 }
 
 #[tokio::test]
