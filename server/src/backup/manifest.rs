@@ -58,6 +58,19 @@ pub(super) struct TopicEntry {
     pub(super) partitions: Vec<(u64, u64)>,
 }
 
+/// How far a backup goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryPoint {
+    /// The run of the last commit in it.
+    pub run: u64,
+    /// That commit's number.
+    pub commit: u64,
+    /// When it was appended, RFC 3339.
+    #[serde(rename = "recoveryPoint")]
+    pub time: String,
+}
+
 /// The recovery point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +99,10 @@ impl PointEntry {
     /// In the order of the log.
     pub(super) const fn place(&self) -> (u64, u64) {
         (self.run, self.commit)
+    }
+
+    pub(super) fn reached(&self) -> RecoveryPoint {
+        RecoveryPoint { run: self.run, commit: self.commit, time: self.time() }
     }
 
     pub(super) fn time(&self) -> String {

@@ -33,7 +33,7 @@ mod restore;
 mod restored;
 mod ship;
 
-pub use manifest::ManifestError;
+pub use manifest::{ManifestError, RecoveryPoint};
 pub use restore::{Listed, Restore, RestoreReport, Told, list, restore};
 pub(crate) use restored::RestoredFrom;
 pub use ship::{Backup, BackupReport, Options, RateError, rate};

@@ -23,7 +23,8 @@ use tracklog_pipeline::archive::store::{Opening, Store};
 
 use super::BackupError;
 use super::manifest::{
-    Content, FileEntry, Manifest, ManifestError, PointEntry, SETTINGS, Target, cluster_hex,
+    Content, FileEntry, Manifest, ManifestError, PointEntry, RecoveryPoint, SETTINGS, Target,
+    cluster_hex,
 };
 use super::place::Place;
 use super::restored::RestoredFrom;
@@ -54,15 +55,9 @@ pub struct Restore {
 pub struct RestoreReport {
     /// The backup's number.
     pub backup: u64,
-    /// The run of the last commit in it, and that one's number; absent for an empty log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<u64>,
-    /// See `run`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub commit: Option<u64>,
-    /// When that one was appended, RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovery_point: Option<String>,
+    /// How far it goes; none for an empty log.
+    #[serde(flatten)]
+    pub point: Option<RecoveryPoint>,
     /// Whether all that it holds is good; else it was damaged when it was backed up.
     pub clean: bool,
     /// Settings and keys that were put beside it.
@@ -96,8 +91,8 @@ pub enum Told {
 #[serde(rename_all = "camelCase")]
 struct Ready {
     from: RestoredFrom,
-    run: Option<u64>,
-    commit: Option<u64>,
+    #[serde(flatten)]
+    point: Option<RecoveryPoint>,
     clean: bool,
     /// Settings of the backup.
     settings: Vec<String>,
@@ -125,15 +120,9 @@ pub struct Listed {
     pub backup: u64,
     /// When it was made, RFC 3339.
     pub written_at: String,
-    /// The run of the last commit in it, and that one's number; absent for an empty log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<u64>,
-    /// See `run`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub commit: Option<u64>,
-    /// When that one was appended, RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovery_point: Option<String>,
+    /// How far it goes; none for an empty log.
+    #[serde(flatten)]
+    pub point: Option<RecoveryPoint>,
     /// What a restore takes, but for slots that are not full.
     pub bytes: u64,
 }
@@ -157,13 +146,10 @@ pub async fn list(url: &str) -> Result<Vec<Result<Listed, ManifestError>>, Backu
 
 impl Listed {
     fn of(manifest: &Manifest) -> Self {
-        let point = manifest.point.as_ref();
         Self {
             backup: manifest.number,
             written_at: manifest.written_at.clone(),
-            run: point.map(|point| point.run),
-            commit: point.map(|point| point.commit),
-            recovery_point: point.map(PointEntry::time),
+            point: manifest.point.as_ref().map(PointEntry::reached),
             bytes: manifest.files.iter().map(|file| file.bytes).sum(),
         }
     }
@@ -460,11 +446,9 @@ impl Work<'_> {
         let settings: Vec<_> = SETTINGS.into_iter().filter(named).collect();
         let is_new = |name: &&&str| !self.folder.file(name).exists();
         let new_settings = settings.iter().filter(is_new).map(|name| (*name).to_owned()).collect();
-        let point = manifest.point.as_ref();
         let ready = Ready {
             from: RestoredFrom::of(manifest),
-            run: point.map(|point| point.run),
-            commit: point.map(|point| point.commit),
+            point: manifest.point.as_ref().map(PointEntry::reached),
             clean,
             settings: settings.into_iter().map(str::to_owned).collect(),
             new_settings,
@@ -499,9 +483,7 @@ impl Work<'_> {
         let kept = ready.settings.iter().filter(|name| !ready.new_settings.contains(name));
         Ok(RestoreReport {
             backup: ready.from.backup,
-            run: ready.run,
-            commit: ready.commit,
-            recovery_point: ready.from.recovery_point.clone(),
+            point: ready.point.clone(),
             clean: ready.clean,
             kept: kept.cloned().collect(),
             settings: ready.new_settings.clone(),

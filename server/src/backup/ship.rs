@@ -23,8 +23,8 @@ use tracklog_protocol::line::format_time;
 
 use super::BackupError;
 use super::manifest::{
-    CheckpointFile, Content, FORMAT, FileEntry, Manifest, Parts, PointEntry, SETTINGS, cluster_hex,
-    entries, hex,
+    CheckpointFile, Content, FORMAT, FileEntry, Manifest, Parts, PointEntry, RecoveryPoint,
+    SETTINGS, cluster_hex, entries, hex,
 };
 use super::place::{Place, Published};
 use crate::clock;
@@ -86,15 +86,9 @@ pub struct BackupReport {
     pub backup: u64,
     /// Whether it was made now; else nothing is new since.
     pub made: bool,
-    /// The run of the last commit in it, and that one's number; absent for an empty log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<u64>,
-    /// See `run`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub commit: Option<u64>,
-    /// When that one was appended, RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovery_point: Option<String>,
+    /// How far it goes; none for an empty log.
+    #[serde(flatten)]
+    pub point: Option<RecoveryPoint>,
     /// Files that it names.
     pub files: usize,
     /// Their bytes, before compression.
@@ -314,13 +308,10 @@ impl Backup {
     }
 
     fn report(&self, manifest: &Manifest, made: bool) -> BackupReport {
-        let point = manifest.point.as_ref();
         BackupReport {
             backup: manifest.number,
             made,
-            run: point.map(|point| point.run),
-            commit: point.map(|point| point.commit),
-            recovery_point: point.map(PointEntry::time),
+            point: manifest.point.as_ref().map(PointEntry::reached),
             files: manifest.files.len(),
             bytes: manifest.files.iter().map(|file| file.bytes).sum(),
             shipped_bytes: self.shipped_bytes,

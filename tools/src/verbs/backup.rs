@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tracklog_server::backup::{self, Backup, BackupError, BackupReport, Options};
+use tracklog_server::backup::{self, Backup, BackupError, BackupReport, Options, RecoveryPoint};
 use tracklog_server::folder::DataFolder;
 
 use crate::failure::Failure;
@@ -117,11 +117,11 @@ impl BackupVerb {
 }
 
 fn words(report: &BackupReport) -> String {
-    let point = match (&report.recovery_point, report.run, report.commit) {
-        (Some(time), Some(run), Some(commit)) => {
+    let point = match &report.point {
+        Some(RecoveryPoint { run, commit, time }) => {
             format!("everything up to {time}, commit {commit} of run {run}")
         }
-        _ => "an empty log".to_owned(),
+        None => "an empty log".to_owned(),
     };
     let number = report.backup;
     if !report.made {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tracklog_server::backup::{self, Listed, Restore, RestoreReport, Told};
+use tracklog_server::backup::{self, Listed, RecoveryPoint, Restore, RestoreReport, Told};
 use tracklog_server::verify::VerifyLine;
 
 use super::replay::progress_bar;
@@ -100,8 +100,8 @@ impl RestoreVerb {
         for backup in listed {
             match backup {
                 Ok(backup) if self.json => output.json(&backup)?,
-                Ok(Listed { backup, written_at, recovery_point, bytes, .. }) => {
-                    let point = recovery_point.unwrap_or_else(|| "nothing".to_owned());
+                Ok(Listed { backup, written_at, point, bytes }) => {
+                    let point = point.map_or_else(|| "nothing".to_owned(), |point| point.time);
                     rows.push(vec![backup.to_string(), written_at, point, bytes.to_string()]);
                 }
                 Err(error) => notice(&error.to_string()),
@@ -116,13 +116,13 @@ impl RestoreVerb {
 
 fn words(wanted: &Restore, report: &RestoreReport) -> String {
     let place = wanted.folder.display();
-    let mut words = match (&report.recovery_point, report.run, report.commit) {
-        (Some(time), Some(run), Some(commit)) => format!(
+    let mut words = match &report.point {
+        Some(RecoveryPoint { run, commit, time }) => format!(
             "backup {} is in {place}: everything up to {time}, commit {} of run {run}",
             report.backup,
             thousands(&commit.to_string())
         ),
-        _ => format!("backup {} is in {place}: an empty log", report.backup),
+        None => format!("backup {} is in {place}: an empty log", report.backup),
     };
     if !report.clean {
         words.push_str("; it is damaged as it was when it was backed up");
