@@ -8,6 +8,7 @@
 //! | `t` + name | u8 version 1, u8 partitioning 1, u8 retention, u32 partitions, i64 created |
 //! | `s` + u32 topic + u32 partition | u64 first offset that is still wanted |
 //! | `l` + u32 topic | u64 age in µs, u64 bytes: how much is kept; 2^64 − 1 for no limit |
+//! | `e` + … | what is to be erased: `settled/erasure.rs` |
 //!
 //! A topic's id is the offset of its record plus one, so that no id is ever given twice.
 //! Promises: applying the same records in the same order gives the same catalog, anywhere.
@@ -21,6 +22,7 @@ use tracklog_log::{Dedupe, Limits, Retention, Topic, TopicName, TopicSpec};
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::fields::{Fields, FieldsMut};
+use crate::settled::erasure::{self, Erasures, RequestId, Stretches};
 
 /// The catalog's own topic.
 pub(crate) const TOPIC_NAME: &str = "_catalog";
@@ -72,6 +74,10 @@ pub(crate) enum Change {
     },
     Deleted(TopicId),
     Trimmed(PartitionId, Offset),
+    /// These records are to be erased.
+    Erasing(PartitionId, Stretches),
+    /// Some were.
+    Erased,
     None,
 }
 
@@ -242,6 +248,8 @@ impl Catalog {
             }
             (Some((b's', place)), Some(value)) => decode_trim(place, value)
                 .map_or(Change::None, |(partition, start)| Change::Trimmed(partition, start)),
+            (Some((&erasure::KEY, _)), Some(value)) => self.erase(record.key, value),
+            (Some((&erasure::KEY, _)), None) => Change::Erased,
             _ => Change::None,
         }
     }
@@ -281,12 +289,40 @@ impl Catalog {
 
     /// Where partitions start that were trimmed.
     pub(crate) fn trims(&self) -> impl Iterator<Item = (PartitionId, Offset)> {
-        let first = (PARTITION, Bytes::from_static(b"s"));
-        let own = self
-            .live
-            .range(first..)
-            .take_while(|((of, key), _)| *of == PARTITION && key.starts_with(b"s"));
-        own.filter_map(|((_, key), live)| decode_trim(&key[1..], &live.value))
+        let own = self.live_from(b"s");
+        own.filter_map(|(key, live)| decode_trim(&key[1..], &live.value))
+    }
+
+    /// A key whose last record is to be erased is not there from now on.
+    fn erase(&mut self, key: &[u8], value: &[u8]) -> Change {
+        let Some((partition, stretches)) = erasure::decode(key, value) else { return Change::None };
+        if self.is_compact(partition) {
+            self.live.retain(|(of, _), live| *of != partition || !stretches.contains(live.offset));
+        }
+        Change::Erasing(partition, stretches)
+    }
+
+    /// All that is to be erased.
+    pub(crate) fn erasures(&self) -> Erasures {
+        let records = self.live_from(&[erasure::KEY]);
+        Erasures::of(records.map(|(key, live)| (key.clone(), live.value.clone(), live.offset)))
+    }
+
+    /// Whether something of the request, or of any, is still to be erased.
+    pub(crate) fn is_erasing(&self, request: Option<RequestId>) -> bool {
+        let prefix = request.map_or_else(|| vec![erasure::KEY], erasure::key_prefix);
+        self.live_from(&prefix).next().is_some()
+    }
+
+    /// The catalog's own live records whose keys begin so.
+    fn live_from<'a>(&'a self, prefix: &[u8]) -> impl Iterator<Item = (&'a Bytes, &'a LiveRecord)> {
+        let prefix = Bytes::copy_from_slice(prefix);
+        let from = self.live.range((PARTITION, prefix.clone())..);
+        let own = from.map(|((partition, key), live)| (partition, key, live));
+        own.take_while(move |(partition, key, _)| {
+            **partition == PARTITION && key.starts_with(&prefix)
+        })
+        .map(|(_, key, live)| (key, live))
     }
 
     /// How much of a topic is kept.

@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tracklog_log::erase::STRETCHES_MAX;
 use tracklog_log::{
-    Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, EventId, Extent,
-    Fetch, FetchError, Fetched, IdPlaces, Item, Lane, Limits, Log, Pending, Permit, Retention,
-    SettledPlaces, Stored, Ticket, TimeKind, Topic, TopicName, TopicSpec, block_on,
+    Append, AppendError, Budget, Busy, CatalogError, Condition, Domain, Epoch, Erase, EraseError,
+    EventId, Extent, Fetch, FetchError, Fetched, IdPlaces, Item, Lane, Limits, Log, Pending,
+    Permit, Retention, SettledPlaces, Stored, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+    block_on,
 };
-use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
+use tracklog_protocol::{KeyValue, Offset, PartitionId, Records, TimeMicros, TopicId};
 
 use crate::catalog::{self, PARTITIONS_MAX};
 use crate::disk::{Backend, Disk, write_here};
@@ -28,6 +30,7 @@ use crate::options::Options;
 use crate::read::Reader;
 use crate::relay::Relay;
 use crate::seen::event_ids::{ROWS_MAX, TopicIdHash, id_hash};
+use crate::settled::erasure::{self, RequestId};
 use crate::settled::settler::Settling;
 #[cfg(any(test, feature = "simulation"))]
 use crate::stepped::Stepper;
@@ -114,6 +117,10 @@ pub struct Status {
     pub slot_bytes: u64,
     /// Whether new appends are taken.
     pub state: State,
+    /// Whether something is being erased.
+    pub is_erasing: bool,
+    /// Why that does not go on for now, in words, where it does not.
+    pub erasing_waits: Option<String>,
 }
 
 /// Whether new appends are taken.
@@ -211,6 +218,7 @@ impl Engine {
         let (frame_bytes, frames_decoded) = self.reader.frames();
         let packs = self.client.published.places.read().packs();
         let settled = self.client.published.ids.settled();
+        let (is_erasing, erasing_waits) = self.settling.erasing();
         Status {
             backend: self.disk.backend(),
             commits: load(&counters.commits),
@@ -240,6 +248,8 @@ impl Engine {
             settled_bytes: packs.iter().map(|head| head.journal_bytes).sum(),
             slot_bytes: self.slot_bytes,
             state: self.state(),
+            is_erasing,
+            erasing_waits,
         }
     }
 
@@ -411,6 +421,54 @@ impl Engine {
         }
     }
 
+    async fn erase_all(&self, records: Vec<Erase>) -> Result<(), EraseError> {
+        self.check_erase(&records)?;
+        let request = RequestId(self.disk.random());
+        let encoded = erasure::encode(request, &records);
+        let mut keyed = Records::new();
+        for (key, value) in &encoded {
+            let record = KeyValue { key, value: Some(value) };
+            keyed.push(record.encode(&mut Vec::new()));
+        }
+        let record = |record| Item::Record { partition: catalog::PARTITION, record };
+        let items: Vec<Item<'_>> = keyed.iter().map(record).collect();
+        let append = Append { conditions: &[], items: &items };
+        let request = if items.is_empty() {
+            None
+        } else {
+            self.client.append(Lane::INTERNAL, append)?.await?;
+            Some(request)
+        };
+        self.settling.look();
+        self.client.published.erased(request).await;
+        if self.client.published.topics.read().catalog.is_erasing(request) {
+            let why = "it goes on when the log is opened again".into();
+            return Err(AppendError::Closed { why }.into());
+        }
+        Ok(())
+    }
+
+    fn check_erase(&self, records: &[Erase]) -> Result<(), EraseError> {
+        let topics = self.client.published.topics.read();
+        for Erase { partition, to, .. } in records {
+            let partition = *partition;
+            if partition == catalog::PARTITION {
+                return Err(EraseError::Protected);
+            }
+            let extent = topics.extent(partition);
+            let end = extent.ok_or(EraseError::UnknownPartition { partition })?.end;
+            if *to > end {
+                return Err(EraseError::Beyond { partition, end });
+            }
+        }
+        let stretches = topics.catalog.erasures().stretch_count() + records.len();
+        let stretches_max = STRETCHES_MAX;
+        if stretches > stretches_max {
+            return Err(EraseError::TooMany { stretches, stretches_max });
+        }
+        Ok(())
+    }
+
     async fn trim_to(&self, partition: PartitionId, before: Offset) -> Result<(), AppendError> {
         loop {
             let extent = self.extent(partition);
@@ -512,6 +570,10 @@ impl Log for Engine {
 
     fn trim(&self, partition: PartitionId, before: Offset) -> Pending<'_, Result<(), AppendError>> {
         Box::pin(self.trim_to(partition, before))
+    }
+
+    fn erase(&self, records: Vec<Erase>) -> Pending<'_, Result<(), EraseError>> {
+        Box::pin(self.erase_all(records))
     }
 
     fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>> {

@@ -8,13 +8,17 @@
 //! - While one checkpoint's file is torn by a failed write, the other is left as it is.
 //! - A slot that cannot be prepared, other than for want of room, is put aside and said so once: its
 //!   file is removed, and another one is taken.
+//! - When what is to be erased lies in nothing that is listed, it lies in no file: both checkpoints are
+//!   written, and then what nothing names is removed and spare slots are filled with zeros (`wiping`).
 //! - A slot is used again only when both checkpoints no longer name it, and only if no reader
 //!   holds a map of it; else its file is unlinked and a new one made.
 //!
 //! It works on jobs that the journal's step machine gives it, one after the other; a thread
 //! drives it in a running log, the test itself elsewhere.
 
-use std::collections::VecDeque;
+mod wiping;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -94,6 +98,12 @@ pub(crate) struct Keeper {
     heading: Heading,
     /// Slots that nothing names: zero-filled or to be overwritten.
     free: VecDeque<SlotId>,
+    /// Those of them that are full of zeros, as far as is known.
+    empty: BTreeSet<SlotId>,
+    /// What was prepared and, as far as is known, is not written yet.
+    prepared: BTreeMap<SegmentNumber, SlotId>,
+    /// Spare files are to be wiped, once what is out of the tables is forgotten.
+    to_wipe: bool,
     next_slot: SlotId,
     slots: u64,
     /// How many of them can be neither written nor removed.
@@ -132,6 +142,9 @@ impl Keeper {
             reader,
             heading,
             free,
+            empty: BTreeSet::new(),
+            prepared: BTreeMap::new(),
+            to_wipe: false,
             next_slot,
             slots,
             spoiled: 0,
@@ -172,6 +185,7 @@ impl Keeper {
     pub(crate) fn catch_up(&mut self) {
         let forgotten = self.forget();
         if forgotten.is_ok() {
+            self.wipe_if_asked();
             self.settling.look();
         }
         let lack = forgotten.map_err(Lack::Other).and_then(|()| self.try_catch_up());
@@ -271,6 +285,7 @@ impl Keeper {
             Ok(()) => {
                 self.next_slot = SlotId(slot.0 + 1);
                 self.slots += 1;
+                self.empty.insert(slot);
                 Ok(slot)
             }
             Err(error) => {
@@ -285,8 +300,14 @@ impl Keeper {
     }
 
     fn prepare(&mut self, slot: SlotId, segment: SegmentNumber) -> io::Result<Prepared> {
+        if self.settling.erasing().0 {
+            self.empty(slot)?;
+        }
+        let was_empty = self.empty.remove(&slot);
         let handle = self.disk.open_slot(slot, Access::Write)?;
         let id = write_heading(&*self.disk, &*handle, slot, segment, &self.heading)?;
+        self.prepared.insert(segment, slot);
+        self.settling.prepared(segment, was_empty);
         Ok(Prepared { id, slot: handle })
     }
 
@@ -395,6 +416,7 @@ impl Keeper {
                 tracing::info!("{pack} comes too late: what it holds was given up");
                 self.settling.taken();
             }
+            Unlisted::Erased => self.to_wipe = true,
         }
         // What could not be written down before is not named by this checkpoint either.
         let (mut homes, _) =

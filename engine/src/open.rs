@@ -397,7 +397,7 @@ fn assemble(
         Arc::clone(disk),
         Arc::clone(&published),
         Arc::clone(&reader),
-        Arc::clone(&client.driver),
+        client.clone(),
         Arc::clone(&settling),
         Arc::clone(&counters),
         SettleOptions {
@@ -668,7 +668,7 @@ fn cut_name(cut: &Cut) -> String {
 }
 
 /// Of which run a file holds commits, by its name: runs rise, so it tells how old the file is.
-fn cut_run(name: &str) -> Option<u64> {
+pub(crate) fn cut_run(name: &str) -> Option<u64> {
     name.strip_prefix("run-")?.split_once("-commits-")?.0.parse().ok()
 }
 

@@ -23,6 +23,7 @@ use crate::partition::places::Places;
 use crate::partition::tail::Tail;
 use crate::seen::event_ids::KnownIds;
 use crate::seen::producers::Standing;
+use crate::settled::erasure::RequestId;
 
 use super::relay::Relays;
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, RwLock, fence};
@@ -211,7 +212,7 @@ impl Published {
     ) -> Change {
         let mut topics = self.topics.write();
         let change = topics.catalog.apply(partition, offset, record);
-        match change {
+        match &change {
             Change::Created(_) | Change::Recreated { .. } => {
                 topics.grow();
                 let rows = topics.catalog.row_count();
@@ -219,16 +220,16 @@ impl Published {
                 self.places.write().grow_to(rows);
             }
             Change::Trimmed(partition, start) => {
-                if let Some(row) = topics.catalog.row(partition) {
-                    topics.set_start(row, start);
+                if let Some(row) = topics.catalog.row(*partition) {
+                    topics.set_start(row, *start);
                 }
             }
-            Change::Deleted(_) => {
+            Change::Deleted(_) | Change::Erased => {
                 drop(topics);
-                // Whoever waits for the topic has to learn that it is gone.
+                // Whoever waits for the topic, or for the erasure, has to learn that it is gone.
                 self.relays.wake(self.watchers.take(|_| true));
             }
-            Change::None => {}
+            Change::Erasing(..) | Change::None => {}
         }
         change
     }
@@ -270,18 +271,38 @@ impl Published {
             return Box::pin(std::future::ready(()));
         };
         let partitions = past.iter().map(|(partition, _)| *partition).collect();
+        self.wait(rows, WaitsFor::Growth(partitions))
+    }
+
+    /// Resolves when all of the request, or of all of them, is erased, or the log was closed.
+    pub(crate) fn erased(self: &Arc<Self>, request: Option<RequestId>) -> Pending<'static, ()> {
+        self.wait(Arc::default(), WaitsFor::Erasure(request))
+    }
+
+    fn wait(
+        self: &Arc<Self>,
+        past: Arc<[(Row, Offset)]>,
+        waits_for: WaitsFor,
+    ) -> Pending<'static, ()> {
         let id = self.watchers.next_id.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { published: Arc::clone(self), id, partitions, past: rows };
+        let waiting = Waiting { published: Arc::clone(self), id, past, waits_for };
         Box::pin(std::future::poll_fn(move |context| waiting.poll(context)))
     }
+}
+
+/// What somebody waits for.
+enum WaitsFor {
+    /// That one of these has grown past the offset beside it, or is gone.
+    Growth(Vec<PartitionId>),
+    Erasure(Option<RequestId>),
 }
 
 /// One wait; leaves nothing behind when it is dropped.
 struct Waiting {
     published: Arc<Published>,
     id: u64,
-    partitions: Vec<PartitionId>,
     past: Arc<[(Row, Offset)]>,
+    waits_for: WaitsFor,
 }
 
 impl Waiting {
@@ -291,9 +312,14 @@ impl Waiting {
         // Looked at after it is on the list: whoever publishes later finds it there.
         fence(Ordering::SeqCst);
         let topics = self.published.topics.read();
-        let grown = topics.any_grown(&self.past);
-        let gone = || self.partitions.iter().any(|it| topics.catalog.row(*it).is_none());
-        if grown || self.published.is_closed() || gone() { Poll::Ready(()) } else { Poll::Pending }
+        let is_over = match &self.waits_for {
+            WaitsFor::Growth(partitions) => {
+                let is_gone = |it: &PartitionId| topics.catalog.row(*it).is_none();
+                topics.any_grown(&self.past) || partitions.iter().any(is_gone)
+            }
+            WaitsFor::Erasure(request) => !topics.catalog.is_erasing(*request),
+        };
+        if is_over || self.published.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::journal::appender::{Journal, Next};
 use crate::journal::driver::Driver;
 use crate::keeper::{Job, Keeper};
 use crate::open::{Handed, Machines};
-use crate::settled::settler::Settler;
+use crate::settled::settler::{Settler, Settling};
 
 /// Drives a log that has no threads. See [`Engine::open_stepped`](crate::Engine::open_stepped).
 ///
@@ -25,15 +25,16 @@ pub struct Stepper {
     pub(crate) journal: Journal,
     keeper: Keeper,
     settler: Settler,
+    settling: Arc<Settling>,
     handed: Handed,
     jobs: mpsc::Receiver<Job>,
 }
 
 impl Stepper {
     pub(crate) fn new(disk: &Arc<dyn Disk>, driver: &Arc<Driver>, machines: Machines) -> Self {
-        let Machines { journal, keeper, settler, settling: _, jobs } = machines;
+        let Machines { journal, keeper, settler, settling, jobs } = machines;
         let (handed, jobs) = Handed::new(disk, driver, jobs);
-        Self { journal, keeper, settler, handed, jobs }
+        Self { journal, keeper, settler, settling, handed, jobs }
     }
 
     /// Lets the journal do all that it can do now. False once it has stopped, in good order or
@@ -67,6 +68,11 @@ impl Stepper {
     /// the last one is not listed yet.
     pub fn run_settler(&mut self) -> bool {
         self.settler.turn()
+    }
+
+    /// Has the settler look again at what it could not do before, as it does once a minute.
+    pub fn look_again(&self) {
+        self.settling.look();
     }
 
     /// What the keeper does once a second while it waits for room. False when it does not wait.

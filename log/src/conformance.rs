@@ -14,6 +14,7 @@ mod appends;
 mod catalog;
 mod conditions;
 mod dedupe;
+mod erases;
 mod intake;
 mod meta;
 mod producers;
@@ -82,6 +83,7 @@ pub fn cases() -> Vec<Case> {
         reads::CASES,
         times::CASES,
         trims::CASES,
+        erases::CASES,
         catalog::CASES,
         intake::CASES,
         restarts::CASES,

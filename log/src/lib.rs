@@ -8,7 +8,8 @@
 //! - [`conformance`]: the suite that every implementation must pass;
 //! - [`meta`]: a linearizable key-value store over any log;
 //! - [`producers`]: when a batch that is sent twice is stored once;
-//! - [`dedupe`]: when an event that is sent twice is stored once.
+//! - [`dedupe`]: when an event that is sent twice is stored once;
+//! - [`erase`]: how single records go for good.
 //!
 //! It opens no file, and, but for the suite, reads no clock and starts no thread. If you want a log
 //! on a disk, that is `tracklog-engine`. Start reading at [`Log`] and [`Append`].
@@ -20,6 +21,7 @@ pub mod budget;
 mod catalog;
 pub mod conformance;
 pub mod dedupe;
+pub mod erase;
 mod fetch;
 pub mod memory;
 pub mod meta;
@@ -34,6 +36,7 @@ pub use blocking::block_on;
 pub use budget::{Budget, Busy, Lane, Permit};
 pub use catalog::{CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec};
 pub use dedupe::{Dedupe, EventId, IdPlaces, Seen, SeenAt, SeenItem, Settled, SettledPlaces};
+pub use erase::{Erase, EraseError};
 pub use fetch::{
     Damage, Extent, Fetch, FetchError, FetchMode, Fetched, FetchedPartition, TimeKind,
 };
@@ -134,6 +137,17 @@ pub trait Log: Send + Sync + 'static {
 
     /// Gives up all records of `partition` below `before`, for good.
     fn trim(&self, partition: PartitionId, before: Offset) -> Pending<'_, Result<(), AppendError>>;
+
+    /// Erases records for good. Resolves when none of them is readable and, of a log that lies on a
+    /// disk, no file of it holds their bytes; all others stay as they are, at their offsets. Whatever
+    /// ends in between, what was begun goes on when the log is opened again, and so does the rest
+    /// where this is dropped; with no records it waits for what others began. Of a compacted topic a key whose last record is erased is as one that
+    /// was never written, and its older records go along. See [`erase`].
+    fn erase(&self, records: Vec<Erase>) -> Pending<'_, Result<(), EraseError>> {
+        drop(records);
+        let why = "this log keeps what it has";
+        Box::pin(std::future::ready(Err(EraseError::Unsupported { why })))
+    }
 
     /// Makes a topic. Asking again for a topic that is there with the same spec returns it.
     fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>>;

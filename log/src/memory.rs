@@ -30,9 +30,9 @@ use store::{Stamped, Store};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::{
-    Append, AppendError, Budget, Busy, CatalogError, Dedupe, Domain, Epoch, Extent, Fetch,
-    FetchError, Fetched, Lane, Limits, Log, Outcome, Pending, Permit, Ticket, TimeKind, Topic,
-    TopicName, TopicSpec,
+    Append, AppendError, Budget, Busy, CatalogError, Dedupe, Domain, Epoch, Erase, EraseError,
+    Extent, Fetch, FetchError, Fetched, Lane, Limits, Log, Outcome, Pending, Permit, Ticket,
+    TimeKind, Topic, TopicName, TopicSpec,
 };
 
 /// What a [`MemoryLog`] is given.
@@ -316,6 +316,10 @@ impl Log for MemoryLog {
         drop(state);
         wake(waiters);
         Box::pin(ready(trimmed))
+    }
+
+    fn erase(&self, records: Vec<Erase>) -> Pending<'_, Result<(), EraseError>> {
+        Box::pin(ready(self.state().store.erase(&records)))
     }
 
     fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>> {

@@ -10,6 +10,7 @@
 //! - What an opening did not find never comes back; what was refused is never found.
 //! - End offsets never go back; offsets have no holes, but where loss was allowed.
 //! - A condition held where its append is found. A key's last record is its last write.
+//! - What was erased is never found again, once that was said; all others are there as before.
 //! - A topic that was made is there, one that was deleted is not, and no id is given twice.
 //! - What is lost to injected damage is told, and is no more than the damage touched. A trim, a topic
 //!   made or deleted and a key's last write are lost with their commit: then what was before shows.
@@ -19,7 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use tracklog_log::{Condition, Extent, Topic};
+use tracklog_log::{Condition, Erase, Extent, Topic};
 use tracklog_protocol::{BatchView, KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::contents::{Contents, Found, Share};
@@ -166,6 +167,8 @@ pub(crate) struct Model {
     keys: BTreeMap<(PartitionId, Vec<u8>), History>,
     /// Of each partition: up to where it was trimmed for certain, and at most.
     trims: BTreeMap<PartitionId, (Offset, Offset)>,
+    /// What was to be erased, and whether it was for certain.
+    erased: BTreeMap<(PartitionId, Offset), bool>,
     run: u64,
     clock: u64,
     /// The oldest segments may be given up.
@@ -321,6 +324,8 @@ impl Model {
     }
 
     fn found(&mut self, partition: PartitionId, at: Offset, number: Number, time: TimeMicros) {
+        let is_erased = self.erased.get(&(partition, at)) == Some(&true);
+        assert!(!is_erased || self.loss == Loss::Told, "{at} of {partition} was erased");
         let sent = self.records.get(index(number));
         let record = sent.unwrap_or_else(|| panic!("record {number} was never sent"));
         assert_eq!(record.partition, partition, "record {number} lies elsewhere");
@@ -364,6 +369,10 @@ impl Model {
         let mine = self.taken.range(from..).take_while(|((of, _), _)| *of == partition);
         for ((_, at), number) in mine {
             let Some(own) = self.record(*number).time else { continue };
+            if self.erased.contains_key(&(partition, *at)) {
+                // Offsets without records that lie side by side may be one batch.
+                continue;
+            }
             let fits = (*at < offset) == (own < time);
             // What was trimmed or dropped lies below every answer.
             assert!(
@@ -417,6 +426,23 @@ impl Model {
         trim.0 = trim.0.max(before);
     }
 
+    /// Whether the record at this place is known.
+    pub(crate) fn knows(&self, partition: PartitionId, at: Offset) -> bool {
+        self.taken.contains_key(&(partition, at))
+    }
+
+    /// Records are being erased.
+    pub(crate) fn erase(&mut self, records: &[Erase]) {
+        for at in offsets(records) {
+            self.erased.entry(at).or_default();
+        }
+    }
+
+    /// Records were erased.
+    pub(crate) fn erased(&mut self, records: &[Erase]) {
+        self.erased.extend(offsets(records).map(|at| (at, true)));
+    }
+
     /// Topics that can be written to.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
         let there = self.topics.values().filter(|known| known.standing == Standing::There);
@@ -454,6 +480,9 @@ impl Model {
                 record.lost = record.at.take().map(|at| (at, record.time.take()));
             }
         }
+        if self.loss != Loss::None {
+            self.forget_erased(contents);
+        }
         // What a transient fault of the disk hides among told damage may be read again.
         let hidden = |part: &Part| {
             let share = contents.get(&part.partition);
@@ -466,6 +495,15 @@ impl Model {
             }
         }
         self.run += 1;
+    }
+
+    /// What was to be erased and is not there may have been lost instead, and its place given again.
+    fn forget_erased(&mut self, contents: &Contents) {
+        let is_there = |(partition, at): &(PartitionId, Offset)| {
+            contents.get(partition).is_none_or(|share| share.records.contains_key(at))
+        };
+        self.taken.retain(|at, _| is_there(at) || !self.erased.contains_key(at));
+        self.erased.retain(|at, is_certain| *is_certain || is_there(at));
     }
 
     fn check_topics(&mut self, topics: &[Topic]) {
@@ -509,6 +547,7 @@ impl Model {
         self.taken.retain(|(partition, _), _| partition.topic != id);
         self.ends.retain(|partition, _| partition.topic != id);
         self.trims.retain(|partition, _| partition.topic != id);
+        self.erased.retain(|(partition, _), _| partition.topic != id);
     }
 
     fn check_share(&mut self, partition: PartitionId, share: &Share, fresh: Loss) {
@@ -530,7 +569,9 @@ impl Model {
             .is_some_and(|known| known.topic.spec.retention == tracklog_log::Retention::Compact);
         if self.loss == Loss::None && !is_keyed {
             let Extent { start, end } = share.extent;
-            let count = share.records.len() as u64;
+            let asked = self.erased.range((partition, start)..(partition, end));
+            let gone = asked.filter(|((_, at), _)| !share.records.contains_key(at));
+            let count = share.records.len() as u64 + gone.count() as u64;
             assert_eq!(count, end.0 - start.0, "{partition} has holes: {:?}", share.damage);
         }
     }
@@ -556,7 +597,8 @@ impl Model {
         let mut lost = Vec::new();
         for ((partition, at), number) in &self.taken {
             let Some(share) = contents.get(partition) else { continue };
-            if *at >= share.extent.start && !share.records.contains_key(at) {
+            let may_go = self.erased.contains_key(&(*partition, *at));
+            if *at >= share.extent.start && !share.records.contains_key(at) && !may_go {
                 lost.push(((*partition, *at), *number));
             }
         }
@@ -680,6 +722,10 @@ impl Model {
     fn record(&self, number: Number) -> &Record {
         &self.records[index(number)]
     }
+}
+
+fn offsets(records: &[Erase]) -> impl Iterator<Item = (PartitionId, Offset)> {
+    records.iter().flat_map(|it| (it.from.0..it.to.0).map(|at| (it.partition, Offset(at))))
 }
 
 fn index(number: Number) -> usize {

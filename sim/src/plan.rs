@@ -64,6 +64,8 @@ pub(crate) enum Step {
     OffsetAt,
     /// Give up a partition's oldest records.
     Trim,
+    /// Erase some records.
+    Erase,
     /// Make or delete a topic.
     ChangeTopics,
     /// Become the writer anew.
@@ -86,7 +88,7 @@ pub(crate) enum Step {
     Fill,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step::Append,
     Step::AppendIf,
     Step::WriteKey,
@@ -96,6 +98,7 @@ const STEPS: [Step; 19] = [
     Step::ReadTail,
     Step::OffsetAt,
     Step::Trim,
+    Step::Erase,
     Step::ChangeTopics,
     Step::TakeOver,
     Step::Journal,
@@ -167,7 +170,8 @@ impl Plan {
         for step in STEPS {
             let likely = match step {
                 Step::Fill if !fills => 0,
-                Step::Settler if hot_slots.is_none() => 0,
+                Step::Settler | Step::Erase if hot_slots.is_none() => 0,
+                Step::Erase => apart.below(3),
                 Step::Settler => 1 + apart.below(12),
                 Step::Journal | Step::Disk => 8 + chance.below(24),
                 Step::Append | Step::Keeper => 2 + chance.below(12),

@@ -15,8 +15,9 @@ use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{Engine, Note, OpenError, State, Stepper};
 use tracklog_log::{
-    Append, AppendError, CatalogError, Condition, Domain, Epoch, Extent, Fetch, FetchError,
-    FetchMode, Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName, TopicSpec,
+    Append, AppendError, CatalogError, Condition, Domain, Epoch, Erase, EraseError, Extent, Fetch,
+    FetchError, FetchMode, Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName,
+    TopicSpec,
 };
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{
@@ -46,6 +47,8 @@ const HELD_MAX: usize = 6;
 const HOT_RECORDS: u64 = 8;
 /// So often room is looked for before a log counts as full for good.
 const ROOM_TRIES: usize = 20;
+/// So often it is looked whether something is erased before that waits for ever.
+const ERASE_TRIES: usize = 10;
 
 /// What a program came to.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +130,7 @@ enum Waits {
     Made,
     Deleted(TopicId),
     Trimmed(PartitionId, Offset),
+    Erased(Vec<Erase>),
     Limited,
     Tail,
 }
@@ -137,6 +141,7 @@ enum Done {
     Deleted(Result<(), CatalogError>),
     Limited(Result<(), CatalogError>),
     Trimmed(Result<(), AppendError>),
+    Erased(Result<(), EraseError>),
     Fetched(Result<Fetched, FetchError>),
 }
 
@@ -680,6 +685,7 @@ impl Program {
             Step::ReadTail => self.read_tail(),
             Step::OffsetAt => self.offset_at(),
             Step::Trim => self.trim(),
+            Step::Erase => self.erase(),
             Step::ChangeTopics => self.change_topics(),
             Step::TakeOver => {
                 if let Some(Ok(epoch)) = answer(self.log().open(Domain::WHOLE)) {
@@ -739,12 +745,26 @@ impl Program {
         }
         self.disk.advance(Duration::from_millis(2));
         self.run_until_idle();
+        self.finish_erasing();
         if self.disk.free_bytes().is_err() {
             return;
         }
         let state = self.log().state();
         assert!(!matches!(state, State::Full(_) | State::Shedding), "there is room: {state:?}");
         self.nobody_waits(false);
+    }
+
+    /// What is to be erased waits a while after a failure.
+    fn finish_erasing(&mut self) {
+        let is_erasing = |task: &Task<Waits, Done>| matches!(task.what, Waits::Erased(_));
+        for _ in 0..ERASE_TRIES {
+            if self.disk.free_bytes().is_err() || !self.tasks.iter().any(is_erasing) {
+                return;
+            }
+            self.disk.advance(Duration::from_secs(11));
+            self.node().stepper.look_again();
+            self.run_until_idle();
+        }
     }
 
     fn run_until_idle(&mut self) {
@@ -757,7 +777,8 @@ impl Program {
                 self.node().stepper.step_journal();
                 let tasks = self.tasks.len();
                 self.collect();
-                if tasks == self.tasks.len() && self.disk.in_flight() == 0 {
+                let is_idle = tasks == self.tasks.len() && self.disk.in_flight() == 0;
+                if is_idle && !self.node().stepper.run_settler() {
                     return;
                 }
             }
@@ -1031,6 +1052,25 @@ impl Program {
         self.tasks.push(Task::new(Waits::Trimmed(partition, before), future));
     }
 
+    /// Erases one to three stretches of a partition.
+    fn erase(&mut self) {
+        let partition = self.any_partition();
+        let log = self.log();
+        let Some(Extent { start, end }) = log.extent(partition) else { return };
+        let mut records = Vec::new();
+        for _ in 0..=self.chance.below(3) {
+            let from = start.0 + self.chance.below(end.0 - start.0 + 1);
+            let to = end.0.min(from + self.chance.below(4));
+            // Of others nobody could tell whether their append is there whole.
+            let known = (from..to).map(|at| Erase::one(partition, Offset(at)));
+            records.extend(known.filter(|it| self.model.knows(it.partition, it.from)));
+        }
+        self.model.erase(&records);
+        let what = Waits::Erased(records.clone());
+        let future = Box::pin(async move { Done::Erased(log.erase(records).await) });
+        self.tasks.push(Task::new(what, future));
+    }
+
     fn change_topics(&mut self) {
         let name = format!("x{}", self.chance.below(3));
         let there = self.model.topics().find(|topic| topic.name() == name).map(|topic| topic.id);
@@ -1114,6 +1154,13 @@ impl Program {
                 self.tell(format_args!("{partition} trimmed to {before}: {result:?}"));
                 if result.is_ok() {
                     self.model.trimmed(partition, before);
+                }
+            }
+            (Waits::Erased(records), Done::Erased(result)) => {
+                self.tell(format_args!("{records:?} erased: {result:?}"));
+                if result.is_ok() {
+                    self.model.erased(&records);
+                    self.did(Did::Erase);
                 }
             }
             (Waits::Tail, Done::Fetched(fetched)) => self.fetched(Did::ReadTail, fetched),

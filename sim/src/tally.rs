@@ -35,6 +35,8 @@ pub enum Did {
     Checkpoint,
     /// A pack was made.
     Settle,
+    /// Records were erased.
+    Erase,
     /// A topic was deleted.
     DeleteTopic,
     /// A process ended that was not asked to, with the log open or not.
@@ -50,7 +52,7 @@ pub enum Did {
 }
 
 /// All kinds and their names, in the order of the enum.
-const KINDS: [(Did, &str); 19] = [
+const KINDS: [(Did, &str); 20] = [
     (Did::Create, "create"),
     (Did::Append, "append"),
     (Did::Conditional, "conditional"),
@@ -64,6 +66,7 @@ const KINDS: [(Did, &str); 19] = [
     (Did::SlotReuse, "slot_reuse"),
     (Did::Checkpoint, "checkpoint"),
     (Did::Settle, "settle"),
+    (Did::Erase, "erase"),
     (Did::DeleteTopic, "delete_topic"),
     (Did::Crash, "crash"),
     (Did::CrashInRecovery, "crash_in_recovery"),
@@ -130,8 +133,8 @@ mod tests {
         }
         let mut doubled = tally;
         doubled.add(&tally);
-        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=19).map(|nth| 2 * nth)));
+        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=20).map(|nth| 2 * nth)));
         assert!(tally.to_json().starts_with("{\"create\":1,\"append\":2,"));
-        assert!(tally.to_string().ends_with("17 reopen, 18 damage, 19 rebuild"));
+        assert!(tally.to_string().ends_with("18 reopen, 19 damage, 20 rebuild"));
     }
 }

@@ -76,6 +76,8 @@ pub(crate) enum Unlisted {
     Settled(Vec<Home>),
     /// A pack that was not taken: what it covers is not all listed any more.
     Refused(PackId),
+    /// All that held what is to be erased.
+    Erased,
 }
 
 impl Unlisted {
@@ -85,6 +87,7 @@ impl Unlisted {
             Self::Dropped(home) => vec![*home],
             Self::Settled(homes) => homes.clone(),
             Self::Refused(pack) => vec![Home::Pack(*pack)],
+            Self::Erased => Vec::new(),
         }
     }
 }
@@ -220,6 +223,10 @@ pub(crate) struct Journal {
     settled: Vec<(PackId, Arc<PackIndex>, Arc<SettledIds>)>,
     /// Packs to take out.
     retired: Vec<PackId>,
+    /// A segment that is to end though it is not full.
+    roll: Option<SegmentNumber>,
+    /// Nothing that is listed holds what is to be erased.
+    erased: bool,
     checkpoint_sequence: u64,
     checkpoint_at: Duration,
 }
@@ -264,6 +271,8 @@ impl Journal {
             drop: None,
             settled: Vec::new(),
             retired: Vec::new(),
+            roll: None,
+            erased: false,
             checkpoint_sequence: start.checkpoint_sequence,
             checkpoint_at: effects.monotonic(),
             start,
@@ -298,6 +307,7 @@ impl Journal {
         let blocked = self.close_commits(effects);
         self.drop_oldest(effects);
         self.settle(effects);
+        self.roll(effects);
         self.watch_deadline(effects);
         if self.in_flight.is_empty() && !blocked {
             return self.idle(effects);
@@ -322,6 +332,8 @@ impl Journal {
             Input::Settled { pack, index, ids } => self.settled.push((pack, index, ids)),
             Input::Expired(starts) => self.expire(&starts),
             Input::Retired(pack) => self.retired.push(pack),
+            Input::Roll(segment) => self.roll = Some(segment),
+            Input::Erased => self.erased = true,
             Input::Stop => {
                 self.stopping = true;
                 self.intake.set_door(Door::Closed("it is stopping".into()));
@@ -430,7 +442,8 @@ impl Journal {
                 self.stamper.forget(topic);
                 self.producers.forget(topic);
             }
-            Change::Trimmed(..) | Change::None => {}
+            Change::Erasing(partition, erased) => self.stamper.forget_keys(partition, &erased),
+            Change::Trimmed(..) | Change::Erased | Change::None => {}
         }
     }
 
@@ -544,6 +557,17 @@ impl Journal {
             }
             let unlisted = replaced.map_or(Unlisted::Refused(pack), Unlisted::Settled);
             self.unlisted(unlisted, effects);
+        }
+        if std::mem::take(&mut self.erased) {
+            self.unlisted(Unlisted::Erased, effects);
+        }
+    }
+
+    /// Ends the segment that is to end early, unless it has ended by itself.
+    fn roll(&mut self, effects: &mut impl Effects) {
+        let is_asked = self.roll == Some(self.segment.number) && !self.stopping;
+        if is_asked && self.next_slot.is_some() && self.in_flight.len() < IN_FLIGHT_MAX {
+            self.seal(effects);
         }
     }
 

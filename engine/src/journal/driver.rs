@@ -160,6 +160,13 @@ impl Driver {
         }
     }
 
+    /// Has the journal look at what the log itself left at the head of the queue.
+    pub(crate) fn look(&self) {
+        if self.intake.attend() {
+            self.attend(By::Teller);
+        }
+    }
+
     /// The watcher's thread: returns when the journal has ended.
     pub(crate) fn watch(&self) {
         while let Some(call) = self.sleep() {

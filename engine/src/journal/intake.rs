@@ -424,6 +424,10 @@ pub(crate) enum Input {
     /// A pack is written and durable: it is to take the place of what it covers. With it which ids
     /// there may be in packs then.
     Settled { pack: PackId, index: Arc<PackIndex>, ids: Arc<SettledIds> },
+    /// End this segment, if it is the one that is written, as soon as there is a next.
+    Roll(SegmentNumber),
+    /// Nothing that is listed holds what is to be erased any more.
+    Erased,
     /// Stop when all that was taken is durable.
     Stop,
 }

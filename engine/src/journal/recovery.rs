@@ -33,7 +33,7 @@ use crate::journal::stretches::Stretches;
 use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
-use crate::settled::pack::{PackError, PackIndex};
+use crate::settled::pack::PackIndex;
 
 mod packs;
 use packs::Packed;
@@ -508,9 +508,12 @@ impl<'a> Recovery<'a> {
     fn read_packs(&mut self) {
         let checkpoint = self.inventory.checkpoint.as_ref();
         for head in checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.packs.clone()) {
-            let file = self.disk.open_pack(head.id).map_err(PackError::from);
-            let index = file.and_then(|file| PackIndex::read(&*file, self.cluster, head.id));
-            let index = index.unwrap_or_else(|error| {
+            let read = || {
+                let file = self.disk.open_pack(head.id)?;
+                PackIndex::read(&*file, self.cluster, head.id)
+            };
+            // What fails by chance would cost all its records until the next opening.
+            let index = read().or_else(|_| read()).unwrap_or_else(|error| {
                 self.notes.push(Note::Pack { pack: head.id, why: error.to_string() });
                 head.without_index()
             });
@@ -1114,7 +1117,7 @@ impl<'a> Recovery<'a> {
                         extent.start = extent.start.max(start);
                     }
                 }
-                Change::None => {}
+                Change::Erasing(..) | Change::Erased | Change::None => {}
             }
         }
     }

@@ -34,6 +34,7 @@ use crate::journal::intake::{AppendShare, Gather, Gathered, NO_ITEM};
 use crate::published::{Published, Topics};
 use crate::seen::event_ids::{HotIds, Known, SettledIds, TopicIdHash};
 use crate::seen::producers::{Expected, Place, Producers};
+use crate::settled::erasure::Stretches;
 
 /// A gathered batch is split above this size.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
@@ -158,6 +159,11 @@ impl Stamper {
     pub(crate) fn forget(&mut self, topic: TopicId) {
         self.keys.retain(|(partition, _), _| partition.topic != topic);
         self.producers.forget(topic);
+    }
+
+    /// Forgets the keys whose last records are to be erased.
+    pub(crate) fn forget_keys(&mut self, partition: PartitionId, erased: &Stretches) {
+        self.keys.retain(|(of, _), last| *of != partition || !erased.contains(*last));
     }
 
     /// What comes next lies in `segment`, after `now`.

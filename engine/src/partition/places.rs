@@ -639,6 +639,16 @@ impl Places {
         self.full_segments().map(|(id, _)| id).chain(active).collect()
     }
 
+    /// The segment that is being written, where one is.
+    pub(crate) fn active(&self) -> Option<SegmentNumber> {
+        self.active.as_ref().map(|active| active.id.number)
+    }
+
+    /// Whether the segment that is being written holds a commit.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| !active.commits.is_empty())
+    }
+
     fn full_segments(&self) -> impl Iterator<Item = (SegmentId, &Full)> {
         self.full.values().filter_map(|full| match full.home {
             Home::Segment(id) => Some((id, full)),

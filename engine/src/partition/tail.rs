@@ -41,6 +41,13 @@ impl Tail {
         }
     }
 
+    /// Lets go of all commits of segments before this one.
+    pub(crate) fn forget_before(&mut self, segment: SegmentNumber) {
+        while let Some(gone) = self.kept.pop_front_if(|kept| kept.segment < segment) {
+            self.bytes -= gone.commit.len();
+        }
+    }
+
     /// The batch at `place` of `segment`, if its commit is kept.
     pub(crate) fn batch(&self, segment: SegmentNumber, place: &Place) -> Option<Bytes> {
         let at = (segment, place.at());
@@ -105,5 +112,17 @@ mod tests {
         tail.push(SegmentNumber(1), 16384, Bytes::from(vec![0; 1 << 20]));
         assert_eq!([12288, 16384].map(|at| kept(&tail, at)), [false, true]);
         assert_eq!((tail.bytes, tail.kept.len()), (1 << 20, 1));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_of_earlier_segments() {
+        let mut tail = Tail::new(1 << 20);
+        for segment in 1..=3 {
+            tail.push(SegmentNumber(segment), 4096, commit(0));
+        }
+        tail.forget_before(SegmentNumber(3));
+        assert!(tail.batch(SegmentNumber(2), &place(4096)).is_none());
+        assert!(tail.batch(SegmentNumber(3), &place(4096)).is_some());
+        assert_eq!(tail.bytes, 4096);
     }
 }

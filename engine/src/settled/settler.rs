@@ -1,5 +1,6 @@
 //! The settler: makes packs of full segments, oldest first, when there are more of them than are to
-//! stay hot, and larger packs of smaller ones; and gives up what is beyond its topic's limits.
+//! stay hot, and larger packs of smaller ones; gives up what is beyond its topic's limits; and
+//! carries out what is to be erased (`erasing`).
 //!
 //! Promises
 //! - A pack is written, made durable, read back and held against what was written before anybody
@@ -17,7 +18,9 @@
 //!
 //! A thread of its own drives it in a running log, the test itself elsewhere.
 
-use std::collections::BTreeSet;
+mod erasing;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +30,16 @@ use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::disk::{BufferPool, Disk, FileName, PackId};
+use crate::intake_client::IntakeClient;
 use crate::journal::appender::Counters;
 use crate::journal::commit::{CommitNumber, Opened, Run, SegmentNumber};
-use crate::journal::driver::Driver;
 use crate::journal::intake::Input;
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{Home, Index, Listed, PartitionShare, Unread};
 use crate::published::Published;
 use crate::read::Reader;
 use crate::seen::event_ids::{IdKey, SettledIds};
+use crate::settled::erasure::Erasures;
 use crate::settled::expiry::Expiry;
 use crate::settled::filters::{Filters, is_sound};
 use crate::settled::frames::{self, Frames};
@@ -43,6 +47,7 @@ use crate::settled::ids::IdReader;
 use crate::settled::merging::{self, Candidate};
 use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
+use crate::settled::settler::erasing::Erasing;
 use crate::settled::sources::{Heritage, Source, heritage};
 use crate::settled::thinning::Thinning;
 use crate::settled::witness::Witness;
@@ -92,10 +97,21 @@ struct State {
     failed: bool,
     /// There may be something to settle.
     to_look: bool,
-    /// A pack is made, and not listed or refused yet.
+    /// A pack is made, and not listed or refused yet; or spare files are being wiped.
     is_pending: bool,
+    /// Something is to be erased.
+    is_erasing: bool,
+    /// What came of wiping spare files, where nobody has asked yet.
+    wiped: Option<Result<(), String>>,
+    /// Why what is to be erased is not, for now.
+    erasing_waits: Option<String>,
+    /// Segments that began in slots full of zeros, the last few.
+    began_empty: VecDeque<SegmentNumber>,
     stopped: bool,
 }
+
+/// More are never looked at: the segment being written, the next one, and those on their way.
+const BEGAN_EMPTY_MAX: usize = 16;
 
 impl Settling {
     pub(crate) fn new(is_on: bool) -> Self {
@@ -105,7 +121,32 @@ impl Settling {
     /// Whether room in the journal comes by itself, when segments become packs.
     pub(crate) fn makes_room(&self) -> bool {
         let state = self.state.lock();
-        state.is_on && !state.failed
+        (state.is_on || state.is_erasing) && !state.failed
+    }
+
+    /// Whether something is to be erased, and what it waits for, if it does.
+    pub(crate) fn erasing(&self) -> (bool, Option<String>) {
+        let state = self.state.lock();
+        (state.is_erasing, state.erasing_waits.clone())
+    }
+
+    /// A slot is ready for this segment; whether it held nothing but zeros before.
+    pub(crate) fn prepared(&self, segment: SegmentNumber, was_empty: bool) {
+        let mut state = self.state.lock();
+        if was_empty {
+            state.began_empty.push_back(segment);
+            let more = state.began_empty.len().saturating_sub(BEGAN_EMPTY_MAX);
+            state.began_empty.drain(..more);
+        }
+    }
+
+    /// What came of wiping spare files.
+    pub(crate) fn wiped(&self, result: Result<(), String>) {
+        let mut state = self.state.lock();
+        state.wiped = Some(result);
+        (state.is_pending, state.to_look) = (false, true);
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// There may be something to settle now.
@@ -166,7 +207,7 @@ pub(crate) struct Settler {
     disk: Arc<dyn Disk>,
     published: Arc<Published>,
     reader: Arc<Reader>,
-    driver: Arc<Driver>,
+    client: IntakeClient,
     settling: Arc<Settling>,
     options: SettleOptions,
     pace: Pace,
@@ -176,6 +217,8 @@ pub(crate) struct Settler {
     expires: bool,
     /// What was known of settled ids before the last pack: freed here, and not by the journal.
     ids_before: Option<Arc<SettledIds>>,
+    /// What is being erased.
+    erasing: Option<Erasing>,
 }
 
 /// Why there is no pack.
@@ -204,7 +247,7 @@ impl Settler {
         disk: Arc<dyn Disk>,
         published: Arc<Published>,
         reader: Arc<Reader>,
-        driver: Arc<Driver>,
+        client: IntakeClient,
         settling: Arc<Settling>,
         counters: Arc<Counters>,
         options: SettleOptions,
@@ -214,13 +257,14 @@ impl Settler {
             disk,
             published,
             reader,
-            driver,
+            client,
             settling,
             options,
             pace,
             given_up: None,
             expires: false,
             ids_before: None,
+            erasing: None,
         }
     }
 
@@ -229,10 +273,15 @@ impl Settler {
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
             tracing::debug!("the settler runs like all others: {error}");
         }
-        while self.settling.wait(self.expires.then_some(EXPIRE_EVERY)) {
+        while self.settling.wait(self.looks_by_itself().then_some(EXPIRE_EVERY)) {
             self.expire();
             self.settle();
         }
+    }
+
+    /// Whether something is to do as time passes.
+    const fn looks_by_itself(&self) -> bool {
+        self.expires || self.erasing.is_some()
     }
 
     /// Does what there is to do, and says whether there was something.
@@ -252,7 +301,7 @@ impl Settler {
         match expiry.starts() {
             Ok(starts) => {
                 for some in starts.chunks(EXPIRE_AT_ONCE) {
-                    self.driver.push(Input::Expired(some.to_vec()));
+                    self.client.driver.push(Input::Expired(some.to_vec()));
                 }
             }
             Err(error) => tracing::warn!("cannot tell what is expired: {error}"),
@@ -261,14 +310,20 @@ impl Settler {
 
     /// Takes out the first pack of which nobody can read anything.
     fn retire(&self) -> bool {
-        let packs = self.published.places.read().settled();
+        let places = self.published.places.read();
+        if !places.is_begun() {
+            // Until something lies behind it, the last pack alone shows where the run ended.
+            return false;
+        }
+        let packs = places.settled();
+        drop(places);
         let gone = packs
             .into_iter()
             .find(|(unread, head)| head.batches == 0 || self.expired_percent(*unread) == Some(100));
         let Some((_, head)) = gone else { return false };
         self.settling.state.lock().is_pending = true;
         tracing::info!(pack = %head.id, "expired");
-        self.driver.push(Input::Retired(head.id));
+        self.client.driver.push(Input::Retired(head.id));
         true
     }
 
@@ -298,13 +353,14 @@ impl Settler {
 
     /// Makes one pack, if there is something to make one of. Says whether there was.
     fn settle(&mut self) -> bool {
-        if self.retire() {
+        if self.retire() || self.erase() {
             return true;
         }
         if self.options.hot_segments == u64::MAX {
             return false;
         }
-        let segments = self.full_segments().unwrap_or_else(|why| {
+        let hot = usize::try_from(self.options.hot_segments).unwrap_or(usize::MAX);
+        let segments = self.full_segments(|full| full.saturating_sub(hot)).unwrap_or_else(|why| {
             self.settling.state.lock().failed = true;
             tell(&why)
         });
@@ -314,8 +370,14 @@ impl Settler {
         };
         let stretch = stretch.filter(|stretch| self.given_up != Some(stretch.pack));
         let Some(stretch) = stretch else { return false };
+        self.settle_stretch(&stretch);
+        true
+    }
+
+    /// Makes one pack. Says whether it is there.
+    fn settle_stretch(&mut self, stretch: &Stretch) -> bool {
         let is_merge = matches!(stretch.sources.first(), Some(Source { home: Home::Pack(_), .. }));
-        match self.make(&stretch).and_then(|(index, any_new)| self.with_ids(index, any_new)) {
+        match self.make(stretch).and_then(|(index, any_new)| self.with_ids(index, any_new)) {
             Ok((index, ids)) => {
                 self.given_up = None;
                 {
@@ -326,7 +388,8 @@ impl Settler {
                 let PackHead { records, journal_bytes, file_bytes, .. } = index.head;
                 let (pack, sources) = (stretch.pack, stretch.sources.len());
                 tracing::info!(%pack, sources, records, journal_bytes, file_bytes, "settled");
-                self.driver.push(Input::Settled { pack, index, ids });
+                self.client.driver.push(Input::Settled { pack, index, ids });
+                true
             }
             Err(why) => {
                 if !matches!(why, Failure::Stopped) {
@@ -339,17 +402,17 @@ impl Settler {
                     // The next opening removes what nothing names.
                     tracing::warn!("cannot remove {}: {error}", stretch.pack);
                 }
+                false
             }
         }
-        true
     }
 
-    /// The oldest segments, as far as more are full than are to stay hot.
-    fn full_segments(&self) -> Result<Option<Stretch>, Failure> {
+    /// The oldest segments: of those that are full as many as `count` says, as far as one pack may
+    /// hold them.
+    fn full_segments(&self, count: impl Fn(usize) -> usize) -> Result<Option<Stretch>, Failure> {
         let full = self.published.places.read().settleable();
-        let hot = usize::try_from(self.options.hot_segments).unwrap_or(usize::MAX);
         let most = usize::try_from(STRETCH_BYTES_MAX / self.options.slot_bytes).unwrap_or(1);
-        let count = full.len().saturating_sub(hot).min(most.max(1));
+        let count = count(full.len()).min(most.max(1));
         let mut sources = Vec::with_capacity(count);
         let mut last = None;
         for unread in full.into_iter().take(count) {
@@ -393,24 +456,30 @@ impl Settler {
         }
         let chosen = chosen.or_else(|| merging::choose(&candidates));
         let Some(chosen) = chosen else { return Ok(None) };
-        let heads: Vec<PackHead> = packs.iter().map(|(_, head)| *head).collect();
-        let bytes: u64 = heads[chosen.clone()].iter().map(|head| head.file_bytes).sum();
+        self.stretch_of(&packs[chosen])
+    }
+
+    /// Packs, side by side, as what one pack is made of; none while the disk has no room for it.
+    fn stretch_of(&self, packs: &[(Unread, PackHead)]) -> Result<Option<Stretch>, Failure> {
+        let heads = || packs.iter().map(|(_, head)| head);
+        let bytes: u64 = heads().map(|head| head.file_bytes).sum();
         if self.disk.free_bytes()? < 2 * bytes + self.options.slot_bytes {
             return Ok(None);
         }
-        let sources = packs[chosen.clone()].iter().map(|(unread, _)| {
+        let sources = packs.iter().map(|(unread, _)| {
             let index = self.reader.read_index(*unread)?;
             Ok(Source { home: unread.home, index })
         });
         let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
-        let heads = &heads[chosen];
-        let (Some(first), Some(last)) = (heads.first(), heads.last()) else { return Ok(None) };
-        let generation = if heads.len() == 1 { first.id.generation + 1 } else { 1 };
+        let (Some((_, first)), Some((_, last))) = (packs.first(), packs.last()) else {
+            return Ok(None);
+        };
+        let generation = if packs.len() == 1 { first.id.generation + 1 } else { 1 };
         Ok(Some(Stretch {
             pack: PackId { first: first.id.first, last: last.id.last, generation },
             run: last.run,
             last: last.last,
-            journal_bytes: heads.iter().map(|head| head.journal_bytes).sum(),
+            journal_bytes: heads().map(|head| head.journal_bytes).sum(),
             sources,
         }))
     }
@@ -424,6 +493,7 @@ impl Settler {
         let frames = self.reader.frames_apart(FRAMES_BYTES);
         let oldest = self.published.places.read().oldest().map(|oldest| oldest.home);
         let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
+        let erasures = self.erasures();
         let mut read = vec![(0, 0); stretch.sources.len()];
         let mut any_new = false;
         let sources = stretch.sources.iter();
@@ -438,7 +508,8 @@ impl Settler {
                 builder.cover_ids(partition.topic);
             }
             let published = Arc::clone(&self.published);
-            let mut thinning = Thinning::new(&published, partition, is_oldest);
+            let doomed = erasures.of_partition(partition, extent.start);
+            let mut thinning = Thinning::new(&published, (partition, &doomed), is_oldest);
             for ((source, pack), read) in stretch.sources.iter().zip(&indexed).zip(&mut read) {
                 if let Some(share) = source.index.share(partition) {
                     let is_indexed = covers(pack.as_deref(), partition.topic);
@@ -557,6 +628,11 @@ impl Settler {
         packs.extend(listed.filter_map(|(unread, _)| self.pack_index(unread)));
         packs.sort_by_key(|pack| pack.head.id.last);
         Ok(packs)
+    }
+
+    /// All that is to be erased.
+    fn erasures(&self) -> Erasures {
+        self.published.topics.read().catalog.erasures()
     }
 
     /// Where the partition starts; `None` when its topic is gone.

@@ -1,6 +1,8 @@
-//! Compaction: of a compacted topic only the last record of each key goes into a pack.
+//! What of a partition's records does not go into a pack: of a compacted topic all but the last of
+//! each key, and what is to be erased.
 //!
 //! Promises
+//! - What is to be erased goes, and where anything is, so does all that lies below the start.
 //! - A record stays that is the last of its key, as the log stands now; one that was superseded by
 //!   a durable record need not. Offsets stay taken: by tombstones, and by gaps where nothing of a
 //!   batch is left. Gaps side by side are one.
@@ -18,6 +20,7 @@ use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
 use crate::catalog::Catalog;
 use crate::disk::batch_of_pack;
 use crate::published::Published;
+use crate::settled::erasure::Doomed;
 use crate::settled::pack::PackBuilder;
 
 /// What goes into a pack of one partition.
@@ -25,6 +28,7 @@ pub(super) struct Thinning<'a> {
     published: &'a Published,
     partition: PartitionId,
     is_compact: bool,
+    doomed: &'a Doomed,
     /// Nothing older is left: a deleted key needs no record of its end.
     is_oldest: bool,
     /// A gap that the next one may go on.
@@ -32,18 +36,18 @@ pub(super) struct Thinning<'a> {
 }
 
 impl<'a> Thinning<'a> {
-    pub(super) fn new(published: &'a Published, partition: PartitionId, is_oldest: bool) -> Self {
+    pub(super) fn new(
+        published: &'a Published,
+        (partition, doomed): (PartitionId, &'a Doomed),
+        is_oldest: bool,
+    ) -> Self {
         let is_compact = published.topics.read().catalog.is_compact(partition);
-        Self { published, partition, is_compact, is_oldest, gap: None }
+        Self { published, partition, is_compact, doomed, is_oldest, gap: None }
     }
 
     /// Takes the partition's next batch.
     pub(super) fn take(&mut self, batch: BatchView, builder: &mut PackBuilder) -> io::Result<()> {
-        let thin = if self.is_compact { self.without_superseded(&batch) } else { None };
-        let batch = match thin {
-            Some(bytes) => batch_of_pack(bytes).map_err(io::Error::other)?,
-            None => batch,
-        };
+        let batch = self.thinned(&batch).unwrap_or(batch);
         if !batch.header().is_gap() {
             self.finish(builder)?;
             return builder.add(&batch);
@@ -65,9 +69,15 @@ impl<'a> Thinning<'a> {
         self.gap.take().map_or(Ok(()), |gap| builder.add(&gap))
     }
 
-    fn without_superseded(&self, batch: &BatchView) -> Option<Bytes> {
+    fn thinned(&self, batch: &BatchView) -> Option<BatchView> {
+        if !self.is_compact && self.doomed.is_nothing() {
+            return None;
+        }
         let topics = self.published.topics.read();
-        batch.without(|offset, record| self.stays(&topics.catalog, offset, record))
+        batch.without(|offset, record| {
+            let is_superseded = self.is_compact && !self.stays(&topics.catalog, offset, record);
+            !is_superseded && !self.doomed.contains(offset)
+        })
     }
 
     fn stays(&self, catalog: &Catalog, offset: Offset, record: Record<'_>) -> bool {

@@ -540,7 +540,7 @@ impl Frontier {
                         extent.start = extent.start.max(start);
                     }
                 }
-                Change::None => {}
+                Change::Erasing(..) | Change::Erased | Change::None => {}
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ mod conformance;
 mod dedupe;
 mod dropping;
 mod embedded;
+mod erased;
 mod faults;
 mod folders;
 mod golden;

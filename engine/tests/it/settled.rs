@@ -1,8 +1,9 @@
 //! Packs: what was settled is read as before, and survives what segments survive.
 
+use std::io;
 use std::time::Duration;
 
-use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::disk::simulated::{Crash, Lasting, OperationKind};
 use tracklog_engine::disk::{Disk, FileName, PackId};
 use tracklog_engine::{Engine, Note, Options, WhenFull, verify};
 use tracklog_log::dedupe::{Verdict, VerdictKind, append_once};
@@ -82,6 +83,16 @@ fn what_is_settled_is_read_as_before_and_after_reopening() {
     assert_same(&contents(machine.engine()), &all);
     machine.crash(Crash::Power);
     machine.open().expect("it opens");
+    assert_same(&contents(machine.engine()), &all);
+}
+
+#[test]
+fn a_pack_that_fails_to_be_read_once_at_opening_is_read_again() {
+    let (mut machine, _, all) = with_packs(31, settling());
+    machine.stop();
+    machine.disk.fail_next(OperationKind::ReadPack, io::ErrorKind::Other, Lasting::Once);
+    machine.open().expect("it opens");
+    assert_eq!(machine.engine().report().notes, []);
     assert_same(&contents(machine.engine()), &all);
 }
 

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder, Stamp};
-use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId, VerifiedBatch};
+use tracklog_protocol::{
+    BatchView, Offset, PartitionId, Record, TimeMicros, TopicId, VerifiedBatch,
+};
 
 use super::history::History;
 use super::ids::Ids;
 use crate::{
-    Append, AppendError, CatalogError, Condition, Dedupe, Domain, Epoch, Extent, Fetch, FetchError,
-    Fetched, FetchedPartition, Item, Limits, Retention, TimeKind, Topic, TopicName, TopicSpec,
+    Append, AppendError, CatalogError, Condition, Dedupe, Domain, Epoch, Erase, EraseError, Extent,
+    Fetch, FetchError, Fetched, FetchedPartition, Item, Limits, Retention, TimeKind, Topic,
+    TopicName, TopicSpec,
 };
 
 pub(super) struct Store {
@@ -224,6 +227,22 @@ impl Store {
         Ok(())
     }
 
+    /// Takes records out, all at once or none.
+    pub(super) fn erase(&mut self, records: &[Erase]) -> Result<(), EraseError> {
+        for Erase { partition, to, .. } in records {
+            let end = self.extent(*partition).map(|extent| extent.end);
+            let end = end.ok_or(EraseError::UnknownPartition { partition: *partition })?;
+            if *to > end {
+                return Err(EraseError::Beyond { partition: *partition, end });
+            }
+        }
+        for erase in records {
+            let partition = self.partitions.get_mut(&erase.partition);
+            partition.expect("partitions were checked").erase(erase);
+        }
+        Ok(())
+    }
+
     pub(super) fn create_topic(
         &mut self,
         spec: TopicSpec,
@@ -339,6 +358,35 @@ impl Partition {
             .filter(|(offset, _)| *offset >= self.start)
             .find(|(_, record)| record.event_time().is_some_and(|it| it >= time))
             .map_or(self.end, |(offset, _)| offset)
+    }
+
+    fn erase(&mut self, erase: &Erase) {
+        let older = self.superseded_by(erase);
+        let stays = |offset: Offset, record: Record<'_>| {
+            let key = record.key_value().map(|record| record.key);
+            let is_older = key.and_then(|key| older.get(key)).is_some_and(|last| offset < *last);
+            !is_older && !(erase.from..erase.to).contains(&offset)
+        };
+        for batch in &mut self.batches {
+            if let Some(left) = batch.without(stays) {
+                *batch = left;
+            }
+        }
+    }
+
+    /// The keys whose last records are among those, and where these lie: what is older of them goes
+    /// along.
+    fn superseded_by(&self, erase: &Erase) -> BTreeMap<Vec<u8>, Offset> {
+        let mut lasts = BTreeMap::new();
+        if self.compact {
+            for (offset, record) in self.batches.iter().flat_map(BatchView::records) {
+                if let Some(record) = record.key_value() {
+                    lasts.insert(record.key.to_vec(), offset);
+                }
+            }
+        }
+        lasts.retain(|_, last| (erase.from..erase.to).contains(last));
+        lasts
     }
 
     /// Where the last record with this key lies, commits in flight included, unless it deletes.

@@ -201,7 +201,7 @@ fn batches_of_all_sorts_beside_events_come_back() {
             stamped(&derived.finish(), 2),
             gap(PayloadKind::Event, 6, &STAMP),
             several,
-            thinned,
+            thinned.bytes().clone(),
             stamped(&opaque.finish(), 90),
             stamped(&events(&[large]), 91),
         ]);

@@ -309,3 +309,13 @@ fn someone_who_waits_for_ever_is_noticed() {
     program.tasks.push(Task::new(Waits::Made, never));
     assert_noticed(program, "waits for ever", Program::settle);
 }
+
+#[test]
+fn an_erased_record_that_is_found_again_is_noticed() {
+    let mut program = sound();
+    send(&mut program, &[0]);
+    program.settle();
+    let partition = main_partition(&program, 0);
+    program.model.erased(&[Erase::one(partition, Offset(0))]);
+    assert_noticed(program, "was erased", |program| open_with(program, |_, _, _| {}));
+}
