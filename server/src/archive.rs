@@ -4,13 +4,14 @@
 //! Promises
 //! - Reading an archive changes nothing in it.
 //! - [`restore`] gives each record the offset that it had, or stops and says why; taken up again
-//!   after an end of any sort, it goes on where it was.
+//!   after an end of any sort, it goes on where it was. Where there is none any more, since it was
+//!   erased, a record is put and erased in the new log too.
 
 use std::sync::Arc;
 
 use tracklog_log::{
-    Append, AppendError, Busy, CatalogError, Condition, Domain, Epoch, Fetch, FetchError,
-    FetchMode, Item, Lane, Log, Topic,
+    Append, AppendError, Busy, CatalogError, Condition, Domain, Epoch, Erase, EraseError, Fetch,
+    FetchError, FetchMode, Item, Lane, Log, Topic,
 };
 use tracklog_pipeline::archive::chain::Chain;
 pub use tracklog_pipeline::archive::chain::ChainError;
@@ -20,7 +21,7 @@ use tracklog_pipeline::archive::log::ArchiveLog;
 pub use tracklog_pipeline::archive::store::{Opening, Store, StoreError};
 use tracklog_pipeline::archive::verify as verification;
 pub use tracklog_pipeline::archive::verify::{Problem, Summary, Told, TopicSummary, Verdict};
-use tracklog_protocol::{BatchView, Offset, PartitionId};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
 
 /// What an append of [`restore`] has at most, about.
 const APPEND_BYTES: usize = 256 << 10;
@@ -122,6 +123,9 @@ pub enum RestoreError {
     /// The new log has no room in its intake: nobody else writes to it, so it never has.
     #[error(transparent)]
     Busy(#[from] Busy),
+    /// The new log did not erase what holds the places of erased records.
+    #[error(transparent)]
+    Erase(#[from] EraseError),
 }
 
 /// Brings the topic called `name` out of `archive` into `log`, to the end, and goes on where an
@@ -139,7 +143,8 @@ pub async fn restore(
     let from = archive.topic(name).ok_or_else(no_topic)?;
     let epoch = log.open(Domain::WHOLE).await?;
     let to = log.create_topic(from.spec.clone()).await?;
-    let mut restoring = Restoring { archive, log, epoch, from: &from, restored: 0 };
+    let (restored, holes) = (0, Vec::new());
+    let mut restoring = Restoring { archive, log, epoch, from: &from, restored, holes };
     let ends = |log: &dyn Log, topic: &Topic| -> u64 {
         let extents = topic.partitions().filter_map(|id| log.extent(id));
         extents.map(|extent| extent.end.0 - extent.start.0).sum()
@@ -153,6 +158,7 @@ pub async fn restore(
             told(ends(log, &to), all);
         }
         if is_done {
+            restoring.erase_holes().await?;
             return Ok(restoring.restored);
         }
     }
@@ -165,7 +171,16 @@ struct Restoring<'a> {
     epoch: Epoch,
     from: &'a Topic,
     restored: u64,
+    /// Where nothing is any more.
+    holes: Vec<Erase>,
 }
+
+/// What holds a place until it is erased.
+const PLACEHOLDER: &[u8] = b"erased";
+/// So many places are filled in one append.
+const PLACES_AT_ONCE: u64 = 10_000;
+/// So many stretches of them are erased at once.
+const HOLES_MAX: usize = 10_000;
 
 impl Restoring<'_> {
     /// Brings some records of a partition over; whether that was all.
@@ -195,28 +210,64 @@ impl Restoring<'_> {
                 what: damage.what.clone(),
             });
         }
-        self.append(source, target, next, &found.batches).await?;
+        let next = self.append(target, next, &found.batches).await?;
+        self.fill(target, next, found.next).await?;
         Ok(false)
+    }
+
+    /// Puts something in the places from `next` on, up to `to`, that are to be erased.
+    async fn fill(
+        &mut self,
+        partition: PartitionId,
+        mut next: Offset,
+        to: Offset,
+    ) -> Result<(), RestoreError> {
+        if next < to {
+            self.holes.push(Erase { partition, from: next, to });
+        }
+        while next < to {
+            let record = Record::opaque(PLACEHOLDER);
+            let count = (to.0 - next.0).min(PLACES_AT_ONCE);
+            let items: Vec<_> = (0..count).map(|_| Item::Record { partition, record }).collect();
+            let conditions = [Condition::NextOffset { partition, next }];
+            let permit = self.log.reserve(Lane::REPLAY, items.len() * PLACEHOLDER.len())?;
+            let append = Append { conditions: &conditions, items: &items };
+            self.log.append(permit, self.epoch, append).await?;
+            next = next.plus(count);
+        }
+        if self.holes.len() >= HOLES_MAX {
+            self.erase_holes().await?;
+        }
+        Ok(())
+    }
+
+    async fn erase_holes(&mut self) -> Result<(), RestoreError> {
+        let holes = std::mem::take(&mut self.holes);
+        if !holes.is_empty() {
+            self.log.erase(holes).await?;
+        }
+        Ok(())
     }
 
     async fn append(
         &mut self,
-        source: PartitionId,
         target: PartitionId,
         next: Offset,
         batches: &[BatchView],
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Offset, RestoreError> {
         let mut next = next;
         let mut records = batches.iter().flat_map(BatchView::records).peekable();
-        while records.peek().is_some() {
+        while let Some((offset, _)) = records.peek() {
+            let offset = *offset;
+            self.fill(target, next, offset).await?;
+            next = next.max(offset);
             let first = next;
             let (mut items, mut bytes) = (Vec::new(), 0);
-            while let Some((offset, record)) = records.next_if(|_| bytes < APPEND_BYTES) {
+            while let Some((offset, record)) =
+                records.next_if(|(offset, _)| bytes < APPEND_BYTES && *offset <= next)
+            {
                 if offset < next {
                     continue;
-                }
-                if offset > next {
-                    return Err(self.other_offset(source, offset, next));
                 }
                 bytes += record.bytes().len();
                 items.push(Item::Record { partition: target, record });
@@ -229,7 +280,7 @@ impl Restoring<'_> {
             self.log.append(permit, self.epoch, append).await?;
             self.restored += items.len() as u64;
         }
-        Ok(())
+        Ok(next)
     }
 
     fn other_offset(&self, source: PartitionId, should: Offset, is: Offset) -> RestoreError {

@@ -1,14 +1,16 @@
 //! The chain of manifests in a store: its tip for who goes on, all of it for who reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tracklog_protocol::Offset;
 
 use super::layout;
-use super::manifest::{FORMAT, FileEntry, Manifest, ManifestError, Missing, OffsetRange, Sealed};
-use super::manifest::{Span, TopicEnds};
+use super::manifest::{
+    FORMAT, FORMAT_REPLACING, FileEntry, Manifest, ManifestError, Missing, OffsetRange, Replaced,
+    Sealed, Span, TopicEnds,
+};
 use super::store::{Created, Store, StoreError};
 
 /// Manifests that are read at once.
@@ -76,10 +78,14 @@ pub async fn step_of(
             below = middle + 1;
         }
     }
-    match found {
-        Some(found) => Ok(Some(read(store, numbers[found]).await?.manifest)),
-        None => Ok(None),
+    let Some(found) = found else { return Ok(None) };
+    let replaced = tip(store).await?.and_then(|tip| tip.manifest.last_replacement);
+    if replaced.is_none_or(|last| last < numbers[found]) {
+        return Ok(Some(read(store, numbers[found]).await?.manifest));
     }
+    // What was replaced since is told by manifests anywhere behind it.
+    let mut chain = Chain::load(store).await?;
+    Ok(Some(chain.manifests.swap_remove(found).manifest))
 }
 
 /// The manifest with this number.
@@ -91,7 +97,8 @@ pub(super) async fn read(store: &Store, number: u64) -> Result<Sealed, ChainErro
     Ok(Manifest::decode(number, &bytes)?)
 }
 
-/// All manifests, checked against each other.
+/// All manifests, checked against each other; what later ones replace is replaced in the steps that
+/// added it.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// By number.
@@ -119,7 +126,27 @@ impl Chain {
             sealed.check_follows(before)?;
             before = Some(sealed);
         }
-        Ok(Self { manifests })
+        let mut chain = Self { manifests };
+        chain.replace()?;
+        Ok(chain)
+    }
+
+    fn replace(&mut self) -> Result<(), ManifestError> {
+        let mut steps: HashMap<String, usize> = HashMap::new();
+        for index in 0..self.manifests.len() {
+            let Manifest { number, files, replaces, .. } = &self.manifests[index].manifest;
+            let (number, replaces) = (*number, replaces.clone());
+            steps.extend(files.iter().map(|file| (file.path.clone(), index)));
+            let broken = |why: String| ManifestError::Chain { number, why };
+            for replaced in replaces {
+                let Some(at) = steps.remove(&replaced.path) else {
+                    return Err(broken(format!("{} is not there to be replaced", replaced.path)));
+                };
+                replaced.apply(&mut self.manifests[at].manifest).map_err(broken)?;
+                steps.extend(replaced.with.map(|with| (with.path, at)));
+            }
+        }
+        Ok(())
     }
 
     /// The topics that the archive has, and what it covers of each.
@@ -181,8 +208,34 @@ impl Step<'_> {
             ranges: self.ranges,
             missing: self.missing,
             files: self.files,
+            replaces: Vec::new(),
+            last_replacement: tip.and_then(|tip| tip.manifest.last_replacement),
             topics,
         }
+    }
+}
+
+/// The manifest after `tip` that lets other files take the place of some.
+#[must_use]
+pub(super) fn replacement(
+    tip: &Sealed,
+    topic: &str,
+    replaces: Vec<Replaced>,
+    written_at: String,
+) -> Manifest {
+    let number = tip.manifest.number + 1;
+    Manifest {
+        format: FORMAT_REPLACING,
+        number,
+        predecessor: Some(tip.digest.clone()),
+        written_at,
+        topic: topic.to_owned(),
+        ranges: Vec::new(),
+        missing: Vec::new(),
+        files: Vec::new(),
+        replaces,
+        last_replacement: Some(number),
+        topics: tip.manifest.topics.clone(),
     }
 }
 

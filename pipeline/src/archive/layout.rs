@@ -59,13 +59,20 @@ pub fn may_have_folder(name: &str) -> bool {
     !is_dots && name != SHARED && encoded <= FOLDER_BYTES_MAX
 }
 
+/// The path of a file with these ends that takes the place of the one at `path`.
+#[must_use]
+pub fn beside(path: &str, ends: (RowPlace, RowPlace), manifest: u64, sha256: &str) -> String {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    format!("{folder}/{}", file_name(ends, manifest, sha256))
+}
+
 /// The path of a file; `name` is `None` for a shared one.
 #[must_use]
 pub fn file(
     topic: &str,
     date: Date,
     name: Option<&str>,
-    (first, last): (RowPlace, RowPlace),
+    ends: (RowPlace, RowPlace),
     manifest: u64,
     sha256: &str,
 ) -> String {
@@ -73,9 +80,13 @@ pub fn file(
         Some(name) => utf8_percent_encode(name, ENCODED).to_string(),
         None => SHARED.to_owned(),
     };
+    format!("{}/event={event}/{}", day(topic, date), file_name(ends, manifest, sha256))
+}
+
+fn file_name((first, last): (RowPlace, RowPlace), manifest: u64, sha256: &str) -> String {
     let digest = sha256.get(..16).unwrap_or(sha256);
     let ends = format!("{}.{}-{}.{}", first.partition, first.offset, last.partition, last.offset);
-    format!("{}/event={event}/{ends}.{manifest}.{digest}.parquet", day(topic, date))
+    format!("{ends}.{manifest}.{digest}.parquet")
 }
 
 /// The folder of a topic.

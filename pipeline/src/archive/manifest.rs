@@ -16,14 +16,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracklog_protocol::Offset;
 
-/// The version of manifests and files that this program writes.
+/// The version of files and of manifests that add some.
 pub const FORMAT: u32 = 1;
+/// The version of manifests that replace files: who does not know it would read these twice.
+pub const FORMAT_REPLACING: u32 = 2;
+/// A manifest replaces so many at most.
+pub const FILES_REPLACED_MAX: usize = 256;
+/// Why offsets are missing that were erased.
+pub const ERASED: &str = "erased";
 
 /// One step of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or [`FORMAT_REPLACING`].
     pub format: u32,
     /// Its number, from 0.
     pub number: u64,
@@ -40,6 +46,12 @@ pub struct Manifest {
     pub missing: Vec<Missing>,
     /// The files that it adds.
     pub files: Vec<FileEntry>,
+    /// Files of earlier manifests that others take the place of, since events were erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<Replaced>,
+    /// The last manifest that replaces some, up to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_replacement: Option<u64>,
     /// All topics that the archive has, and where each goes on, after this step.
     pub topics: BTreeMap<String, TopicEnds>,
 }
@@ -91,6 +103,18 @@ pub struct FileEntry {
     pub max_append_time: i64,
 }
 
+/// A file that another takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Where it lay.
+    pub path: String,
+    /// What is left of it; nothing where all its events were erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<FileEntry>,
+    /// The offsets whose events were erased.
+    pub erased: Vec<OffsetRange>,
+}
+
 /// What a file has of a partition. Other files may have offsets between these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePartition {
@@ -136,7 +160,7 @@ pub enum ManifestError {
         why: String,
     },
     /// A newer program wrote it.
-    #[error("manifest {number} has format {format}, and this program knows {FORMAT}")]
+    #[error("manifest {number} has format {format}, and this program knows {FORMAT_REPLACING}")]
     Newer {
         /// Its number.
         number: u64,
@@ -186,7 +210,7 @@ impl Manifest {
         let malformed = |why: String| ManifestError::Malformed { number, why };
         let version: Version =
             serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        if version.format > FORMAT {
+        if version.format > FORMAT_REPLACING {
             return Err(ManifestError::Newer { number, format: version.format });
         }
         let manifest: Self =
@@ -246,6 +270,22 @@ impl Sealed {
             }
         }
         manifest.check_rows().or_else(broken)
+    }
+}
+
+impl Replaced {
+    /// Does to the step that added the file what was done to the file. Says what does not fit.
+    pub(super) fn apply(&self, step: &mut Manifest) -> Result<(), String> {
+        let at = step.files.iter().position(|file| file.path == self.path);
+        let at = at.ok_or_else(|| format!("{} is not there to be replaced", self.path))?;
+        let missing = |range: &OffsetRange| Missing { range: *range, why: ERASED.to_owned() };
+        step.missing.extend(self.erased.iter().map(missing));
+        match &self.with {
+            Some(with) => step.files[at] = with.clone(),
+            None => drop(step.files.remove(at)),
+        }
+        // Every offset is still in a file, or missing.
+        step.check_rows()
     }
 }
 
@@ -322,6 +362,8 @@ mod tests {
                 why: "damaged".to_owned(),
             }],
             files: vec![file(3)],
+            replaces: Vec::new(),
+            last_replacement: None,
             topics: topics(9),
         }
     }
@@ -397,10 +439,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_replaced_keeps_each_offset_counted() {
+        let (erased, with) = (vec![OffsetRange { partition: 0, from: 5, to: 6 }], Some(file(2)));
+        let path = file(3).path;
+        let good = Replaced { path, with, erased };
+        let mut step = first();
+        assert_eq!(good.apply(&mut step), Ok(()));
+        assert_eq!((step.files[0].rows, step.missing.len()), (2, 2));
+        let all = vec![OffsetRange { partition: 0, from: 5, to: 8 }];
+        assert_eq!(
+            Replaced { with: None, erased: all, ..good.clone() }.apply(&mut first()),
+            Ok(())
+        );
+        for bad in [
+            Replaced { erased: Vec::new(), ..good.clone() },
+            Replaced { with: None, ..good.clone() },
+            Replaced { path: "topic=raw/y.parquet".to_owned(), ..good },
+        ] {
+            assert!(bad.apply(&mut first()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_manifest_is_refused() {
         let decode = |text: &str| Manifest::decode(7, text.as_bytes()).unwrap_err();
         assert!(matches!(decode("{"), ManifestError::Malformed { number: 7, .. }));
-        assert!(matches!(decode("{\"format\":2}"), ManifestError::Newer { format: 2, .. }));
+        assert!(matches!(decode("{\"format\":3}"), ManifestError::Newer { format: 3, .. }));
         let other = String::from_utf8(first().encode()).unwrap();
         assert!(matches!(decode(&other), ManifestError::Malformed { number: 7, .. }));
     }

@@ -4,7 +4,7 @@
 //! - An object that was created is durable when the call returns: in a folder files and their
 //!   folders are synced.
 //! - Nothing is overwritten: [`Store::create`] is the only way to write. What may be removed,
-//!   `unnamed` decides for archives.
+//!   `unnamed` and [`erasure`](super::erasure) decide for archives.
 //!
 //! A plain path or `file:///…` is a folder; `s3://`, `gs://` and `az://` need the feature `full`,
 //! and take their credentials from the environment, as their vendors' tools do.

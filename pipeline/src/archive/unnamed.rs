@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::chain::{self, ChainError};
 use super::layout;
+use super::manifest::Manifest;
 use super::store::Store;
 
 /// Removes those of `paths` that no manifest below the number `next`, where the chain goes on,
@@ -33,7 +34,9 @@ pub(super) async fn remove(
     let mut removed = 0;
     for (number, paths) in by_manifest {
         let sealed = chain::read(store, number).await?;
-        let named: HashSet<_> = sealed.manifest.files.iter().map(|file| &file.path).collect();
+        let Manifest { files, replaces, .. } = &sealed.manifest;
+        let with = replaces.iter().filter_map(|replaced| replaced.with.as_ref());
+        let named: HashSet<_> = files.iter().chain(with).map(|file| &file.path).collect();
         for path in paths.into_iter().filter(|path| !named.contains(path)) {
             store.remove(std::slice::from_ref(path)).await?;
             removed += 1;

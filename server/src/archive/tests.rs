@@ -59,8 +59,8 @@ async fn a_restore_that_ended_goes_on_where_it_was() {
     let topic = to.log.topic("raw").unwrap();
     let source = from.topic.partition(0);
     let epoch = to.log.open(Domain::WHOLE).await.unwrap();
-    let mut restoring =
-        Restoring { archive: &*from.log, log: &*to.log, epoch, from: &from.topic, restored: 0 };
+    let (archive, log, restored, holes) = (&*from.log, &*to.log, 0, Vec::new());
+    let mut restoring = Restoring { archive, log, epoch, from: &from.topic, restored, holes };
     assert!(!restoring.turn(source, topic.partition(0)).await.unwrap());
     let begun = restoring.restored;
     assert!(begun > 0);
@@ -77,4 +77,17 @@ async fn what_cannot_have_its_offset_is_refused() {
     assert_eq!(refused.to_string(), "raw/2 goes on at 7 in the archive, and at 0 in the new log");
     let refused = restore(&*from.log, &*to.log, "other", &mut |_, _| {}).await.unwrap_err();
     assert_eq!(refused.to_string(), "the archive has no topic other");
+}
+
+#[tokio::test]
+async fn what_was_erased_is_erased_in_the_new_log_too() {
+    let (from, to) = (filled().await, empty().await);
+    let partition = from.topic.partition(0);
+    let end = from.log.extent(partition).unwrap().end;
+    let erase = |from: u64, to: u64| Erase { partition, from: Offset(from), to: Offset(to) };
+    from.log.erase(vec![erase(3, 4), erase(90, end.0)]).await.unwrap();
+    restore(&*from.log, &*to.log, "raw", &mut |_, _| {}).await.unwrap();
+    let topic = to.log.topic("raw").unwrap();
+    assert_eq!(digest(&to.log, &topic).await, digest(&from.log, &from.topic).await);
+    assert_eq!(to.log.extent(topic.partition(0)).unwrap().end, end);
 }

@@ -1,6 +1,7 @@
 //! Tests of the archive as a whole: events into files and back, and crashes at every step.
 
 mod crashes;
+mod erasing;
 mod faulty;
 mod golden;
 mod rows;
