@@ -13,6 +13,7 @@
 //! | [`replay`] | a range of a topic as lines of JSON, in one order |
 //! | [`backfill`] | files of past events, each row once |
 //! | [`find`] | where an event is, and where it went |
+//! | [`forget`] | all that is stored of a user, erased |
 //! | [`quarantine`] | rejected events: listed, and tried again |
 //! | [`reprocess`] | stages again over old events |
 //! | [`topics`], [`groups`], [`live`] | what operators ask of these |
@@ -39,6 +40,7 @@ pub mod doctor;
 pub mod explain;
 pub mod find;
 pub mod folder;
+pub mod forget;
 pub mod groups;
 pub mod live;
 mod metrics;
@@ -47,6 +49,7 @@ pub mod offline;
 pub mod outbound;
 mod profiles;
 pub mod quarantine;
+mod reading;
 pub mod replay;
 pub mod reprocess;
 pub mod routes;

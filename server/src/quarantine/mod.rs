@@ -17,6 +17,7 @@
 //! [`listing`](Rejections) needs a log that can be read; [`Retries`] a node. Called by `admin`, and
 //! by `tools` for a folder that no node holds.
 
+mod forgetting;
 mod listing;
 mod outcomes;
 mod retrying;
@@ -35,6 +36,7 @@ use tracklog_protocol::rejected::RejectedView;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::bound::Bound;
+pub use forgetting::{ForgetError, forget_erased};
 pub use listing::{Rejections, Shown};
 pub use outcomes::{Reason, TOPIC};
 pub(crate) use retrying::RetryCounters;

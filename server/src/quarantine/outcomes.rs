@@ -62,7 +62,8 @@ pub(super) struct NearPlace {
 /// Which page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PageKey {
-    partition: u32,
+    /// The partition of `rejected`.
+    pub(super) partition: u32,
     first: u64,
 }
 
@@ -70,6 +71,11 @@ impl PageKey {
     /// The page of a place in `rejected`.
     pub(super) const fn of(partition: u32, offset: Offset) -> Self {
         Self { partition, first: offset.0 - offset.0 % PAGE_OFFSETS }
+    }
+
+    /// The first offset in it.
+    pub(super) const fn first(self) -> Offset {
+        Offset(self.first)
     }
 
     /// The first offset that is not in it.
@@ -81,7 +87,7 @@ impl PageKey {
         format!("{}/{}", self.partition, self.first).into_bytes()
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (partition, first) = str::from_utf8(bytes).ok()?.split_once('/')?;
         Some(Self { partition: partition.parse().ok()?, first: first.parse().ok()? })
     }
@@ -112,7 +118,11 @@ struct Written {
 }
 
 impl Page {
-    fn read(key: PageKey, version: Offset, value: &[u8]) -> Result<Self, serde_json::Error> {
+    pub(super) fn read(
+        key: PageKey,
+        version: Offset,
+        value: &[u8],
+    ) -> Result<Self, serde_json::Error> {
         let Written { topics, stored, reasons, failing } = serde_json::from_slice(value)?;
         let stored = stored.into_iter().filter_map(|(offset, topic, partition, from)| {
             let topic = topics.get(topic)?.clone();
@@ -142,8 +152,20 @@ impl Page {
         self.outcomes.insert(offset.0, outcome.clone()) != Some(outcome)
     }
 
+    /// Forgets what became of events at offsets that do not stay; false if there were none.
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(Offset) -> bool) -> bool {
+        let before = self.outcomes.len();
+        self.outcomes.retain(|offset, _| stays(Offset(*offset)));
+        self.outcomes.len() < before
+    }
+
     /// Its record, written into `out`, as it is to be.
     pub(super) fn record<'o>(&self, out: &'o mut Vec<u8>) -> Record<'o> {
+        KeyValue { key: &self.key.to_bytes(), value: Some(&self.value()) }.encode(out)
+    }
+
+    /// The value of its record, as it is to be.
+    pub(super) fn value(&self) -> Vec<u8> {
         let (mut written, mut topics, mut reasons) =
             (Written::default(), BTreeMap::new(), BTreeMap::new());
         for (offset, outcome) in &self.outcomes {
@@ -158,8 +180,7 @@ impl Page {
                 }
             }
         }
-        let value = serde_json::to_vec(&written).expect("texts and numbers become JSON");
-        KeyValue { key: &self.key.to_bytes(), value: Some(&value) }.encode(out)
+        serde_json::to_vec(&written).expect("texts and numbers become JSON")
     }
 
     /// What must hold for its record to be stored: nobody else has changed the page.

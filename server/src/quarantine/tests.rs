@@ -310,6 +310,53 @@ async fn more(rig: &Rig, rejected: &mut BTreeMap<Place, String>) {
 }
 
 #[test]
+fn what_was_told_of_an_erased_event_goes_and_all_else_is_known_as_before() {
+    const WORD: &str = "c4n4ry";
+    const OF_NUMBERS: &str =
+        r#"{"properties":{"total":{"type":"object","additionalProperties":{"type":"number"}}}}"#;
+    runtime().block_on(async {
+        let mut rig = Rig::new().await;
+        let log = Arc::clone(&rig.log) as Arc<dyn Log>;
+        forget_erased(&log, rig.epoch).await.unwrap();
+        rig.schema(OF_NUMBERS).await;
+        let mut rejected = BTreeMap::new();
+        more(&rig, &mut rejected).await;
+        let named = format!(r#"{{{WORD:?}:"none"}}"#);
+        let doomed = rig.reject(1, Some("doomed"), &named).await;
+        assert!(rig.retry(&Filter::default()).await);
+        more(&rig, &mut rejected).await;
+        assert!(rig.retry(&Filter::default()).await);
+        let quoting = || async {
+            let mut found = 0;
+            let pages = log.topic(TOPIC).unwrap().partition(0);
+            crate::reading::each_record(&*log, pages, Offset(0)..Offset(99), |_, record| {
+                found += usize::from(String::from_utf8_lossy(record.bytes()).contains(WORD));
+            })
+            .await
+            .unwrap();
+            found
+        };
+        assert!(quoting().await > 0, "reasons name the member that they refuse");
+        let partition = rig.log.topic("rejected").unwrap().partition(doomed.partition);
+        rig.log.erase(vec![tracklog_log::Erase::one(partition, doomed.offset)]).await.unwrap();
+        for _ in 0..2 {
+            forget_erased(&log, rig.epoch).await.unwrap();
+            assert_eq!(quoting().await, 0);
+        }
+        rig.reopen().await;
+        let listed = rig.list(10).await;
+        assert_eq!(listed.len(), rejected.len());
+        assert!(listed.iter().all(|event| event.state == State::Failing), "{listed:?}");
+        rig.schema(MENDED).await;
+        assert!(rig.retry(&Filter::default()).await);
+        forget_erased(&log, rig.epoch).await.unwrap();
+        rig.reopen().await;
+        assert!(rig.retry(&Filter::default()).await);
+        assert_eq!(rig.stored("raw").await.len(), rejected.len());
+    });
+}
+
+#[test]
 fn what_a_stage_rejected_goes_through_that_stage_once() {
     runtime().block_on(async {
         let rig = Rig::new().await;

@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod enrich;
 pub(crate) mod export;
 pub(crate) mod find;
+pub(crate) mod forget;
 pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod rejected;

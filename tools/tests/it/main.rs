@@ -10,6 +10,7 @@ mod demo;
 mod diff;
 mod enrich;
 mod find;
+mod forget;
 mod hook;
 mod http;
 mod kill;

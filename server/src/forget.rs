@@ -1,0 +1,360 @@
+//! Forgetting somebody: all that is stored of a user, and of the ids linked to them, goes for good.
+//!
+//! 1. The user's ids: the one that was named, its hash where sources hash ids, and those that the
+//!    changelog of the state links to them.
+//! 2. All other topics are read, and what is of the person is erased from the log, piece by piece;
+//!    and with rejected events what was said of them when they were tried again.
+//! 3. The archive's files that hold some of their events are written anew.
+//! 4. The same with the changelog, last: until then it tells the ids to whoever has to go on.
+//! 5. The store of the state goes: the node builds it again from the changelog.
+//!
+//! Promises
+//! - When [`forget`] returns, no file of the folder, of its archive neither, holds what it found.
+//! - All other records stay where they are.
+//! - Whatever ends in between: called again it goes on. What the log was told to erase it erases by
+//!   itself when it is opened again.
+//! - Memory is bounded: by a piece of the log, by one file of the archive, by the person's ids.
+//!
+//! It works on a folder that no node holds. Backups, and what went to destinations, is out of its
+//! reach: the receipt says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tracklog_ingest_gateway::source::HmacKey;
+use tracklog_log::erase::STRETCHES_MAX;
+use tracklog_log::{Domain, Erase, EraseError, FetchError, Log, Topic};
+use tracklog_pipeline::archive::erasure;
+use tracklog_pipeline::archive::store::Store;
+use tracklog_pipeline::destination::undelivered::{self, Undelivered};
+use tracklog_pipeline::state::{self, Linking, Person};
+use tracklog_protocol::event::EventView;
+use tracklog_protocol::rejected::RejectedView;
+use tracklog_protocol::{Offset, PartitionId, Record};
+
+use crate::clock;
+use crate::folder::{DataFolder, FolderError};
+use crate::offline::{self, OfflineError};
+use crate::quarantine;
+use crate::reading::{Piece, each_record};
+
+/// So many stretches are erased at a time: with less than may be, so that none that a piece brings
+/// is too many.
+const PIECE_STRETCHES: usize = STRETCHES_MAX / 2;
+/// The log's own topic: it knows nobody.
+const CATALOG: &str = "_catalog";
+
+/// Whom to forget, and how far to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Forget<'a> {
+    /// The user id, as clients send it.
+    pub user: &'a str,
+    /// Only count what there is.
+    pub dry_run: bool,
+}
+
+/// What was forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The user ids that were looked for, as they were stored.
+    pub user_ids: Vec<String>,
+    /// The anonymous ids that led to them.
+    pub anonymous_ids: Vec<String>,
+    /// Records, by topic.
+    pub records: BTreeMap<String, u64>,
+    /// Offsets of topics that could not be read: what lay there is unknown.
+    pub unreadable: u64,
+    /// Events in the archive, by topic.
+    pub archived: BTreeMap<String, u64>,
+    /// Files of the archive that were written anew, or removed.
+    pub archive_files: u64,
+    /// The archive that was looked at.
+    pub archive: Option<String>,
+    /// Whether it was only counted.
+    pub dry_run: bool,
+    /// What may hold more of them, and is out of reach.
+    pub unreached: Vec<&'static str>,
+}
+
+/// Copies that nobody here can reach.
+const UNREACHED: [&str; 5] = [
+    "backups and snapshots of the data folder or of the archive",
+    "older versions of objects, where a bucket keeps them",
+    "what went to webhooks, files and other logs that routes name",
+    "profiles in Redis or PostgreSQL, which enrichment only reads",
+    "lines that were exported, replayed or tailed elsewhere",
+];
+
+/// Why it could not be finished. Again is safe.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForgetError {
+    /// The folder cannot be opened: a node may hold it.
+    #[error(transparent)]
+    Open(#[from] OfflineError),
+    /// A file of the folder cannot be read.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The log did not erase.
+    #[error(transparent)]
+    Erase(#[from] EraseError),
+    /// What was said of rejected events is not done.
+    #[error("what became of rejected events: {0}")]
+    Retries(#[from] quarantine::ForgetError),
+    /// The store of the state stays.
+    #[error("the state's store cannot be removed: {0}")]
+    State(io::Error),
+    /// The archive is not done.
+    #[error("the archive: {0}")]
+    Archive(#[from] erasure::EraseError),
+}
+
+/// What it is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A topic is read.
+    Topic(&'a str),
+    /// The log erases so many records.
+    Erasing(u64),
+    /// The archive's files are read.
+    Archive,
+}
+
+/// Forgets somebody in a folder that no node holds, and in its archive.
+///
+/// # Errors
+/// [`ForgetError`].
+pub async fn forget(
+    folder: &DataFolder,
+    archive: Option<&Store>,
+    whom: Forget<'_>,
+    told: &mut (dyn FnMut(Told<'_>) + Send),
+) -> Result<Receipt, ForgetError> {
+    let changing = offline::open_for_change(folder.path()).await?;
+    let log = changing.log();
+    let done = forget_in(&log, folder, archive, whom, told).await;
+    drop(log);
+    changing.close().await;
+    done
+}
+
+async fn forget_in(
+    shared: &Arc<dyn Log>,
+    folder: &DataFolder,
+    archive: Option<&Store>,
+    whom: Forget<'_>,
+    told: &mut (dyn FnMut(Told<'_>) + Send),
+) -> Result<Receipt, ForgetError> {
+    let log = &**shared;
+    let person = person(log, folder, whom.user).await?;
+    let mut receipt = Receipt {
+        user_ids: person.users().iter().cloned().collect(),
+        anonymous_ids: person.devices().iter().cloned().collect(),
+        archive: archive.map(|store| store.url().to_owned()),
+        dry_run: whom.dry_run,
+        unreached: UNREACHED.to_vec(),
+        ..Receipt::default()
+    };
+    let mut erasing = Erasing { log, person: &person, whom, receipt: &mut receipt };
+    erasing.topics(|name| name != CATALOG && name != state::TOPIC, told).await?;
+    if !whom.dry_run {
+        let epoch = log.open(Domain::WHOLE).await.map_err(EraseError::from)?;
+        quarantine::forget_erased(shared, epoch).await?;
+    }
+    if let Some(store) = archive {
+        told(Told::Archive);
+        let is_doomed = |event: &EventView<'_>| person.did(event);
+        if whom.dry_run {
+            receipt.archived = erasure::count(store, &is_doomed).await?;
+        } else {
+            let erased = erasure::erase(store, &is_doomed, clock::now()).await?;
+            (receipt.archived, receipt.archive_files) = (erased.events, erased.files);
+        }
+    }
+    let mut erasing = Erasing { log, person: &person, whom, receipt: &mut receipt };
+    erasing.topics(|name| name == state::TOPIC, told).await?;
+    if !whom.dry_run {
+        // What an earlier call began may be on its way still.
+        log.erase(Vec::new()).await?;
+        remove_state(folder).map_err(ForgetError::State)?;
+    }
+    Ok(receipt)
+}
+
+/// The store is made of the changelog, and is built again where it is missing.
+fn remove_state(folder: &DataFolder) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder.file("state")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// The user's ids: as named, as sources hash them, and as the changelog links them.
+async fn person(log: &dyn Log, folder: &DataFolder, user: &str) -> Result<Person, ForgetError> {
+    let hashed = match folder.read_privacy_key() {
+        Ok(key) => Some(HmacKey::new(key.as_bytes()).hex_of(user)),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut linking = Linking::new(Person::of([user.to_owned()].into_iter().chain(hashed)));
+    if let Some(changelog) = log.topic(state::TOPIC) {
+        let partition = changelog.partition(0);
+        loop {
+            let all = Offset::ZERO..Offset(u64::MAX);
+            each_record(log, partition, all.clone(), |_, record| linking.propose(record)).await?;
+            each_record(log, partition, all, |_, record| linking.follow(record)).await?;
+            if !linking.end_round() {
+                break;
+            }
+        }
+    }
+    Ok(linking.finish())
+}
+
+struct Erasing<'a> {
+    log: &'a dyn Log,
+    person: &'a Person,
+    whom: Forget<'a>,
+    receipt: &'a mut Receipt,
+}
+
+impl Erasing<'_> {
+    async fn topics(
+        &mut self,
+        is_meant: impl Fn(&str) -> bool,
+        told: &mut (dyn FnMut(Told<'_>) + Send),
+    ) -> Result<(), ForgetError> {
+        let mut found = Vec::new();
+        for topic in self.log.topics().iter().filter(|topic| is_meant(topic.name())) {
+            told(Told::Topic(topic.name()));
+            for partition in topic.partitions() {
+                self.partition(topic, partition, &mut found, told).await?;
+            }
+        }
+        self.erase(&mut found, told).await
+    }
+
+    async fn partition(
+        &mut self,
+        topic: &Topic,
+        partition: PartitionId,
+        found: &mut Vec<Erase>,
+        told: &mut (dyn FnMut(Told<'_>) + Send),
+    ) -> Result<(), ForgetError> {
+        let Some(extent) = self.log.extent(partition) else { return Ok(()) };
+        let (mut next, mut count) = (extent.start, 0);
+        while next < extent.end {
+            let piece = Piece::read(self.log, partition, next).await?;
+            for (offset, record) in piece.records() {
+                if is_theirs(self.person, topic.name(), record) {
+                    push(found, partition, offset);
+                    count += 1;
+                }
+            }
+            self.receipt.unreadable += piece.damaged;
+            next = piece.next;
+            if found.len() >= PIECE_STRETCHES {
+                self.erase(found, told).await?;
+            }
+        }
+        if count > 0 {
+            *self.receipt.records.entry(topic.name().to_owned()).or_default() += count;
+        }
+        Ok(())
+    }
+
+    async fn erase(
+        &self,
+        found: &mut Vec<Erase>,
+        told: &mut (dyn FnMut(Told<'_>) + Send),
+    ) -> Result<(), ForgetError> {
+        let found = std::mem::take(found);
+        if found.is_empty() || self.whom.dry_run {
+            return Ok(());
+        }
+        told(Told::Erasing(found.iter().map(|it| it.to.0 - it.from.0).sum()));
+        for some in found.chunks(PIECE_STRETCHES) {
+            self.log.erase(some.to_vec()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a record behind those that were found, which rise.
+fn push(found: &mut Vec<Erase>, partition: PartitionId, offset: Offset) {
+    match found.last_mut().filter(|last| last.partition == partition && last.to == offset) {
+        Some(last) => last.to = offset.plus(1),
+        None => found.push(Erase::one(partition, offset)),
+    }
+}
+
+/// Whether a record is the person's.
+fn is_theirs(person: &Person, topic: &str, record: Record<'_>) -> bool {
+    if let Some(event) = EventView::of(record) {
+        return person.did(&event);
+    }
+    if let Some(rejected) = RejectedView::of(record) {
+        return rejected_is_theirs(person, &rejected);
+    }
+    match topic {
+        state::TOPIC => person.is_in(record),
+        undelivered::TOPIC => {
+            Undelivered::of(record).is_some_and(|it| line_is_theirs(person, it.line.get()))
+        }
+        _ => false,
+    }
+}
+
+/// The ids that a line of JSON says.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ids {
+    #[serde(default)]
+    user_id: serde_json::Value,
+    #[serde(default)]
+    anonymous_id: serde_json::Value,
+    #[serde(default)]
+    previous_id: serde_json::Value,
+}
+
+fn line_is_theirs(person: &Person, line: &str) -> bool {
+    match serde_json::from_str::<Ids>(line) {
+        Ok(ids) => {
+            let is_in = |id: &serde_json::Value, of: &std::collections::BTreeSet<String>| match id {
+                serde_json::Value::String(text) => of.contains(text),
+                serde_json::Value::Number(number) => of.contains(&number.to_string()),
+                _ => false,
+            };
+            is_in(&ids.user_id, person.users())
+                || is_in(&ids.anonymous_id, person.devices())
+                || is_in(&ids.previous_id, person.users())
+                || is_in(&ids.previous_id, person.devices())
+        }
+        Err(_) => names(person, line.as_bytes()),
+    }
+}
+
+/// Of bytes that were refused nobody can tell for sure what they say: where they are no JSON, to say
+/// an id as a text is enough.
+fn rejected_is_theirs(person: &Person, rejected: &RejectedView<'_>) -> bool {
+    let body = rejected.body().unwrap_or_default();
+    let is_in_body = match str::from_utf8(body) {
+        Ok(text) => line_is_theirs(person, text),
+        Err(_) => names(person, body),
+    };
+    is_in_body || rejected.beside().is_some_and(|beside| line_is_theirs(person, beside))
+}
+
+/// Whether the bytes have one of the person's ids in them, as a text of JSON.
+fn names(person: &Person, bytes: &[u8]) -> bool {
+    person.users().iter().chain(person.devices()).any(|id| {
+        let text = serde_json::to_string(id).expect("a text can be written");
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}

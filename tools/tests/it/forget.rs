@@ -1,0 +1,203 @@
+//! Forgetting somebody in a real node's folder: a planted word is in no file afterwards, whenever the
+//! verb was killed, and all that is of others is as it was.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::hook::Hook;
+use crate::rig::{Node, Ran, replay, run, text, tracklog};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What must be nowhere.
+const CANARY: &str = "c4n4ry-7b1e9f20d6a84c35";
+/// The user who is forgotten; the word is in the id too.
+const ALICE: &str = "alice-c4n4ry-7b1e9f20d6a84c35";
+
+/// A folder with a node's data and settings: an archive that is never far behind, and a destination
+/// that takes nothing.
+struct Site {
+    parent: tempfile::TempDir,
+    _hook: Hook,
+}
+
+impl Site {
+    fn new() -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let hook = Hook::new(|_| 400);
+        let routes = parent.path().join("routes.toml");
+        let rules = format!(
+            "[destinations.crm]\ntype = \"webhook\"\nurl = {:?}\nsecret_file = \"crm.secret\"\n\n\
+             [[rules]]\nname = \"all\"\nto = [\"crm\"]\n",
+            hook.url()
+        );
+        std::fs::write(&routes, rules).unwrap();
+        std::fs::write(parent.path().join("crm.secret"), "0123456789abcdef\n").unwrap();
+        let settings =
+            format!("[archive]\nflush_interval = \"100ms\"\n[route]\nfile = {:?}\n", text(&routes));
+        std::fs::write(parent.path().join("tracklog.toml"), settings).unwrap();
+        Self { parent, _hook: hook }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.parent.path().join("data")
+    }
+
+    fn start(&self) -> Node {
+        let config = self.parent.path().join("tracklog.toml");
+        Node::start_with(&self.data(), |command| command.arg("--config").arg(config))
+    }
+
+    fn archived(&self, topic: &str) -> u64 {
+        let archive = self.data().join("archive");
+        let ran = run(&["archive", "status", "--json", "--archive", text(&archive)]);
+        let lines = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found = lines.into_iter().find(|line| line["topic"] == topic);
+        found.map_or(0, |line| line["rows"].as_u64().unwrap())
+    }
+
+    /// All that the product reads out of the folder.
+    fn lines(&self) -> Vec<String> {
+        let (data, archive) = (self.data(), self.data().join("archive"));
+        let of_log = ["raw", "enriched", "rejected", "undelivered"]
+            .map(|topic| run(&["replay", topic, "--json", "--data", text(&data)]));
+        let of_archive = ["raw", "enriched"]
+            .map(|topic| run(&["replay", topic, "--json", "--archive", text(&archive)]));
+        let all = of_log.iter().chain(&of_archive);
+        all.flat_map(|ran| ran.lines().into_iter().map(str::to_owned)).collect()
+    }
+}
+
+fn event(number: usize) -> Value {
+    let (user, device, word) = match number % 4 {
+        0 => (Some(ALICE), "phone-of-alice", CANARY),
+        1 => (Some("bob"), "phone-of-bob", "plain"),
+        // Before she logs in.
+        2 => (None, "phone-of-alice", CANARY),
+        _ => (None, "nobodys", "plain"),
+    };
+    json!({"type": "track", "event": "Bought", "messageId": format!("m{number}"),
+           "anonymousId": device, "userId": user,
+           "properties": {"word": word, "number": number},
+           "context": {"traits": {"word": word}}})
+}
+
+fn fill(node: &Node) {
+    for from in (0..200).step_by(50) {
+        let events: Vec<Value> = (from..from + 50).map(event).collect();
+        let answer = node.post("/v1/batch", &json!({ "batch": events }).to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    for (user, word) in [(ALICE, CANARY), ("bob", "plain")] {
+        let identify = json!({"type": "identify", "userId": user, "anonymousId": format!("i{user}"),
+                              "traits": {"word": word, "email": format!("{word}@example.org")}});
+        let answer = node.post("/v1/batch", &json!({ "batch": [identify] }).to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        // One that is refused: it has no name.
+        let bad = json!({"type": "track", "userId": user, "properties": {"word": word}});
+        node.post("/v1/batch", &json!({ "batch": [bad] }).to_string());
+    }
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+    }
+}
+
+/// Files below `folder` that have the word in their bytes.
+fn files_with(folder: &Path, word: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_with(&path, word, found);
+        } else if has(&std::fs::read(&path).unwrap(), word.as_bytes()) {
+            found.push(path);
+        }
+    }
+}
+
+/// Whether a word is among the bytes. Slots are mostly zeros.
+fn has(bytes: &[u8], word: &[u8]) -> bool {
+    const PIECE_BYTES: usize = 4096;
+    (0..bytes.len()).step_by(PIECE_BYTES).any(|at| {
+        let end = bytes.len().min(at + PIECE_BYTES);
+        let is_empty = bytes[at..end] == [0; PIECE_BYTES][..end - at];
+        let piece = &bytes[at.saturating_sub(word.len())..end];
+        !is_empty && piece.windows(word.len()).any(|window| window == word)
+    })
+}
+
+fn found(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    files_with(folder, CANARY, &mut all);
+    all
+}
+
+fn forget(data: &Path, more: &[&str]) -> Ran {
+    run(&[&["forget", ALICE, "--data", text(data)], more].concat())
+}
+
+#[test]
+fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
+    let site = Site::new();
+    let data = site.data();
+    let node = site.start();
+    fill(&node);
+    eventually("all is enriched and archived", || site.archived("enriched") == 202);
+    eventually("all is set aside", || replay(&data, "undelivered").len() >= 202);
+    assert!(forget(&data, &["--yes"]).refusal().contains("a node holds the folder"));
+    assert!(node.terminate().0.success());
+
+    let before = site.lines();
+    assert!(before.iter().filter(|line| line.contains(CANARY)).count() > 500);
+    assert!(!found(&data).is_empty());
+    assert!(forget(&data, &[]).refusal().contains("no way back"));
+    let counted = forget(&data, &["--dry-run", "--json"]);
+    let counted: Value = serde_json::from_str(counted.lines()[0]).unwrap();
+    assert_eq!(counted["records"]["raw"], 101, "{counted}");
+    assert_eq!(counted["archived"]["raw"], 101, "{counted}");
+    assert_eq!(counted["anonymousIds"].as_array().unwrap().len(), 2, "{counted}");
+    assert_eq!(site.lines(), before, "a dry run changes nothing");
+
+    // Killed at what it says first, second and so on: it is at that then.
+    for nth in 1..12 {
+        let mut process = tracklog(&["forget", ALICE, "--yes", "--data", text(&data)])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = BufReader::new(process.stderr.take().unwrap());
+        assert!(told.lines().take(nth).all(|line| line.is_ok()));
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    let receipt = forget(&data, &["--yes", "--json"]);
+    let receipt: Value = serde_json::from_str(receipt.lines()[0]).unwrap();
+    assert!(receipt["unreached"].as_array().unwrap().len() > 2, "{receipt}");
+    let again = forget(&data, &["--yes"]);
+    assert!(again.stdout.contains("nothing of them was found"), "{}", again.stdout);
+
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    let after = site.lines();
+    assert!(after.iter().all(|line| !line.contains(CANARY)));
+    let of_others: Vec<String> = before.into_iter().filter(|line| !line.contains(CANARY)).collect();
+    assert_eq!(after, of_others, "all lines of others, as they were");
+    let archive = data.join("archive");
+    let ran = run(&["archive", "verify", "--json", "--archive", text(&archive)]);
+    let verdict: Value = serde_json::from_str(ran.lines()[0]).unwrap();
+    assert_eq!(verdict["summary"]["clean"], true, "{verdict}");
+    assert_eq!(run(&["verify", "--data", text(&data)]).status, 0);
+
+    // The node goes on: the state is built again without her, and what comes is taken.
+    let node = site.start();
+    node.track("Left", "bob");
+    eventually("it is archived", || site.archived("enriched") == 102);
+    assert!(node.terminate().0.success());
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    assert!(site.lines().iter().filter(|line| line.contains("\"Left\"")).count() >= 4);
+}
