@@ -49,6 +49,8 @@ const HOT_RECORDS: u64 = 8;
 const ROOM_TRIES: usize = 20;
 /// So often it is looked whether something is erased before that waits for ever.
 const ERASE_TRIES: usize = 10;
+/// So many turns in a row nothing takes that comes to rest.
+const TURNS_MAX: u32 = 100_000;
 
 /// What a program came to.
 #[derive(Clone, Debug, Default)]
@@ -771,7 +773,7 @@ impl Program {
     }
 
     fn run_until_idle(&mut self) {
-        loop {
+        for _ in 0..TURNS_MAX {
             self.node().stepper.step_journal();
             let stepper = &mut self.node().stepper;
             let did = stepper.run_keeper() || stepper.run_settler();
@@ -786,6 +788,7 @@ impl Program {
                 }
             }
         }
+        panic!("it never comes to rest");
     }
 
     /// All tasks are over, but for readers at the end of a log that is open. One that is over and

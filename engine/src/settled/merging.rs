@@ -32,7 +32,7 @@ pub(crate) struct Candidate {
 
 /// The packs, in the log's order, that are to become one now; one alone is written anew.
 pub(crate) fn choose(packs: &[Candidate]) -> Option<Range<usize>> {
-    let alone = packs.iter().position(|pack| pack.expired_percent > 50);
+    let alone = packs.iter().position(|pack| (51..100).contains(&pack.expired_percent));
     alone.map(|at| at..at + 1).or_else(|| side_by_side(packs))
 }
 
@@ -105,6 +105,13 @@ mod tests {
         assert_eq!(choose(&packs), Some(3..4));
         packs[3].expired_percent = 50;
         assert_eq!(choose(&packs), Some(0..8));
+    }
+
+    #[test]
+    fn a_pack_of_which_nothing_is_left_is_not_written_anew_again_and_again() {
+        let mut packs = of(&[28 * MIB; 7]);
+        packs[3].expired_percent = 100;
+        assert_eq!(choose(&packs), None);
     }
 
     #[test]
