@@ -19,9 +19,8 @@ use foldhash::fast::RandomState;
 use maxminddb::{MaxMindDbError, Reader};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use serde_json::Value;
 
-use super::row;
+use super::row::{self, Part};
 use crate::enrich::Geo;
 
 /// So many files can be asked at once.
@@ -108,17 +107,15 @@ impl Database {
     }
 
     fn at(&self, address: IpAddr) -> Result<Option<usize>, MaxMindDbError> {
-        if address.is_ipv6() && self.reader.metadata().ip_version == 4 {
-            return Ok(None);
-        }
-        Ok(self.reader.lookup(address)?.offset())
+        Ok(if self.knows_no(address) { None } else { self.reader.lookup(address)?.offset() })
     }
 
-    fn row(&self, address: IpAddr) -> Result<Option<Value>, MaxMindDbError> {
-        match self.at(address)? {
-            Some(_) => self.reader.lookup(address)?.decode(),
-            None => Ok(None),
-        }
+    fn row(&self, address: IpAddr) -> Result<Option<Part<'_>>, MaxMindDbError> {
+        if self.knows_no(address) { Ok(None) } else { self.reader.lookup(address)?.decode() }
+    }
+
+    fn knows_no(&self, address: IpAddr) -> bool {
+        address.is_ipv6() && self.reader.metadata().ip_version == 4
     }
 
     /// What it is and when it was made, in letters that a version may have.
