@@ -72,20 +72,24 @@ async fn fill(log: Arc<dyn Log>) -> Result<Topic, Failure> {
 
 /// What a scan keeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
+pub(super) enum Keep {
     Nothing,
     Views,
 }
 
 /// One scan of all partitions.
-struct Scan {
-    bytes: usize,
-    seconds: f64,
+pub(super) struct Scan {
+    pub(super) bytes: usize,
+    pub(super) seconds: f64,
     views: Vec<BatchView>,
 }
 
 impl Scan {
-    async fn all(log: &Arc<dyn Log>, topic: &Topic, keep: Keep) -> Result<Self, Failure> {
+    pub(super) async fn all(
+        log: &Arc<dyn Log>,
+        topic: &Topic,
+        keep: Keep,
+    ) -> Result<Self, Failure> {
         let began = Instant::now();
         let mut scan = Self { bytes: 0, seconds: 0.0, views: Vec::new() };
         let mut from: Vec<(PartitionId, Offset)> =

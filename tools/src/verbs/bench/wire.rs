@@ -34,9 +34,19 @@ pub(super) struct Load {
 
 /// A POST as bytes.
 pub(super) fn post(path: &str, authorization: &str, body: &str) -> Vec<u8> {
+    post_with("", path, authorization, body)
+}
+
+/// The same for a client at another address.
+pub(super) fn post_from(address: &str, path: &str, authorization: &str, body: &str) -> Vec<u8> {
+    post_with(&format!("x-forwarded-for: {address}\r\n"), path, authorization, body)
+}
+
+/// With another line of its head, or none.
+fn post_with(line: &str, path: &str, authorization: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n{line}\
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
