@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -277,6 +279,73 @@ fn a_destination_that_is_held_waits_over_a_restart_and_delays_nobody() {
     assert!(destination_verb(&["pause", "nobody"]).refusal().contains("no destination nobody"));
     assert_eq!(destination_verb(&["resume", "crm"]).status, 0);
     wait_for(&node, "/v1/destinations", |told| destination(told, "crm")["delivered"] == 20);
+    assert!(node.terminate().0.success());
+}
+
+/// The endpoint of the usual lane takes a request and never answers: nothing of its events is handed
+/// over when what came behind all of them is, by a rule of high priority.
+#[test]
+fn what_is_of_high_priority_arrives_while_the_usual_lane_stands_still() {
+    const USUAL: usize = 2_000;
+    let house = House::new();
+    let gate = Arc::new(Barrier::new(2));
+    let (begun, first) = mpsc::channel();
+    let held = Arc::clone(&gate);
+    let mut is_first = true;
+    let usual = Hook::new(move |_| {
+        if std::mem::take(&mut is_first) {
+            begun.send(()).expect("the test waits for it");
+            held.wait();
+        }
+        200
+    });
+    let pager = Hook::new(|_| 200);
+    house.write_routes(&format!(
+        r#"
+[destinations.usual]
+type = "webhook"
+url = "{}"
+timeout = "5m"
+
+[destinations.pager]
+type = "webhook"
+url = "{}"
+
+[destinations.alarms]
+type = "topic"
+partitions = 1
+
+[[rules]]
+name = "all"
+to = ["usual"]
+
+[[rules]]
+name = "alarms"
+event = "Alarm"
+to = ["alarms", "pager"]
+priority = "high"
+"#,
+        usual.url(),
+        pager.url()
+    ));
+    let node = house.start();
+    send(&node, &[page(0)]);
+    first.recv_timeout(Duration::from_secs(60)).expect("the usual lane begins");
+    let pages: Vec<_> = (1..USUAL).map(page).collect();
+    pages.chunks(500).for_each(|some| send(&node, some));
+    send(
+        &node,
+        &[json!({"type": "track", "event": "Alarm", "messageId": "alarm",
+                         "anonymousId": "v0"})],
+    );
+    assert!(pager.next().body.contains("\"alarm\""));
+    assert_eq!(ids(&read(&house.data, "alarms", 1)), BTreeSet::from(["alarm".to_owned()]));
+    assert!(usual.rest().is_empty(), "it was not answered meanwhile");
+    let told = wait_for(&node, "/v1/destinations", |_| true);
+    assert_eq!(destination(&told, "usual")["delivered"], 0, "{told}");
+    gate.wait();
+    let all = |told: &Value| destination(told, "usual")["delivered"] == USUAL + 1;
+    wait_for(&node, "/v1/destinations", all);
     assert!(node.terminate().0.success());
 }
 
