@@ -38,6 +38,8 @@ pub struct StateBatch<'s> {
     fetched: HashMap<Box<[u8]>, Fetched, RandomState>,
     /// The event's changes.
     records: Records,
+    /// What was asked for last: most changes are of it.
+    last: Looked,
     key: Vec<u8>,
     value: Vec<u8>,
     record: Vec<u8>,
@@ -54,6 +56,7 @@ impl<'s> StateBatch<'s> {
             before: Vec::new(),
             fetched: HashMap::default(),
             records: Records::new(),
+            last: Looked::default(),
             key: Vec::new(),
             value: Vec::new(),
             record: Vec::new(),
@@ -70,6 +73,7 @@ impl<'s> StateBatch<'s> {
     /// not finish is taken back.
     pub fn begin_event(&mut self, offset: Offset) {
         while let Some((key, before)) = self.before.pop() {
+            self.last = Looked::default();
             match before {
                 Some(entry) => self.own.insert(key, entry),
                 None => self.own.remove(&key),
@@ -185,30 +189,47 @@ impl<'s> StateBatch<'s> {
     }
 
     fn get(&mut self, of: &impl Keyed) -> Result<Option<Entry>, StoreError> {
+        Ok(if self.look_up(of)? { self.last.entry.clone() } else { None })
+    }
+
+    /// `last` is what `of` is now. `false`: an id is too long to have a key.
+    fn look_up(&mut self, of: &impl Keyed) -> Result<bool, StoreError> {
         if !of.write_key(&mut self.key) {
-            return Ok(None);
+            return Ok(false);
         }
-        match self.own.get(&*self.key) {
-            Some(entry) => Ok(Some(entry.clone())),
-            None => self.core.get(&self.key, self.offset),
+        if self.key != self.last.key {
+            self.last.entry = match self.own.get(&*self.key) {
+                Some(entry) => Some(entry.clone()),
+                None => self.core.get(&self.key, self.offset)?,
+            };
+            std::mem::swap(&mut self.key, &mut self.last.key);
         }
+        Ok(true)
     }
 
     fn change(&mut self, of: &impl Keyed, entry: Entry) -> Result<(), StoreError> {
-        let before = self.get(of)?;
-        if !of.write_key(&mut self.key) {
+        if !self.look_up(of)? {
             return Ok(());
         }
-        let (joined, dropped) = Entry::join(before.as_ref(), &entry);
+        let Looked { key, entry: known } = &mut self.last;
+        let (joined, dropped) = Entry::join(known.as_ref(), &entry);
         self.core.counts.traits_dropped.fetch_add(dropped, Ordering::Relaxed);
         let (source, offset) = (self.source, self.event);
-        let change = Change { key: &self.key, entry, source, offset };
+        let change = Change { key, entry, source, offset };
         self.records.push(change.encode(&mut self.value, &mut self.record));
-        let key: Box<[u8]> = self.key.as_slice().into();
+        *known = Some(joined.clone());
+        let key: Box<[u8]> = key.as_slice().into();
         let before = self.own.insert(key.clone(), joined);
         self.before.push((key, before));
         Ok(())
     }
+}
+
+/// A key, and what it is; no key is empty.
+#[derive(Default)]
+struct Looked {
+    key: Vec<u8>,
+    entry: Option<Entry>,
 }
 
 /// What a batch keeps of an event's memory for the next.

@@ -138,6 +138,8 @@ impl Core {
                 continue;
             };
             let before = match newest.get(change.key) {
+                // Most changes are such, and a look may cost a read of the disk.
+                _ if change.entry.replaces() => None,
                 Some(index) => Some(joined[*index].2.clone()),
                 None => self.get(change.key, Offset(u64::MAX))?,
             };

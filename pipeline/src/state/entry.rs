@@ -46,6 +46,11 @@ impl Entry {
         }
     }
 
+    /// Whether a join with it is it, whatever was there.
+    pub(super) const fn replaces(&self) -> bool {
+        matches!(self, Self::Visits(_))
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Link(link) => {

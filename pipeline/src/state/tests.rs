@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use tracklog_log::Log;
 use tracklog_log::conformance::block_on;
+use tracklog_protocol::event::EventParts;
 use tracklog_protocol::{Offset, Records, TimeMicros};
 
 use super::rig::{Left, Rig, SMALL, source};
 use super::{
     DiskStore, DiskStoreOptions, Entity, LinkId, MemoryStore, State, StateBatch, StateError,
-    StateOptions, Store,
+    StateOptions, Store, Visitor,
 };
+use crate::enrich::session::Session;
 
 const D: LinkId<'_> = LinkId::Anonymous("D");
 
@@ -81,9 +83,20 @@ fn an_event_that_is_not_finished_is_taken_back() {
     batch.set_link(D, "carol", TimeMicros(3)).unwrap();
     batch.set_link(LinkId::User("x"), "y", TimeMicros(3)).unwrap();
     batch.begin_event(Offset(2));
+    assert_eq!(link(&mut batch, LinkId::User("x")), None, "though it was the last to change");
     assert_eq!(link(&mut batch, D).as_deref(), Some("alice"));
-    assert_eq!(link(&mut batch, LinkId::User("x")), None);
     assert!(batch.finish_event().is_empty());
+}
+
+#[test]
+fn what_replaces_all_that_was_there_is_applied_without_a_look() {
+    let mut rig = Rig::new(StateOptions::default());
+    let event = EventParts { message_id: "m", anonymous_id: Some("D"), ..EventParts::default() };
+    rig.run(&[event], &[&Session::default()], true);
+    rig.restart(Left::Nothing, StateOptions::default());
+    assert_eq!(rig.state.counts().store_reads, 0);
+    let mut batch = rig.begin(0);
+    assert!(batch.visits(Visitor { source: "", id: D }).unwrap().is_some());
 }
 
 #[test]
@@ -265,12 +278,11 @@ fn a_changelog_whose_beginning_is_gone_is_counted() {
 /// The same events always give the same enrichments.
 mod order {
     use proptest::prelude::*;
-    use tracklog_protocol::event::{EventKind, EventParts};
+    use tracklog_protocol::event::EventKind;
 
     use super::*;
     use crate::enrich::identity::Identity;
     use crate::enrich::profile::Profile;
-    use crate::enrich::session::Session;
     use crate::enrich::{Enricher, Enrichment};
     use crate::state::rig::{Left, Rig, enrich, source};
 
