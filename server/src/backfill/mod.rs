@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 use tracklog_ingest_gateway::intake::Judgement;
 pub use tracklog_ingest_gateway::intake::rows::{Row, RowContent, Zoneless};
 use tracklog_ingest_gateway::{JudgedRows, RowDesk, UnknownSource};
-use tracklog_log::dedupe::{OnceError, append_once};
+use tracklog_log::dedupe::{OnceError, VerdictKind, append_once};
 use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
     Append, AppendError, Busy, Condition, Epoch, FetchError, Item, Lane, Log, Meta as _, TopicName,
@@ -80,6 +80,11 @@ pub struct Progress {
     pub finished: bool,
     /// Rows that are events in `raw`.
     pub stored: u64,
+    /// Of those, rows that were there already when they came: live, or of another file. How many is
+    /// known behind the commit of the rows and recorded by the next one, so a kill between them
+    /// loses a commit's.
+    #[serde(default)]
+    pub duplicate: u64,
     /// Rows that are in `rejected`.
     pub rejected: u64,
     /// Of the stored ones, those that said no time: theirs is when they were received.
@@ -261,7 +266,9 @@ impl Backfills {
         self.ledger.refresh().await?;
         let key = key(source, file);
         let progress = self.recorded(&key)?;
-        let mut storing = Storing { of: self, key, stretch, progress, rejected: Vec::new() };
+        let (recorded_duplicate, rejected) = (progress.duplicate, Vec::new());
+        let mut storing =
+            Storing { of: self, key, stretch, progress, recorded_duplicate, rejected };
         storing.check()?;
         let judged = storing.judge(source, file, body).await?;
         let stored = storing.store(&judged).await;
@@ -286,6 +293,8 @@ struct Storing<'b> {
     key: Vec<u8>,
     stretch: Stretch,
     progress: Progress,
+    /// What the log has of [`Progress::duplicate`].
+    recorded_duplicate: u64,
     rejected: Vec<RejectedRow>,
 }
 
@@ -338,7 +347,8 @@ impl Storing<'_> {
             first = after;
         }
         let is_behind = self.progress.next_row < self.stretch.to;
-        if is_behind || (self.stretch.is_last && !self.progress.finished) {
+        let is_open = self.stretch.is_last && !self.progress.finished;
+        if is_behind || is_open || self.progress.duplicate != self.recorded_duplicate {
             self.commit(&judged.rows, &[], &[], self.stretch.to).await?;
         }
         Ok(())
@@ -367,7 +377,10 @@ impl Storing<'_> {
         drop(items);
         self.of.ledger.refresh().await?;
         let outcomes = appended?;
-        self.progress = after;
+        let duplicate = outcomes.verdicts.iter().filter(|it| it.kind == VerdictKind::Duplicate);
+        let duplicate = after.duplicate + duplicate.count() as u64;
+        self.recorded_duplicate = after.duplicate;
+        self.progress = Progress { duplicate, ..after };
         rows.count(some.iter().copied(), &outcomes);
         self.tell(numbers, some);
         Ok(())
@@ -384,6 +397,7 @@ impl Storing<'_> {
             next_row,
             finished: self.stretch.is_last && next_row == self.stretch.to,
             stored: before.stored + (some.len() - rejected) as u64,
+            duplicate: before.duplicate,
             rejected: before.rejected + rejected as u64,
             without_time: before.without_time + some.iter().filter(says_no_time).count() as u64,
             reading: self.stretch.reading.clone(),

@@ -93,6 +93,18 @@ fn lines_may_end_in_any_way_and_blank_ones_are_no_rows() {
 }
 
 #[test]
+fn rows_that_another_file_had_are_told_as_duplicates() {
+    let rig = Rig::start();
+    let [a, b, c] = ["a", "b", "c"].map(|id| event(id, ""));
+    let first = rig.file("first.ndjson", format!("{a}\n{b}\n"));
+    assert_eq!(counts(&rig.summary(&first, &[]).1), [2, 0, 0, 0]);
+    let second = rig.file("second.ndjson", format!("{a}\n{c}\n{b}\n{c}\n"));
+    assert_eq!(counts(&rig.summary(&second, &[]).1), [1, 3, 0, 0]);
+    assert_eq!(counts(&rig.summary(&second, &[]).1), [0, 4, 0, 0], "all are there now");
+    assert_eq!(texts(&rig.raw(), "/messageId"), ["a", "b", "c"]);
+}
+
+#[test]
 fn damaged_lines_are_rejected_with_their_numbers_and_cost_no_others() {
     let rig = Rig::start();
     let (a, b) = (event("a", ""), event("b", ""));

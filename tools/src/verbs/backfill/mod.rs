@@ -144,7 +144,7 @@ struct Summary {
     sha256: String,
     /// Rows that this run stored in `raw`.
     stored: u64,
-    /// Rows that earlier runs stored already.
+    /// Rows that were in `raw` already, by an earlier run or otherwise.
     duplicate: u64,
     /// Rows that are in `rejected`, whoever stored them.
     rejected: u64,
@@ -188,11 +188,13 @@ impl Backfill {
             let open = self.rows(format, path, &input);
             after = self.send(open, &input, &mut sender, before.clone(), output).await?;
         }
+        let done = after.stored.saturating_sub(before.stored);
+        let found = after.duplicate.saturating_sub(before.duplicate);
         Ok(Summary {
             file: input.name.clone(),
             sha256: input.hash.clone(),
-            stored: after.stored.saturating_sub(before.stored),
-            duplicate: before.stored,
+            stored: done.saturating_sub(found),
+            duplicate: before.stored + found,
             rejected: after.rejected,
             without_time: after.without_time,
             seconds: began.elapsed().as_secs_f64(),
