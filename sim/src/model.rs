@@ -169,6 +169,8 @@ pub(crate) struct Model {
     trims: BTreeMap<PartitionId, (Offset, Offset)>,
     /// What was to be erased, and whether it was for certain.
     erased: BTreeMap<(PartitionId, Offset), bool>,
+    /// Something was to be erased at some time: what was trimmed by then went along.
+    erases: bool,
     run: u64,
     clock: u64,
     /// The oldest segments may be given up.
@@ -433,6 +435,7 @@ impl Model {
 
     /// Records are being erased.
     pub(crate) fn erase(&mut self, records: &[Erase]) {
+        self.erases |= !records.is_empty();
         for at in offsets(records) {
             self.erased.entry(at).or_default();
         }
@@ -597,7 +600,10 @@ impl Model {
         let mut lost = Vec::new();
         for ((partition, at), number) in &self.taken {
             let Some(share) = contents.get(partition) else { continue };
-            let may_go = self.erased.contains_key(&(*partition, *at));
+            // A trim may be undone where a disk has lied, and what went along does not come back.
+            let was_trimmed = || self.trims.get(partition).is_some_and(|(_, most)| *at < *most);
+            let may_go =
+                self.erased.contains_key(&(*partition, *at)) || (self.erases && was_trimmed());
             if *at >= share.extent.start && !share.records.contains_key(at) && !may_go {
                 lost.push(((*partition, *at), *number));
             }
