@@ -49,6 +49,11 @@ pub const PAGE_BYTES: usize = 4096;
 /// What a disk writes whole or not at all.
 pub(crate) const SECTOR_BYTES: usize = 512;
 
+/// Reads again what fails: what fails by chance must not count as lost.
+pub(crate) fn twice<T, E>(read: impl Fn() -> Result<T, E>) -> Result<T, E> {
+    read().or_else(|_| read())
+}
+
 /// Whether one of the sectors of a small file from byte `from` on is all zeros. A crash while the
 /// file was written may have lost any of them, in the middle too.
 pub(crate) fn lacks_a_sector(file: &[u8], from: usize) -> bool {

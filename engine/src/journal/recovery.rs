@@ -20,7 +20,7 @@ use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{Catalog, Change};
 use crate::checkpoint::{Checkpoint, CheckpointError, Position};
-use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer, SlotId};
+use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer, SlotId, twice};
 use crate::error::OpenError;
 use crate::index_file;
 use crate::journal::commit::{
@@ -508,12 +508,8 @@ impl<'a> Recovery<'a> {
     fn read_packs(&mut self) {
         let checkpoint = self.inventory.checkpoint.as_ref();
         for head in checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.packs.clone()) {
-            let read = || {
-                let file = self.disk.open_pack(head.id)?;
-                PackIndex::read(&*file, self.cluster, head.id)
-            };
-            // What fails by chance would cost all its records until the next opening.
-            let index = read().or_else(|_| read()).unwrap_or_else(|error| {
+            let read = || PackIndex::read(&*self.disk.open_pack(head.id)?, self.cluster, head.id);
+            let index = twice(read).unwrap_or_else(|error| {
                 self.notes.push(Note::Pack { pack: head.id, why: error.to_string() });
                 head.without_index()
             });

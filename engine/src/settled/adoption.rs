@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracklog_protocol::BatchView;
 
-use crate::disk::{BufferPool, Disk, PackFile, PackId};
+use crate::disk::{BufferPool, Disk, PackFile, PackId, twice};
 use crate::journal::segment::ClusterId;
 use crate::partition::places::{PartitionShare, Place};
 use crate::settled::frames::decode;
@@ -41,8 +41,7 @@ impl Strays {
     ) -> Result<Self, PackId> {
         let mut strays = Self::default();
         for id in packs {
-            let file = disk.open_pack(id).map_err(PackError::from);
-            match file.and_then(|file| PackIndex::read(&*file, cluster, id)) {
+            match twice(|| PackIndex::read(&*disk.open_pack(id)?, cluster, id)) {
                 Ok(index) => strays.readable.push(Arc::new(index)),
                 Err(PackError::Io(_)) => strays.unread.push(id),
                 Err(PackError::Newer) => return Err(id),
@@ -64,13 +63,13 @@ pub(crate) const fn overlap(one: PackId, other: PackId) -> bool {
 
 /// Whether every frame of a pack can be read.
 pub(crate) fn is_whole(disk: &dyn Disk, index: &PackIndex) -> bool {
-    let Ok(file) = disk.open_pack(index.head.id) else { return false };
+    let Ok(file) = twice(|| disk.open_pack(index.head.id)) else { return false };
     let pool = BufferPool::new(POOL_BYTES);
     !index.is_missing()
         && index.frames.iter().all(|frame| {
             let length = u64::from(frame.stored_bytes);
             let read = || read_pages(&*file, frame.at, length, |bytes| pool.take(bytes));
-            read().or_else(|_| read()).is_ok_and(|(pages, from)| {
+            twice(read).is_ok_and(|(pages, from)| {
                 let stored = &pages[from..from + frame.stored_bytes as usize];
                 crc32fast::hash(stored) == frame.crc
             })
@@ -88,7 +87,7 @@ pub(crate) struct PackReader<'a> {
 
 impl<'a> PackReader<'a> {
     pub(crate) fn open(disk: &dyn Disk, index: &'a PackIndex) -> std::io::Result<Self> {
-        let file = disk.open_pack(index.head.id)?;
+        let file = twice(|| disk.open_pack(index.head.id))?;
         Ok(Self { file, index, pool: BufferPool::new(POOL_BYTES), frame: None })
     }
 
@@ -110,8 +109,8 @@ impl<'a> PackReader<'a> {
         let bytes = match &self.frame {
             Some((known, bytes)) if *known == at => bytes.clone(),
             _ => {
-                let once = || decode(&*self.file, frame, &self.pool);
-                let bytes = once().or_else(|_| once()).map_err(|error| error.to_string())?;
+                let read = || decode(&*self.file, frame, &self.pool);
+                let bytes = twice(read).map_err(|error| error.to_string())?;
                 self.frame = Some((at, bytes.clone()));
                 bytes
             }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-use crate::disk::{BufferPool, Disk, PackFile, PackId};
+use crate::disk::{BufferPool, Disk, PackFile, PackId, twice};
 use crate::settled::compressing::uncompress;
 use crate::settled::pack::{Frame, read_pages};
 
@@ -149,8 +149,7 @@ impl Frames {
             if is_gone { NoFrame::Gone(why) } else { NoFrame::Io(why) }
         })?;
         self.decoded.fetch_add(1, Ordering::Relaxed);
-        let once = || decode(&*file, frame, &self.pool);
-        let read = once().or_else(|_| once());
+        let read = twice(|| decode(&*file, frame, &self.pool));
         read.map_err(|error| {
             let why = format!("{pack} at {}: {error}", frame.at);
             match error.kind() {

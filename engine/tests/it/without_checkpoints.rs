@@ -1,9 +1,10 @@
 //! Logs with packs of which no checkpoint is left: what packs and journal add up to.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
-use tracklog_engine::disk::simulated::Crash;
+use tracklog_engine::disk::simulated::{Crash, Lasting};
 use tracklog_engine::disk::{Disk, FileName};
 use tracklog_engine::{Engine, Note, Options};
 use tracklog_log::{
@@ -150,6 +151,52 @@ fn topics_trims_keys_and_producers_are_as_they_were() {
     machine.stop();
     let report = machine.verify().expect("it opens");
     assert!(report.clean, "{report}");
+}
+
+#[test]
+fn what_fails_once_costs_no_key_and_no_topic() {
+    let mut machine = Machine::with(11, settling());
+    for run in 0..2_u8 {
+        let log = machine.engine();
+        let keys = topic(log, "_keys", 1, Retention::Compact)[0];
+        let fill = topic(log, "fill", 1, Retention::Keep)[0];
+        topic(log, &format!("of-run-{run}"), 1, Retention::Keep);
+        set(log, keys, &[run], b"written");
+        settle_more(log, fill, 1);
+        machine.reopen();
+    }
+    let state = |log: &Engine| {
+        let keys = log.topic("_keys").expect("it is there").partition(0);
+        (records(log, keys), extents(log))
+    };
+    let before = state(machine.engine());
+    lose_checkpoints(&mut machine);
+    let snapshot = machine.disk.snapshot();
+    for nth in 1.. {
+        machine.disk.restore(&snapshot);
+        let first = machine.disk.operations();
+        machine.disk.fail_operation(nth, io::ErrorKind::Other, Lasting::Once);
+        let opened = machine.open().is_ok();
+        let is_over = opened && machine.disk.operations() < first + nth;
+        machine.disk.heal();
+        if !opened {
+            // Refused, which is fine once.
+            machine.open().expect("it opens");
+        }
+        let after = state(machine.engine());
+        assert!(after == before, "operation {nth}: {after:?}, not {before:?}");
+        let keys = machine.engine().topic("_keys").expect("it is there").partition(0);
+        for run in 0..2_u8 {
+            let last = Some(Offset(run.into()));
+            let held = set_if(machine.engine(), keys, &[run], last);
+            held.unwrap_or_else(|error| panic!("operation {nth}: key {run} is not known: {error}"));
+        }
+        machine.stop();
+        if is_over {
+            assert!(nth > 50, "an opening reads more than {nth} times");
+            break;
+        }
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tracklog_protocol::{BatchView, PartitionId, TimeMicros, TopicId};
 
 use super::{Note, Recovery, Stand, segment_id};
 use crate::catalog;
-use crate::disk::PackId;
+use crate::disk::{PackId, twice};
 use crate::error::OpenError;
 use crate::journal::commit::{CommitNumber, Run, SegmentNumber, Stretch};
 use crate::journal::stretches::Stretches;
@@ -201,8 +201,8 @@ impl Recovery<'_> {
         self.add_pack(Arc::clone(index));
         let behind = self.inventory.checkpoint.as_ref().map(|it| it.position.append_time);
         if behind.is_some_and(|position| index.head.append_time_last > position)
-            && let Ok(file) = self.disk.open_pack(id)
-            && let Ok(Some(witness)) = PackIndex::read_witness(&*file)
+            && let Ok(file) = twice(|| self.disk.open_pack(id))
+            && let Ok(Some(witness)) = twice(|| PackIndex::read_witness(&*file))
         {
             self.take_producers(witness.producers);
         }
@@ -224,8 +224,9 @@ impl Recovery<'_> {
         let mut witnesses = Vec::new();
         for index in &strays {
             let id = index.head.id;
-            let file = self.disk.open_pack(id).map_err(OpenError::io(format!("open {id}")))?;
-            let witness = PackIndex::read_witness(&*file).ok().flatten();
+            let file = twice(|| self.disk.open_pack(id));
+            let file = file.map_err(OpenError::io(format!("open {id}")))?;
+            let witness = twice(|| PackIndex::read_witness(&*file)).ok().flatten();
             match witness.filter(|_| index.commits.is_some()) {
                 Some(mut witness) => {
                     self.take_producers(std::mem::take(&mut witness.producers));
