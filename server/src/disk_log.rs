@@ -15,7 +15,7 @@ use crate::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting
 use crate::folder::DataFolder;
 use crate::offline::Written;
 use crate::scrub::Scrub;
-use crate::{metrics, topics, verify};
+use crate::{blocking, metrics, topics, verify};
 
 /// How often a folder in use is tried again, and after which pause: a reading verb looks at the
 /// lock for a moment, and such a moment must not keep a node from starting.
@@ -42,9 +42,7 @@ impl DiskLog {
         loop {
             let (path, options) = (path.to_owned(), options.clone());
             let rate = settings.scrub_rate.unwrap_or(SCRUB_RATE);
-            let opening =
-                tokio::task::spawn_blocking(move || Self::open_blocking(path, &options, rate));
-            match opening.await.expect("an opening does not panic") {
+            match blocking::run(move || Self::open_blocking(path, &options, rate)).await {
                 Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
                     tries += 1;
                     tokio::time::sleep(LOCK_PAUSE).await;

@@ -32,6 +32,7 @@ pub mod admin;
 pub mod archive;
 pub mod backfill;
 pub mod backup;
+mod blocking;
 pub mod bound;
 pub mod clock;
 pub mod config;

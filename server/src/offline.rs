@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tracklog_engine::OfflineLog;
 use tracklog_log::Log;
 
+use crate::blocking;
 use crate::config::JournalSettings;
 use crate::disk_log::{DiskLog, OpenError, is_locked};
 use crate::folder::DataFolder;
@@ -108,8 +109,7 @@ impl Changing {
 
     /// Makes what was changed durable and lets the folder go.
     pub async fn close(self) {
-        let closing = tokio::task::spawn_blocking(move || self.0.close());
-        closing.await.expect("closing does not panic");
+        blocking::run(move || self.0.close()).await;
     }
 }
 

@@ -37,6 +37,7 @@ use tracklog_pipeline::state::{
 };
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
+use crate::blocking;
 use crate::bound::{Bound, BoundError};
 use crate::clock;
 use crate::node::stages::Enrichers;
@@ -559,7 +560,7 @@ impl Workshop {
             changelog_end: end,
         };
         let place = self.state_folder(job);
-        let opening = tokio::task::spawn_blocking(move || {
+        let opened = blocking::run(move || {
             match std::fs::remove_dir_all(&place) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StoreError { why: error.to_string() });
@@ -568,7 +569,7 @@ impl Workshop {
             }
             DiskStore::open(&place, options)
         });
-        let store = opening.await.expect("an opening does not panic")?;
+        let store = opened.await?;
         let log = Arc::clone(&self.log);
         let state = State::open_as_of(Arc::clone(&log), store, STATE, Offset::ZERO).await?;
         let sources = self.raw.partitions();

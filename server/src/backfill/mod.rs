@@ -33,6 +33,8 @@ use tracklog_protocol::KeyValue;
 use tracklog_protocol::event::{EventFlags, EventView};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::blocking;
+
 pub use rows::{Misframed, push_row, rows_of};
 
 /// Where it is kept how far each file has come.
@@ -319,7 +321,7 @@ impl Storing<'_> {
     ) -> Result<Judged, BackfillError> {
         let (desk, source, file) = (self.of.desk.clone(), source.to_owned(), file.clone());
         let (zoneless, wanted) = (self.stretch.zoneless, self.progress.next_row..self.stretch.to);
-        let judging = tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             let mut rows = rows_of(&body)?;
             if rows.len() > ROWS_MAX {
                 return Err(BackfillError::TooMany { rows: rows.len() });
@@ -329,8 +331,8 @@ impl Storing<'_> {
             let judged = desk.judge(&source, zoneless, rows.iter().copied(), make_id)?;
             let numbers = rows.iter().map(|row| row.number).collect();
             Ok(Judged { rows: judged, numbers })
-        });
-        judging.await.expect("judging does not panic")
+        })
+        .await
     }
 
     /// Stores all of it, a commit after the other.

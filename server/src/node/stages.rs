@@ -33,6 +33,7 @@ use tracklog_pipeline::state::{
 use tracklog_protocol::TimeMicros;
 
 use super::live::LiveFigures;
+use crate::blocking;
 use crate::clock;
 use crate::config::{ConfigError, EnrichSettings, RouteFrom, RouteSettings, Settings};
 use crate::folder::DataFolder;
@@ -404,8 +405,7 @@ async fn open_state(
         changelog_end: end,
     };
     let place = folder.file("state").join("enrich");
-    let opening = tokio::task::spawn_blocking(move || DiskStore::open(&place, options));
-    let store = opening.await.expect("an opening does not panic")?;
+    let store = blocking::run(move || DiskStore::open(&place, options)).await?;
     let memory_bytes = settings.profile.memory_bytes();
     let options = StateOptions { table_bytes: memory_bytes / 4, cache_bytes: memory_bytes / 2 };
     Ok(State::open(log, store, options).await?)

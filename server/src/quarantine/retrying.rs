@@ -32,6 +32,7 @@ use super::{
     FINAL, Filter, Place, QuarantineError, Reason, RejectedEvent, Rejections, State, StoredAt,
     id_bytes, stored,
 };
+use crate::blocking;
 
 /// A piece ends once it has so many events.
 const TRIED_MAX: usize = 256;
@@ -208,12 +209,12 @@ impl Retries {
     async fn judge(&self, chunk: &Arc<Chunk>, events: &[RejectedEvent]) -> Vec<Verdict> {
         let (desk, chunk) = (self.desk.clone(), Arc::clone(chunk));
         let wanted: Vec<_> = events.iter().map(RejectedEvent::place).collect();
-        let judging = tokio::task::spawn_blocking(move || {
+        blocking::run(move || {
             let mut wanted = wanted.into_iter().peekable();
             let records = chunk.records().filter(|(place, _)| wanted.next_if_eq(place).is_some());
             records.map(|(place, rejected)| judge(&desk, place, rejected)).collect()
-        });
-        judging.await.expect("judging does not panic")
+        })
+        .await
     }
 
     async fn through_stage(
