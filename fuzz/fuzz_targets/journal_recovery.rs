@@ -12,6 +12,7 @@
 //!   with numbers that a log can have: a count near 2^64 under a good checksum is nobody's.
 #![no_main]
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
@@ -58,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
     if how & 4 != 0 {
         let seen: Arc<dyn Disk> = Arc::new(disk.clone());
         // What it finds is for people to read.
-        drop(verify_on(&seen, &mut |_| {}));
+        drop(verify_on(&seen, NonZeroUsize::MIN, &mut |_| {}));
     }
     open_and_go_on(&disk, sample, accept_loss, is_forged);
 });

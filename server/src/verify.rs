@@ -113,31 +113,31 @@ pub struct Amount {
 /// When the log cannot even be opened.
 pub fn folder(path: &Path, told: &mut dyn FnMut(VerifyLine)) -> Result<(), OpenError> {
     DataFolder::at(path).refuse_half_restored()?;
-    let mut percent = Percent::default();
-    let report = tracklog_engine::verify(path, &mut |progress| percent.tell(progress, told))?;
+    let mut tick = Tick::default();
+    let report = tracklog_engine::verify(path, &mut |progress| tick.tell(progress, told))?;
     tell(&report, told);
     Ok(())
 }
 
 /// Verifies what a running log has published.
 pub(crate) fn running(engine: &Engine, told: &mut dyn FnMut(VerifyLine)) {
-    let mut percent = Percent::default();
-    match engine.verify(&mut |progress| percent.tell(progress, told)) {
+    let mut tick = Tick::default();
+    match engine.verify(&mut |progress| tick.tell(progress, told)) {
         Ok(report) => tell(&report, told),
         Err(error) => told(VerifyLine::Error { message: error.to_string() }),
     }
 }
 
-/// Tells progress once a percent.
+/// Tells progress a thousand times, so that it moves on a log of terabytes too.
 #[derive(Default)]
-struct Percent(Option<u64>);
+struct Tick(Option<u64>);
 
-impl Percent {
+impl Tick {
     fn tell(&mut self, progress: Progress, told: &mut dyn FnMut(VerifyLine)) {
         let Progress { bytes_done, bytes_total } = progress;
-        let percent = bytes_done.saturating_mul(100) / bytes_total.max(1);
-        if self.0 != Some(percent) {
-            self.0 = Some(percent);
+        let tick = bytes_done.saturating_mul(1_000) / bytes_total.max(1);
+        if self.0 != Some(tick) {
+            self.0 = Some(tick);
             told(VerifyLine::Progress { bytes_done, bytes_total });
         }
     }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -306,7 +307,7 @@ impl Program {
         self.stop();
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         self.disk.heal();
-        let report = tracklog_engine::verify_on(&disk, &mut |_| {});
+        let report = tracklog_engine::verify_on(&disk, NonZeroUsize::MIN, &mut |_| {});
         let report = report.expect("it opens").expect("there is a log");
         assert!(report.clean || self.damaged, "verify finds {report}");
     }

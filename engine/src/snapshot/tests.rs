@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -410,7 +411,9 @@ fn read(target: &SimDisk, snapshot: &Snapshot) -> Contents {
         }
     }
     drop(log);
-    let report = verify_on(&target, &mut |_| {}).expect("it opens").expect("there is a log");
+    let report = verify_on(&target, NonZeroUsize::MIN, &mut |_| {})
+        .expect("it opens")
+        .expect("there is a log");
     assert!(report.clean, "{report}");
     contents
 }

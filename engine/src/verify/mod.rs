@@ -15,19 +15,23 @@
 //!   checkpoint, the header of a slot that nothing names. Of these the report tells, and is clean.
 //! - Damage that earlier openings have listed is damage still. Commits that the operator gave up
 //!   are told, and are none.
+//! - The answer is the same, in the same order, however many threads read.
 //!
-//! Where to look: `segment` reads one segment, `pack` one pack, `replay` puts them in order, `report` is the answer.
+//! Where to look: `segment` reads one segment, `pack` one pack, `in_order` has many read at once, `replay`
+//! holds them against one another, `report` is the answer.
 //! Called by those who run a log, or look at one that nobody runs.
 
+mod in_order;
 mod pack;
 mod replay;
 mod report;
 mod segment;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::thread;
 
 use tracklog_log::Extent;
 use tracklog_protocol::PartitionId;
@@ -46,39 +50,49 @@ use crate::partition::places::SegmentId;
 use crate::published::Published;
 use crate::settled::pack::PackHead;
 
+use self::in_order::{Heard, in_order};
+use self::pack::CheckedPack;
 use self::replay::Replay;
 pub use self::report::{Counts, PartitionReport, Problem, Progress, RecordDamage, VerifyReport};
 use self::segment::{Checked, Expected};
 
-/// So many segments are read at once.
-const SEGMENTS_AT_ONCE: usize = 2;
+/// So many threads read at most: what each holds is a segment's directories, which may be megabytes.
+const THREADS_MAX: usize = 16;
 
 /// Verifies the log in the folder `path`, which no running node should hold: what it writes
-/// meanwhile would look like damage. `progress` is called now and then, from this thread.
+/// meanwhile would look like damage. All cores read. `progress` is called now and then, from this
+/// thread.
 ///
 /// # Errors
 /// [`OpenError`] where the log could not even be opened: no log, of a newer format, or damaged
 /// beyond telling where it ends. Damage within a log that opens is in the report.
 pub fn verify(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
     let disk = open_folder(path, FolderAccess::ReadOnly, BackendChoice::Auto)?;
-    let report = verify_on(&disk, progress)?;
+    let report = verify_on(&disk, threads_for(1), progress)?;
     report.ok_or_else(|| OpenError::NotALog { path: path.to_owned() })
 }
 
-/// Verifies the log on `disk`; `None` when there is none.
+/// Verifies the log on `disk` with so many threads; `None` when there is none.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn verify_on(
     disk: &Arc<dyn Disk>,
+    threads: NonZeroUsize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Option<VerifyReport>, OpenError> {
     let Some(recovered) = recover(&**disk, false)? else { return Ok(None) };
-    Verification::of_files(&**disk, recovered).run(progress).map(Some)
+    Verification::of_files(&**disk, recovered).run(threads, progress).map(Some)
+}
+
+/// One thread for each `share` cores.
+fn threads_for(share: usize) -> NonZeroUsize {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new((cores / share).min(THREADS_MAX)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Verifies what a running log has published: whose it is, and how large its slots are, says `log`.
-/// `notes` are those of its opening.
+/// `notes` are those of its opening. Half of the cores are left to those whom the log serves.
 pub(crate) fn verify_published(
     disk: &dyn Disk,
     published: &Published,
@@ -86,10 +100,10 @@ pub(crate) fn verify_published(
     notes: &[Note],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<VerifyReport, OpenError> {
-    Verification::of_published(disk, published, log, notes).run(progress)
+    Verification::of_published(disk, published, log, notes).run(threads_for(2), progress)
 }
 
-/// The same, until `is_over` says so: then `None`.
+/// The same with one thread, until `is_over` says so: then `None`.
 pub(crate) fn scrub_published(
     disk: &dyn Disk,
     published: &Published,
@@ -98,7 +112,8 @@ pub(crate) fn scrub_published(
     progress: &mut dyn FnMut(Progress),
     is_over: &dyn Fn() -> bool,
 ) -> Result<Option<VerifyReport>, OpenError> {
-    Verification::of_published(disk, published, log, notes).run_until(progress, is_over)
+    let verification = Verification::of_published(disk, published, log, notes);
+    verification.run_until(NonZeroUsize::MIN, progress, is_over)
 }
 
 /// What the log is said to be, to be held against what the disk has.
@@ -193,13 +208,19 @@ impl<'a> Verification<'a> {
         }
     }
 
-    fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<VerifyReport, OpenError> {
-        self.run_until(progress, &|| false).map(|report| report.expect("nobody stops it"))
+    fn run(
+        self,
+        threads: NonZeroUsize,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<VerifyReport, OpenError> {
+        let report = self.run_until(threads, progress, &|| false);
+        report.map(|report| report.expect("nobody stops it"))
     }
 
-    /// Ends with `None` behind the segment or pack at which `is_over` says so.
+    /// Ends with `None` behind the segments and packs at which `is_over` says so.
     fn run_until(
         mut self,
+        threads: NonZeroUsize,
         progress: &mut dyn FnMut(Progress),
         is_over: &dyn Fn() -> bool,
     ) -> Result<Option<VerifyReport>, OpenError> {
@@ -207,45 +228,27 @@ impl<'a> Verification<'a> {
         let checkpoints = self.load_checkpoints();
         self.look_at_unused_slots()?;
         let skips = self.skips_of_runs(&checkpoints);
-        let segments = std::mem::take(&mut self.segments);
-        let packs = std::mem::take(&mut self.packs);
-        let pack_bytes: u64 = packs.iter().map(|head| head.file_bytes).sum();
-        let bytes_total = pack_bytes + segments.iter().map(|expected| expected.end).sum::<u64>();
+        let parts = self.parts();
+        let bytes_total = parts.iter().map(Part::bytes).sum();
         let mut done = Progress { bytes_done: 0, bytes_total };
         progress(done);
         let mut replay = Replay::new(&self.extents, skips, checkpoints);
-        for head in packs {
-            if is_over() {
-                return Ok(None);
-            }
-            let checked = pack::check(self.disk, self.cluster, head, &mut |bytes| {
+        let (report, published) = (&mut self.report, self.published);
+        let (disk, cluster, slot_bytes) = (self.disk, self.cluster, self.slot_bytes);
+        let check =
+            |part: &Part, read: &mut dyn FnMut(u64)| part.check(disk, cluster, slot_bytes, read);
+        let is_whole = in_order(&parts, threads, check, is_over, &mut |heard| match heard {
+            Heard::Read(bytes) => {
                 done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
                 progress(done);
-            });
-            let has_pack = |it: &Published| it.places.read().has_pack(head.id);
-            if self.published.is_none_or(has_pack) {
-                replay.pack(checked, &mut self.report);
-            } else {
-                // What was merged or given up meanwhile was good a moment ago.
-                replay.restart();
             }
-        }
-        for together in segments.chunks(SEGMENTS_AT_ONCE) {
-            if is_over() {
-                return Ok(None);
-            }
-            let checked = check_together(self.disk, self.slot_bytes, together, &mut |bytes| {
-                done.bytes_done = (done.bytes_done + bytes).min(bytes_total);
-                progress(done);
-            });
-            for checked in checked {
-                if self.is_still_there(&checked) {
-                    self.report.segments += 1;
-                    replay.segment(checked, &mut self.report);
-                } else {
-                    replay.restart();
-                }
-            }
+            // What was merged or given up meanwhile was good a moment ago.
+            Heard::Done(part) if !part.is_still_there(published) => replay.restart(),
+            Heard::Done(CheckedPart::Pack(pack)) => replay.pack(pack, report),
+            Heard::Done(CheckedPart::Segment(segment)) => replay.segment(segment, report),
+        });
+        if !is_whole {
+            return Ok(None);
         }
         let skip = self.skip.unwrap_or_else(|| replay.pending_skip());
         replay.finish(&self.listed, skip, self.published.is_some(), &mut self.report);
@@ -255,10 +258,10 @@ impl<'a> Verification<'a> {
         Ok(Some(self.report))
     }
 
-    /// Whether the segment was not given up while it was read.
-    fn is_still_there(&self, checked: &Checked) -> bool {
-        let number = checked.expected.id.number;
-        self.published.is_none_or(|published| published.places.read().is_listed(number))
+    /// All that is to be read, in the log's order: packs hold what is older.
+    fn parts(&self) -> Vec<Part> {
+        let packs = self.packs.iter().copied().map(Part::Pack);
+        packs.chain(self.segments.iter().copied().map(Part::Segment)).collect()
     }
 
     /// Reads both checkpoints. A torn one is what a crash may leave; a rotten one is not.
@@ -361,33 +364,53 @@ fn read_header(disk: &dyn Disk, slot: SlotId) -> Option<SlotPage> {
     Some(SlotPage::decode(&page, slot))
 }
 
-/// Reads some segments at once, each on a thread of its own; answers in their order.
-fn check_together(
-    disk: &dyn Disk,
-    slot_bytes: u64,
-    segments: &[Expected],
-    read: &mut dyn FnMut(u64),
-) -> Vec<Checked> {
-    // Whoever hears of it slowly is read for slowly.
-    let (told, heard) = mpsc::sync_channel(1);
-    std::thread::scope(|scope| {
-        let start = |expected: &Expected| {
-            let (told, expected) = (told.clone(), *expected);
-            scope.spawn(move || {
-                segment::check(disk, slot_bytes, expected, &mut |bytes| {
-                    told.send(bytes).expect("the caller listens until all threads have ended");
-                })
-            })
-        };
-        #[expect(clippy::needless_collect, reason = "all run before one is waited for")]
-        let threads: Vec<_> = segments.iter().map(start).collect();
-        drop(told);
-        heard.iter().for_each(read);
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Checked>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect()
-    })
+/// What is read by one thread.
+enum Part {
+    Pack(PackHead),
+    Segment(Expected),
+}
+
+/// What it holds.
+enum CheckedPart {
+    Pack(CheckedPack),
+    Segment(Checked),
+}
+
+impl Part {
+    const fn bytes(&self) -> u64 {
+        match self {
+            Self::Pack(head) => head.file_bytes,
+            Self::Segment(expected) => expected.end,
+        }
+    }
+
+    fn check(
+        &self,
+        disk: &dyn Disk,
+        cluster: ClusterId,
+        slot_bytes: u64,
+        read: &mut dyn FnMut(u64),
+    ) -> CheckedPart {
+        match self {
+            Self::Pack(head) => CheckedPart::Pack(pack::check(disk, cluster, *head, read)),
+            Self::Segment(expected) => {
+                CheckedPart::Segment(segment::check(disk, slot_bytes, *expected, read))
+            }
+        }
+    }
+}
+
+impl CheckedPart {
+    /// Whether a running log did not give it up while it was read.
+    fn is_still_there(&self, published: Option<&Published>) -> bool {
+        published.is_none_or(|published| {
+            let places = published.places.read();
+            match self {
+                Self::Pack(pack) => places.has_pack(pack.head.id),
+                Self::Segment(segment) => places.is_listed(segment.expected.id.number),
+            }
+        })
+    }
 }
 
 /// A segment as people read it.

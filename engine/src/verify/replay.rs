@@ -188,6 +188,7 @@ impl<'a> Replay<'a> {
     /// Takes the next segment.
     pub(super) fn segment(&mut self, checked: Checked, report: &mut VerifyReport) {
         let id = checked.expected.id;
+        report.segments += 1;
         report.readable.add(&checked.readable);
         report.damaged.add(&checked.damaged);
         for problem in checked.problems {

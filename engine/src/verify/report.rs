@@ -12,9 +12,9 @@ const PROBLEMS_MAX: usize = 1_000;
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of segments read.
+    /// Bytes of packs and segments read.
     pub bytes_done: u64,
-    /// Bytes of segments to read in all.
+    /// Bytes of packs and segments to read in all.
     pub bytes_total: u64,
 }
 

@@ -14,7 +14,7 @@ use tracklog_log::{
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
-use crate::rig::{Machine, append, batches, options, payload, topic, wait};
+use crate::rig::{Machine, append, batches, options, payload, settled, topic, wait};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -114,16 +114,6 @@ fn settle(machine: &Machine, fill: PartitionId, segments: u64) {
     }
     settled(log);
     assert!(log.status().packs > 0);
-}
-
-fn settled(log: &Engine) {
-    for _ in 0..10_000 {
-        if log.status().segments == 1 {
-            return;
-        }
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    panic!("{:?}", log.status());
 }
 
 /// A log that settles at once what is full.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,9 +87,15 @@ impl Machine {
 
     /// What verifying the files says; the log must be stopped.
     pub(crate) fn verify(&self) -> Result<VerifyReport, OpenError> {
+        self.verify_with(2)
+    }
+
+    /// The same with so many threads.
+    pub(crate) fn verify_with(&self, threads: usize) -> Result<VerifyReport, OpenError> {
         assert!(self.engine.is_none(), "what is open is verified by itself");
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        Ok(verify_on(&disk, &mut |_| {})?.expect("there is a log"))
+        let threads = NonZeroUsize::new(threads).expect("one at least");
+        Ok(verify_on(&disk, threads, &mut |_| {})?.expect("there is a log"))
     }
 
     /// What reading the files offline gives; the log must be stopped.
@@ -144,6 +151,17 @@ pub(crate) fn append_in_time(log: &dyn Log, partition: PartitionId, bytes: &[u8]
             decided => return decided.expect("the log is open"),
         }
     }
+}
+
+/// Waits until no full segment is left to settle.
+pub(crate) fn settled(log: &Engine) {
+    for _ in 0..10_000 {
+        if log.status().segments == 1 {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
 }
 
 /// Writes a key and waits for its offset.
@@ -224,4 +242,16 @@ pub(crate) fn payload(number: u64, length: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes().to_vec();
     bytes.resize(length.max(8), 0xA5);
     bytes
+}
+
+/// Bytes that no compression makes smaller.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).take(bytes / 8).flatten().collect()
 }

@@ -15,36 +15,13 @@ use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
 use crate::rig::{
-    Contents, Machine, SLOT_BYTES, append, append_in_time, assert_same, batches, contents, options,
-    payload, records, set, submit, topic, wait,
+    Contents, Machine, SLOT_BYTES, append, append_in_time, assert_same, batches, contents, noise,
+    options, payload, records, set, settled, submit, topic, wait,
 };
 
 /// Every full segment is settled at once.
 fn settling() -> Options {
     Options { hot_bytes: Some(0), ..options() }
-}
-
-/// Bytes that no compression makes smaller.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).take(bytes / 8).flatten().collect()
-}
-
-/// Waits until no full segment is left to settle.
-fn settled(log: &Engine) {
-    for _ in 0..10_000 {
-        if log.status().segments == 1 {
-            return;
-        }
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
 }
 
 /// A machine with some packs, and all that is in its log.
@@ -94,6 +71,43 @@ fn a_pack_that_fails_to_be_read_once_at_opening_is_read_again() {
     machine.open().expect("it opens");
     assert_eq!(machine.engine().report().notes, []);
     assert_same(&contents(machine.engine()), &all);
+}
+
+#[test]
+fn a_damaged_log_is_verified_to_the_same_answer_by_any_number_of_threads() {
+    let (mut machine, raw, _) = with_packs(32, settling());
+    let fill = |machine: &Machine, mebibytes| {
+        for number in 0..mebibytes {
+            append(machine.engine(), raw[0], &payload(number, 1 << 20)).expect("it is stored");
+        }
+    };
+    fill(&machine, 32);
+    settled(machine.engine());
+    machine.stop();
+    // From here on nothing is settled.
+    machine.options = options();
+    machine.open().expect("it opens");
+    fill(&machine, 48);
+    machine.stop();
+    for (pack, bytes) in machine.disk.packs_folder().expect("it is there") {
+        let mut file = machine.disk.read_file(&FileName::Pack(pack)).expect("it is there");
+        for at in (0..bytes).step_by(1 << 20) {
+            file[usize::try_from(at).expect("it is in memory") + 100] ^= 1;
+        }
+        machine.disk.set_file(&FileName::Pack(pack), Some(file));
+    }
+    for (slot, bytes) in machine.disk.journal_folder().expect("it is there").slots {
+        for at in (4096..bytes).step_by(5 << 20) {
+            machine.disk.flip_bit(slot, at, 1);
+        }
+    }
+    let alone = machine.verify_with(1).expect("it opens");
+    assert!(alone.packs > 1 && alone.segments > 3, "{alone}");
+    assert!(alone.problem_count > 4 && alone.damaged.records > 4, "{alone}");
+    for threads in [2, 3, 16] {
+        let together = machine.verify_with(threads).expect("it opens");
+        assert_eq!(format!("{together:?}"), format!("{alone:?}"), "{threads} threads");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Verifying: a good log is clean, and whatever is wrong is named with its place.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ fn a_good_log_is_clean_and_counted() {
     let (machine, raw) = two_segments(1);
     let mut told = Vec::new();
     let disk: Arc<dyn Disk> = Arc::new(machine.disk);
-    let report = verify_on(&disk, &mut |progress: Progress| told.push(progress));
+    let report = verify_on(&disk, NonZeroUsize::MIN, &mut |progress: Progress| told.push(progress));
     let report = report.expect("it opens").expect("there is a log");
     assert!(report.clean, "{report}");
     assert_eq!(report.problem_count, 0);

@@ -13,7 +13,7 @@ use tracklog_server::archive::{self, Summary, Told, TopicSummary};
 use tracklog_server::folder::{DataFolder, VERB_MARK};
 use tracklog_server::offline;
 
-use super::replay::progress_bar;
+use super::replay::{progress_bar, progress_bar_over_bytes};
 use crate::failure::Failure;
 use crate::output::{Output, notice, table};
 
@@ -233,7 +233,7 @@ struct SummaryLine {
 
 async fn verify(url: &str, json: bool) -> Result<(), Failure> {
     let mut problems = Vec::new();
-    let bar = progress_bar();
+    let bar = progress_bar_over_bytes();
     let mut tell = |told| match told {
         Told::Progress { bytes_done, bytes_total } => {
             bar.set_length(bytes_total);

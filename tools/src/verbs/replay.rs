@@ -184,11 +184,20 @@ impl FileSink {
 
 /// A bar on a terminal; nothing elsewhere.
 pub(crate) fn progress_bar() -> ProgressBar {
+    bar_over("{human_pos} of {human_len}  {per_sec}")
+}
+
+/// The same over bytes.
+pub(crate) fn progress_bar_over_bytes() -> ProgressBar {
+    bar_over("{binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}")
+}
+
+fn bar_over(amount: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
     let bar = ProgressBar::new(0);
-    let style = "{bar:30} {percent:>3}%  {human_pos} of {human_len}  {per_sec}  {eta} left";
-    bar.set_style(ProgressStyle::with_template(style).expect("the template is a good one"));
+    let style = format!("{{bar:30}} {{percent:>3}}%  {amount}  {{eta}} left");
+    bar.set_style(ProgressStyle::with_template(&style).expect("the template is a good one"));
     bar
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use tracklog_server::backup::{self, Listed, RecoveryPoint, Restore, RestoreReport, Told};
 use tracklog_server::verify::VerifyLine;
 
-use super::replay::progress_bar;
+use super::replay::progress_bar_over_bytes;
 use crate::failure::Failure;
 use crate::output::{Output, notice, table, thousands};
 
@@ -61,7 +61,7 @@ impl RestoreVerb {
     }
 
     fn restore(&self, wanted: Restore) -> Result<(), Failure> {
-        let bar = progress_bar();
+        let bar = progress_bar_over_bytes();
         let mut told = |told| match told {
             Told::Progress { bytes_done, bytes_total }
             | Told::Verify(VerifyLine::Progress { bytes_done, bytes_total }) => {

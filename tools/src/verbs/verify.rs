@@ -6,7 +6,7 @@ use hyper::Method;
 use indicatif::ProgressBar;
 use tracklog_server::verify::{self, VerifyLine};
 
-use super::replay::progress_bar;
+use super::replay::progress_bar_over_bytes;
 use crate::failure::Failure;
 use crate::node_client::NodeClient;
 use crate::output::Output;
@@ -18,8 +18,9 @@ use crate::reading::Place;
 /// log. Names the first damage of each partition and counts what is readable.
 #[derive(Args)]
 #[command(after_help = "\
-Changes nothing. On a folder that a node holds the node checks itself while it serves. Exit status:
-0 all is good, 1 something is damaged, 2 the log cannot even be opened.
+Changes nothing. On a folder that a node holds the node checks itself while it serves, with half of the
+cores; else all of them read. A terminal shows how far it is, how fast, and how long it will take. Exit
+status: 0 all is good, 1 something is damaged, 2 the log cannot even be opened.
 
 Examples:
   tracklog verify
@@ -73,7 +74,8 @@ struct Shown {
 
 impl Shown {
     fn new(json: bool) -> Self {
-        Self { output: Output::new(), json, bar: progress_bar(), clean: None, failed: Ok(()) }
+        let bar = if json { ProgressBar::hidden() } else { progress_bar_over_bytes() };
+        Self { output: Output::new(), json, bar, clean: None, failed: Ok(()) }
     }
 
     fn take(&mut self, line: VerifyLine) {
