@@ -264,7 +264,7 @@ impl<'a> PlaceNumbers<'a> {
         let (number, behind) = entry.place();
         let (share, place) = self.place(number)?;
         let share = &self.shares[share];
-        Some((share.partition, share.places[place].base_offset.plus(behind)))
+        Some((share.partition, offset_in(share, place, behind)?))
     }
 
     /// The entry of an event at its place; `None` where no place of these holds it.
@@ -278,6 +278,13 @@ impl<'a> PlaceNumbers<'a> {
         let fits = offset < share.end && behind < OFFSETS_PER_PLACE_MAX && number < 1 << PLACE_BITS;
         fits.then(|| Entry::new(hash, number, behind))
     }
+}
+
+/// The offset so far behind the first of a place, where the place has one.
+fn offset_in(share: &PartitionShare, place: usize, behind: u64) -> Option<Offset> {
+    let first = share.places.get(place)?.base_offset;
+    let end = share.places.get(place + 1).map_or(share.end, |next| next.base_offset);
+    (first.0.checked_add(behind)? < end.0).then(|| first.plus(behind))
 }
 
 /// What an index is read for, all of it.
@@ -337,8 +344,7 @@ impl IdReader {
         let share = self.firsts.partition_point(|first| *first <= number).checked_sub(1);
         let share = share.ok_or_else(wrong)?;
         let place = (number - self.firsts[share]) as usize;
-        let of_share = self.pack.shares[share].places.get(place).ok_or_else(wrong)?;
-        let offset = of_share.base_offset.plus(behind);
+        let offset = offset_in(&self.pack.shares[share], place, behind).ok_or_else(wrong)?;
         Ok(IndexedId { hash: entry.hash(), share, place, offset })
     }
 
@@ -612,6 +618,23 @@ mod tests {
                 prop_assert_eq!(found, known);
             }
         }
+    }
+
+    #[test]
+    fn an_entry_leads_to_no_offset_outside_of_its_place() {
+        let mut shares = shares(50);
+        let event = |shares: &[PartitionShare], place, behind| {
+            let event = PlaceNumbers::of(shares).event(Entry::new(1, place, behind));
+            event.map(|(_, offset)| offset.0)
+        };
+        assert_eq!((event(&shares, 0, 99), event(&shares, 0, 100)), (Some(99), None));
+        assert_eq!((event(&shares, 49, 99), event(&shares, 49, 100)), (Some(4_999), None));
+        assert_eq!(event(&shares, 50, 0), None);
+        let last = Offset(u64::MAX - 1);
+        shares[0].places.push(Place::at_unit(last, 0, 0));
+        shares[0].end = last.plus(1);
+        assert_eq!((event(&shares, 50, 0), event(&shares, 50, 1)), (Some(last.0), None));
+        assert_eq!(event(&shares, 50, 5), None, "offsets do not run over");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 use std::io;
 
 use bytes::Bytes;
-use tracklog_protocol::batch::{BatchHeader, HEADER_BYTES as BATCH_HEADER_BYTES};
+use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchHeader, HEADER_BYTES as BATCH_HEADER_BYTES};
 use tracklog_protocol::{BatchView, Offset, PartitionId, PayloadKind, TimeMicros, TopicId};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,6 +37,8 @@ use crate::settled::witness::{Commits, Witness};
 
 /// A frame is filled up to so much, but for a batch that is larger by itself.
 pub(crate) const FRAME_BYTES: usize = 512 << 10;
+/// None is larger: that one batch.
+const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Written at once.
 const WRITE_BYTES: usize = 1 << 20;
 const MAGIC: u64 = u64::from_le_bytes(*b"TLOGPACK");
@@ -374,8 +376,12 @@ fn frames(fields: &mut Fields<'_>) -> Option<Vec<Frame>> {
         frame
     });
     let frames: Vec<Frame> = frames.collect();
-    let aligned = frames.iter().all(|frame| frame.space_bytes.is_multiple_of(8));
-    (aligned && space_at <= SPACE_BYTES_MAX).then_some(frames)
+    let sound = frames.iter().all(|frame| {
+        frame.space_bytes.is_multiple_of(8)
+            && frame.space_bytes as usize <= FRAME_BYTES_MAX
+            && frame.stored_bytes <= frame.space_bytes
+    });
+    (sound && space_at <= SPACE_BYTES_MAX).then_some(frames)
 }
 
 fn put_share(share: &PartitionShare, append_times: &[TimeMicros], fields: &mut Vec<u8>) {
@@ -794,6 +800,8 @@ impl PackBuilder {
     }
 }
 
+const _: () = assert!(FRAME_BYTES <= FRAME_BYTES_MAX && FRAME_BYTES_MAX.is_multiple_of(8));
+
 /// Some head, for tests.
 #[cfg(test)]
 pub(crate) const fn sample_head() -> PackHead {
@@ -806,5 +814,33 @@ pub(crate) const fn sample_head() -> PackHead {
         records: 9,
         journal_bytes: 3 << 21,
         file_bytes: 1 << 20,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_claims_more_than_any_has_is_no_frame() {
+        let most = u32::try_from(FRAME_BYTES_MAX).expect("8 MiB");
+        for (stored, space, is_frame) in [
+            (8, 16, true),
+            (16, 16, true),
+            (1, most, true),
+            (1, most + 8, false),
+            (1, u32::MAX - 7, false),
+            (17, 16, false),
+            (1, 12, false),
+        ] {
+            let mut fields = Vec::new();
+            fields.put_list(&[(stored, space)], |fields, (stored, space)| {
+                fields.put_u32(*stored);
+                fields.put_u32(*space);
+                fields.put_u32(0);
+            });
+            let read = frames(&mut Fields::new(&fields));
+            assert_eq!(read.is_some(), is_frame, "{stored} bytes for {space}");
+        }
     }
 }
