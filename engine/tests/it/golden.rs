@@ -13,28 +13,35 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tracklog_engine::disk::simulated::{Crash, SimDisk};
-use tracklog_engine::disk::{Disk, FileName, SlotId};
+use tracklog_engine::disk::{Disk, FileName, PackId, SlotId};
 use tracklog_engine::{BackendChoice, Engine, OfflineLog, Options, verify};
-use tracklog_log::{Append, AppendError, Domain, Item, Lane, Log, Retention, Stored};
+use tracklog_log::dedupe::{Outcomes, VerdictKind, append_once};
+use tracklog_log::{
+    Append, AppendError, Dedupe, Domain, Item, Lane, Log, Retention, Stored, TopicName,
+};
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventKind, EventParts};
 use tracklog_protocol::rejected::{RejectedBuilder, RejectedParts};
 use tracklog_protocol::{
     BatchView, KeyValue, Offset, PartitionId, PayloadKind, ProducerEpoch, ProducerId, Record,
-    Sequence, TimeMicros, VerifiedBatch,
+    Records, Sequence, TimeMicros, VerifiedBatch,
 };
 
 use crate::rig::{
-    Machine, SLOT_BYTES, append, batches, options, payload, set, submit, topic, wait,
+    Machine, SLOT_BYTES, append, batches, noise, options, payload, set, settled, submit, topic,
+    wait,
 };
 
 /// All that were ever written; the last is as this program writes them.
-const LOGS: [&str; 2] = ["v1", WITH_PRODUCERS];
+const LOGS: [&str; 3] = ["v1", WITH_PRODUCERS, WITH_PACKS];
 /// Version 1, with idempotent producers in checkpoints.
 const WITH_PRODUCERS: &str = "v1-producers";
+/// The same with packs of version 2: columns, frames of the two other ways, and an index of ids.
+const WITH_PACKS: &str = "v1-packs";
 
 fn testdata(log: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(log)
@@ -144,11 +151,25 @@ fn simulated(log: &str) -> SimDisk {
         disk.create_slot(slot, bytes.len() as u64).expect("there is room");
         disk.corrupt(slot, 0, &bytes);
     }
-    for name in [FileName::CheckpointA, FileName::CheckpointB] {
+    let packs = packs_of(log).into_iter().map(FileName::Pack);
+    for name in packs.chain([FileName::CheckpointA, FileName::CheckpointB]) {
         let bytes = fs::read(folder.path().join(name.path())).expect("it is in the tree");
         disk.set_file(&name, Some(bytes));
     }
     disk
+}
+
+/// The packs of a log, in order.
+fn packs_of(log: &str) -> Vec<PackId> {
+    let Ok(packs) = fs::read_dir(testdata(log).join("packs")) else { return Vec::new() };
+    let packs = packs.map(|entry| {
+        let path = entry.expect("it can be listed").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("packs have names");
+        PackId::parse(name).expect("it is a pack's")
+    });
+    let mut packs: Vec<_> = packs.collect();
+    packs.sort_unstable();
+    packs
 }
 
 /// What becomes of a batch: its first offset, and whether it was there before.
@@ -191,7 +212,42 @@ fn a_log_written_before_producers_were_kept_knows_none_below_its_checkpoints() {
     assert_eq!(sent(&log, raw, &counted_batch(2, 0)), Ok((end.0, false)));
 }
 
-/// What a log holds that uses all that version 1 has, producers in checkpoints included.
+#[test]
+fn events_in_packs_of_a_golden_log_are_found_and_known_by_their_ids() {
+    let mut disk = simulated(WITH_PACKS);
+    for _ in 0..2 {
+        let log = Engine::open_on(Arc::new(disk.clone()), &settling()).expect("it opens");
+        let raw = topic(&log, "raw", 2, Retention::Keep);
+        assert_eq!(log.status().settled_ids, 2 * EVENTS);
+        for (number, offset) in (0..EVENTS).zip(0_u64..).chain([(EVENTS + 7, SECOND_RUN_AT + 7)]) {
+            let id = message_id(number);
+            let found = wait(log.id_places(raw[0].topic, &id)).expect("it is looked for");
+            let is_there = found.places.contains(&(raw[1], Offset(offset)));
+            assert!(is_there && found.unindexed.is_empty(), "{id}: {found:?}");
+            let again = send_events(&log, raw[1], number..number + 1).verdicts;
+            let first = (again[0].partition, again[0].offset, again[0].kind);
+            assert_eq!(first, (raw[1], Offset(offset), VerdictKind::Duplicate), "{id}");
+        }
+        let unknown = wait(log.id_places(raw[0].topic, "none")).expect("it is looked for");
+        assert_eq!(unknown.places, []);
+        drop(log);
+        disk = disk.reboot();
+    }
+}
+
+/// Events of each run.
+const EVENTS: u64 = 60;
+/// The offset in `raw/1` of the first event of the second run.
+const SECOND_RUN_AT: u64 = 110;
+
+/// What is full is settled, and events of `raw` are stored once.
+fn settling() -> Options {
+    let raw = TopicName::new("raw").expect("a topic name");
+    let dedupe = vec![Dedupe { topic: raw, window: Duration::from_secs(3_600) }];
+    Options { hot_bytes: Some(0), dedupe, ..options() }
+}
+
+/// What a log holds that uses all that version 1 has, producers in checkpoints and packs included.
 fn write_log(machine: &mut Machine) {
     let log = machine.engine();
     let raw = topic(log, "raw", 2, Retention::Keep);
@@ -199,7 +255,7 @@ fn write_log(machine: &mut Machine) {
     let keys = topic(log, "_keys", 1, Retention::Compact)[0];
     let gone = topic(log, "gone", 3, Retention::Keep);
     append(log, gone[2], b"of a topic that is deleted").expect("it is stored");
-    write_events(log, &raw);
+    send_events(log, raw[1], 0..EVENTS);
     let mut builder = RejectedBuilder::new();
     let parts = RejectedParts {
         code: "too_deep",
@@ -213,6 +269,9 @@ fn write_log(machine: &mut Machine) {
     let mut buffer = Vec::new();
     let delete = KeyValue { key: b"size", value: None }.encode(&mut buffer);
     wait(submit(log, &[(keys, delete)])).expect("it is stored");
+    // Alone in its frame, and no smaller in any way.
+    let chance = topic(log, "chance", 1, Retention::Keep)[0];
+    append(log, chance, &noise(1, 2_000)).expect("it is stored");
     for batch in [
         counted_batch(1, 0),
         derived_batch(0..1 << 40),
@@ -222,33 +281,64 @@ fn write_log(machine: &mut Machine) {
     ] {
         send_batch(log, raw[1], &batch).expect("it is stored");
     }
-    let name = tracklog_log::TopicName::new("gone").expect("a topic name");
+    let name = TopicName::new("gone").expect("a topic name");
     wait(log.delete_topic(&name)).expect("it was there");
+    fill_a_segment(log, raw[0]);
     wait(log.trim(raw[0], Offset(2))).expect("it is stored");
-    // On into a second segment, and a run that ends by a crash.
-    for number in 0..16 {
-        append(log, raw[0], &payload(number, 1 << 20)).expect("it is stored");
-    }
     machine.crash(Crash::Kill);
     machine.open().expect("it opens again");
-    append(machine.engine(), raw[0], b"of the second run").expect("it is stored");
+    let log = machine.engine();
+    append(log, raw[0], b"of the second run").expect("it is stored");
+    send_events(log, raw[1], EVENTS..2 * EVENTS);
+    set(log, keys, b"colour", b"red");
+    fill_a_segment(log, raw[0]);
+    send_events(log, raw[1], 2 * EVENTS..2 * EVENTS + 1);
 }
 
-fn write_events(log: &dyn Log, raw: &[PartitionId]) {
-    let mut builder = EventBuilder::new();
-    for (number, kind) in (0..).zip([EventKind::Track, EventKind::Identify, EventKind::Page]) {
-        let id = format!("message-{number}");
-        let parts = EventParts {
+/// Goes on into another segment, and waits for the pack that becomes of the one before.
+fn fill_a_segment(log: &Engine, to: PartitionId) {
+    for number in 0..16 {
+        append(log, to, &payload(number, 1 << 20)).expect("it is stored");
+    }
+    settled(log);
+}
+
+/// Events as they come to a node, some in a batch and some in one of their own.
+fn send_events(log: &Engine, to: PartitionId, numbers: Range<u64>) -> Outcomes {
+    let (mut records, mut builder) = (Records::new(), EventBuilder::new());
+    let kinds = [EventKind::Track, EventKind::Identify, EventKind::Page];
+    for number in numbers {
+        let id = message_id(number);
+        let properties = format!(r#"{{"price":{number}.50,"currency":"EUR","n":[{number},null]}}"#);
+        let time = TimeMicros(1_767_225_600_000_000 - number.cast_signed() * 1_234_567);
+        let sent = format!("2026-01-01T00:00:{:02}.5Z", number % 60);
+        records.push(builder.build(&EventParts {
             message_id: &id,
-            kind,
-            name: Some("Order Completed"),
+            kind: kinds[usize::try_from(number % 3).expect("small")],
+            name: Some(["Order Completed", "Seen"][usize::from(number % 5 == 0)]),
+            source: Some("web"),
             anonymous_id: Some("device-1"),
-            event_time: TimeMicros(1_767_225_600_000_000 - number * 1_000_000),
-            properties: Some(r#"{"price":12.50,"currency":"EUR"}"#),
+            event_time: time,
+            received_time: time,
+            sent_time_text: Some(&sent),
+            properties: Some(&properties),
+            context: Some(r#"{"page":{"path":"/a"},"library":{"name":"x"}}"#),
             ..EventParts::default()
-        };
-        let record = builder.build(&parts);
-        wait(submit(log, &[(raw[0], record), (raw[1], record)])).expect("it is stored");
+        }));
+    }
+    let items: Vec<_> =
+        records.iter().map(|record| Item::Record { partition: to, record }).collect();
+    let epoch = wait(log.open(Domain::WHOLE)).expect("it opens");
+    let append = Append { conditions: &[], items: &items };
+    wait(append_once(log, Lane::FIRST_SOURCE, epoch, append)).expect("they are stored")
+}
+
+/// One half of the ids are made at random, as SDKs do.
+fn message_id(number: u64) -> String {
+    if number.is_multiple_of(2) {
+        format!("{:08x}-{number:04x}-4c7d-9a52-2f1b0a55abcd", number * 0x0101_4943)
+    } else {
+        format!("message-{number}")
     }
 }
 
@@ -296,10 +386,10 @@ fn send_batch(
 #[test]
 #[ignore = "writes the last golden log anew"]
 fn write_the_golden_log() {
-    let mut machine = Machine::new(2026);
+    let mut machine = Machine::with(2026, settling());
     write_log(&mut machine);
     machine.stop();
-    let folder = testdata(WITH_PRODUCERS);
+    let folder = testdata(WITH_PACKS);
     let pack = |path: &str, bytes: &[u8]| {
         let path = folder.join(format!("{path}.zst"));
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("it is ours");
@@ -312,8 +402,11 @@ fn write_the_golden_log() {
         let bytes = usize::try_from(SLOT_BYTES).expect("a slot fits into memory");
         pack(&format!("journal/{slot}"), &disk.peek(slot, 0, bytes));
     }
-    let files = journal.indexes.into_iter().map(FileName::Index);
-    for name in files.chain([FileName::CheckpointA, FileName::CheckpointB]) {
+    let indexes = journal.indexes.into_iter().map(FileName::Index);
+    let packs = disk.packs_folder().expect("it lists").into_iter();
+    let packs = packs.map(|(pack, _)| FileName::Pack(pack));
+    let checkpoints = [FileName::CheckpointA, FileName::CheckpointB];
+    for name in indexes.chain(packs).chain(checkpoints) {
         pack(&name.path(), &disk.read_file(&name).expect("it is there"));
     }
     let log = OfflineLog::open_on(Arc::new(disk.clone())).expect("it opens");
