@@ -5,6 +5,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use tracklog_fuzz::disk::{Sample, checkpoints, head_of};
+use tracklog_fuzz::pack::PackSample;
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::columns::Encoder;
 use tracklog_protocol::event::{
@@ -147,9 +148,10 @@ fn write_disks() -> io::Result<()> {
     for (name, head) in commit_heads() {
         write("commit_header", name, &head)?;
     }
+    write_packs()?;
     let how_many = Sample::the().commits.len();
     let last = u8::try_from(how_many - 1).expect("a small log");
-    let edits: &[(&str, u8, &[[u8; 8]])] = &[
+    let edits: &[Edits<'_>] = &[
         ("untouched", 0, &[]),
         ("rotted-bit", 4, &[[1, 3, 200, 0, 1, 0, 0, 0]]),
         ("header-gone", 5, &[[7, last, 0, 0, 0, 0, 0, 0]]),
@@ -162,10 +164,36 @@ fn write_disks() -> io::Result<()> {
         ("forged-opened", 3, &[[8, 0, 32, 0, 1, 0, 0, 0]]),
         ("forged-slot", 3, &[[9, 1, 40, 0, 9, 0, 0, 0]]),
     ];
-    for (name, how, edits) in edits {
-        write("journal_recovery", name, &[&[*how], &*edits.concat()].concat())?;
+    write_edits("journal_recovery", edits)
+}
+
+/// How a file or a log is changed: a name, how, and each change.
+type Edits<'a> = (&'a str, u8, &'a [[u8; 8]]);
+
+fn write_edits(target: &str, all: &[Edits<'_>]) -> io::Result<()> {
+    for (name, how, edits) in all {
+        write(target, name, &[&[*how], &*edits.concat()].concat())?;
     }
     Ok(())
+}
+
+/// A pack's footer, its frames, and edits of it.
+fn write_packs() -> io::Result<()> {
+    let sample = PackSample::the();
+    write("pack_read", "footer", &[&[2], sample.footer()].concat())?;
+    for (name, frame) in sample.frames() {
+        let space_bytes = frame.space_bytes.to_le_bytes();
+        write("pack_read", name, &[&[3], &space_bytes[..], frame.stored].concat())?;
+    }
+    let edits: &[Edits<'_>] = &[
+        ("untouched", 0, &[]),
+        ("rotted-bit", 0, &[[0, 40, 0, 0, 3, 0, 0, 0]]),
+        ("page-gone", 0, &[[3, 0, 0, 0, 0, 0, 0, 0]]),
+        ("page-misdirected", 0, &[[4, 0, 0, 0, 1, 0, 0, 0]]),
+        ("cut", 0, &[[5, 0, 16, 0, 0, 0, 0, 0]]),
+        ("forged-number", 1, &[[1, 100, 0, 0, 9, 0, 0, 0]]),
+    ];
+    write_edits("pack_read", edits)
 }
 
 /// One of each kind: the header and what it says lies behind it.

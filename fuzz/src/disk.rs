@@ -17,8 +17,8 @@ use tracklog_engine::disk::simulated::{Crash, SimDisk, Snapshot};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{Engine, Note, OpenError, Options, Stepper};
 use tracklog_log::{
-    Append, AppendError, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Log, Retention,
-    Stored, TopicName, TopicSpec,
+    Append, AppendError, Dedupe, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Log,
+    Retention, Stored, TopicName, TopicSpec,
 };
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::{
@@ -150,14 +150,20 @@ impl Node {
     /// # Errors
     /// The engine's.
     pub fn open(disk: &SimDisk, accept_loss: bool) -> Result<Self, OpenError> {
-        let options = Options {
-            slot_bytes: Some(SLOT_BYTES),
-            replay_threads: 0,
-            journal_bytes_max: Some(16 * SLOT_BYTES),
-            accept_loss,
-            ..Options::default()
-        };
-        let (log, stepper) = Engine::open_stepped(Arc::new(disk.clone()), &options)?;
+        Self::open_with(disk, &Options { accept_loss, ..options() })
+    }
+
+    /// One whose full segments become packs when it is told to, and which stores the events of a topic
+    /// once.
+    pub(crate) fn open_settling(disk: &SimDisk, topic: &str) -> Self {
+        let topic = TopicName::new(topic).expect("a topic's name");
+        let dedupe = vec![Dedupe { topic, window: Duration::from_secs(3_600) }];
+        let options = Options { hot_bytes: Some(0), dedupe, ..options() };
+        Self::open_with(disk, &options).expect("a new log opens")
+    }
+
+    fn open_with(disk: &SimDisk, options: &Options) -> Result<Self, OpenError> {
+        let (log, stepper) = Engine::open_stepped(Arc::new(disk.clone()), options)?;
         Ok(Self { log: Arc::new(log), stepper, disk: disk.clone() })
     }
 
@@ -203,11 +209,11 @@ impl Node {
         self.wait(log.append(permit, epoch, Append { conditions: &[], items: &items }))
     }
 
-    fn append(&mut self, partition: PartitionId, record: Record<'_>) {
+    pub(crate) fn append(&mut self, partition: PartitionId, record: Record<'_>) {
         self.try_append(Item::Record { partition, record }).expect("it is stored");
     }
 
-    fn set(&mut self, partition: PartitionId, key: &[u8], value: Option<&[u8]>) {
+    pub(crate) fn set(&mut self, partition: PartitionId, key: &[u8], value: Option<&[u8]>) {
         let mut buffer = Vec::new();
         let record = KeyValue { key, value }.encode(&mut buffer);
         self.append(partition, record);
@@ -234,7 +240,25 @@ impl Node {
         self.try_append(Item::Batch { partition, batch: &batch }).expect("it is stored");
     }
 
-    fn topic(&mut self, name: &str, partitions: u32, retention: Retention) -> Vec<PartitionId> {
+    /// Trims a partition.
+    pub(crate) fn trim(&mut self, partition: PartitionId, to: Offset) {
+        let log = Arc::clone(&self.log);
+        self.wait(log.trim(partition, to)).expect("it is there");
+    }
+
+    /// Lets all full segments become packs.
+    pub(crate) fn settle_segments(&mut self) {
+        while self.stepper.run_settler() {
+            self.settle();
+        }
+    }
+
+    pub(crate) fn topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        retention: Retention,
+    ) -> Vec<PartitionId> {
         let name = TopicName::new(name).expect("a topic's name");
         let log = Arc::clone(&self.log);
         let made = self.wait(log.create_topic(TopicSpec { name, partitions, retention }));
@@ -330,6 +354,15 @@ impl Node {
     }
 }
 
+fn options() -> Options {
+    Options {
+        slot_bytes: Some(SLOT_BYTES),
+        replay_threads: 0,
+        journal_bytes_max: Some(16 * SLOT_BYTES),
+        ..Options::default()
+    }
+}
+
 /// Makes the checksum of a slot's header good.
 pub fn seal_slot(disk: &SimDisk, slot: SlotId) {
     let page = disk.peek(slot, 0, PAGE_BYTES);
@@ -409,6 +442,10 @@ pub fn checkpoints() -> [Vec<u8>; 2] {
         .map(|name| disk.read_file(&name).expect("a stopped log has both"))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

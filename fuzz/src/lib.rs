@@ -1,6 +1,6 @@
 //! What the targets have in common: reading everything that can be read from a record; a parser
 //! that is not ours ([`json`]); a source and a request ([`gateway`]); and a log on a disk in memory
-//! that is edited behind its back ([`disk`]).
+//! that is edited behind its back ([`disk`]), and so is a pack ([`pack`]).
 //!
 //! Called by the files in `fuzz_targets/`, which each decide how a record comes to be, and by the
 //! writer of the seeds in `examples/`.
@@ -9,6 +9,7 @@
 pub mod disk;
 pub mod gateway;
 pub mod json;
+pub mod pack;
 
 use std::hint::black_box;
 

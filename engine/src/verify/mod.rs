@@ -413,6 +413,12 @@ impl CheckedPart {
     }
 }
 
+/// Whether a pack by itself is as it should be: for the fuzz targets.
+#[cfg(feature = "simulation")]
+pub(crate) fn is_pack_good(disk: &dyn Disk, cluster: ClusterId, head: PackHead) -> bool {
+    pack::check(disk, cluster, head, &mut |_| {}).problems.is_empty()
+}
+
 /// A segment as people read it.
 fn segment_name(id: &SegmentId) -> String {
     format!("segment {} in {}", id.number, id.slot)
