@@ -169,7 +169,7 @@ pub(crate) struct Model {
     trims: BTreeMap<PartitionId, (Offset, Offset)>,
     /// What was to be erased, and whether it was for certain.
     erased: BTreeMap<(PartitionId, Offset), bool>,
-    /// Something was to be erased at some time: what was trimmed by then went along.
+    /// Something was to be erased at some time: what nobody could read any more went along.
     erases: bool,
     run: u64,
     clock: u64,
@@ -600,10 +600,7 @@ impl Model {
         let mut lost = Vec::new();
         for ((partition, at), number) in &self.taken {
             let Some(share) = contents.get(partition) else { continue };
-            // A trim may be undone where a disk has lied, and what went along does not come back.
-            let was_trimmed = || self.trims.get(partition).is_some_and(|(_, most)| *at < *most);
-            let may_go =
-                self.erased.contains_key(&(*partition, *at)) || (self.erases && was_trimmed());
+            let may_go = self.erased.contains_key(&(*partition, *at));
             if *at >= share.extent.start && !share.records.contains_key(at) && !may_go {
                 lost.push(((*partition, *at), *number));
             }
@@ -629,8 +626,11 @@ impl Model {
             let share = &contents[partition];
             let told = share.damage.iter().any(|damage| damage.contains(at));
             let vouched = || self.is_vouched_for(*number, &left);
+            // Where damage undoes a trim, or what had expired, that is not back which went along.
+            let trimmed = self.trims.get(partition).is_some_and(|(_, most)| at < most);
+            let went_along = self.erases && (self.drops || trimmed);
             assert!(
-                told || !vouched(),
+                told || went_along || !vouched(),
                 "record {number} of {partition} at {at} is lost in silence"
             );
         }
