@@ -218,7 +218,8 @@ fn events_in_packs_of_a_golden_log_are_found_and_known_by_their_ids() {
     for _ in 0..2 {
         let log = Engine::open_on(Arc::new(disk.clone()), &settling()).expect("it opens");
         let raw = topic(&log, "raw", 2, Retention::Keep);
-        assert_eq!(log.status().settled_ids, 2 * EVENTS);
+        // What lies behind the packs may be settled at any time.
+        assert!(log.status().settled_ids >= 2 * EVENTS, "{:?}", log.status());
         for (number, offset) in (0..EVENTS).zip(0_u64..).chain([(EVENTS + 7, SECOND_RUN_AT + 7)]) {
             let id = message_id(number);
             let found = wait(log.id_places(raw[0].topic, &id)).expect("it is looked for");

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::rig::{Node, Ran, enriched, replay, run, text};
+use crate::rig::{Node, Ran, replay, run, text};
 
 /// A slot's header: magic, then the format's version; the page's last four bytes are its CRC.
 const SLOT_MAGIC: &[u8] = b"TLOGSLOT";
@@ -145,43 +145,6 @@ fn without_checkpoints_and_indexes_the_same_lines_come() {
     assert_eq!(replay(data.path(), "raw"), before, "by a node");
     node.track("after", "7");
     assert_eq!(replay(data.path(), "raw").len(), 11);
-}
-
-/// Old files of a journal below a newer checkpoint: what lies between is lost, and offsets that were
-/// given for it are not given again. A group that had come that far goes on with what is new.
-#[test]
-fn after_old_journal_files_came_back_a_group_ahead_of_them_misses_nothing_new() {
-    let data = ten_events();
-    let dir = text(data.path());
-    let old: Vec<_> = slots(data.path()).into_iter().map(|it| (std::fs::read(&it), it)).collect();
-    for life in 1..=2 {
-        // A start writes a checkpoint; the second one knows of all that the first life took.
-        let node = Node::start(data.path());
-        (0..5).for_each(|number| node.track(&format!("lost-{number}"), "7"));
-        enriched(data.path(), 10 + 5 * life);
-        assert!(node.terminate().0.success());
-    }
-    let raw = replay(data.path(), "raw");
-    assert_eq!(raw.len(), 20);
-    let last = raw.last().unwrap()["offset"].as_u64().unwrap();
-    for (bytes, path) in old {
-        std::fs::write(path, bytes.unwrap()).unwrap();
-    }
-
-    let refused = Node::try_start(data.path(), |it| it.env("TRACKLOG_LOG", "error"));
-    let refused = refused.err().expect("what is lost has to be accepted by hand");
-    assert!(refused.refusal().contains("--accept-loss"), "{refused:?}");
-
-    let node = Node::start_with(data.path(), |it| it.arg("--accept-loss"));
-    (0..3).for_each(|_| node.track("new", "7"));
-    let new = ["--event", "new", "--from", "0", "--limit", "3", "--json", "--data", dir];
-    let enriched = run(&[&["tail", "enriched"][..], &new].concat());
-    assert_eq!(enriched.lines().len(), 3, "{enriched:?}");
-    assert!(node.terminate().0.success());
-    let raw = replay(data.path(), "raw");
-    let new: Vec<_> = raw.iter().filter(|it| it["event"] == "new").collect();
-    assert_eq!(new.len(), 3);
-    assert!(new.iter().all(|it| it["offset"].as_u64().unwrap() > last), "{new:?}");
 }
 
 #[test]
