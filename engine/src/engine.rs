@@ -119,7 +119,7 @@ pub struct Status {
     pub state: State,
     /// Whether something is being erased.
     pub is_erasing: bool,
-    /// Why that does not go on for now, in words, where it does not.
+    /// What that waits for, in words; `None` while it goes on.
     pub erasing_waits: Option<String>,
 }
 

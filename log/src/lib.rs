@@ -141,8 +141,9 @@ pub trait Log: Send + Sync + 'static {
     /// Erases records for good. Resolves when none of them is readable and, of a log that lies on a
     /// disk, no file of it holds their bytes; all others stay as they are, at their offsets. Whatever
     /// ends in between, what was begun goes on when the log is opened again, and so does the rest
-    /// where this is dropped; with no records it waits for what others began. Of a compacted topic a key whose last record is erased is as one that
-    /// was never written, and its older records go along. See [`erase`].
+    /// where this is dropped; with no records it waits for what others began. Of a compacted topic a
+    /// key whose last record is erased is as one that was never written, and its older records go
+    /// along. See [`erase`].
     fn erase(&self, records: Vec<Erase>) -> Pending<'_, Result<(), EraseError>> {
         drop(records);
         let why = "this log keeps what it has";

@@ -136,6 +136,11 @@ pub async fn forget(
     whom: Forget<'_>,
     told: &mut (dyn FnMut(Told<'_>) + Send),
 ) -> Result<Receipt, ForgetError> {
+    if whom.dry_run {
+        // Counting leaves the folder as it is.
+        let log = offline::open(folder.path(), &mut |note| tracing::warn!("{note}"))?;
+        return forget_in(&log, folder, archive, whom, told).await;
+    }
     let changing = offline::open_for_change(folder.path()).await?;
     let log = changing.log();
     let done = forget_in(&log, folder, archive, whom, told).await;

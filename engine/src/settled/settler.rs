@@ -103,7 +103,7 @@ struct State {
     is_erasing: bool,
     /// What came of wiping spare files, where nobody has asked yet.
     wiped: Option<Result<(), String>>,
-    /// Why what is to be erased is not, for now.
+    /// What erasing waits for, in words; `None` while it goes on.
     erasing_waits: Option<String>,
     /// Segments that began in slots full of zeros, the last few.
     began_empty: VecDeque<SegmentNumber>,

@@ -270,12 +270,12 @@ fn ranges(places: &[RowPlace]) -> Vec<OffsetRange> {
 async fn remove_unnamed(store: &Store) -> Result<u64, EraseError> {
     let chain = Chain::load(store).await?;
     let named: HashSet<&str> = chain.files().map(|file| &*file.path).collect();
-    let mut removed = 0;
+    let mut unnamed = Vec::new();
     for object in store.files().await? {
         if !named.contains(&*object.path) {
-            store.remove(std::slice::from_ref(&object.path)).await?;
-            removed += 1;
+            unnamed.push(object.path);
         }
     }
-    Ok(removed)
+    store.remove(&unnamed).await?;
+    Ok(unnamed.len() as u64)
 }

@@ -157,7 +157,11 @@ fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
     assert!(before.iter().filter(|line| line.contains(CANARY)).count() > 500);
     assert!(!found(&data).is_empty());
     assert!(forget(&data, &[]).refusal().contains("no way back"));
+    let checkpoints =
+        || ["checkpoint-a", "checkpoint-b"].map(|file| std::fs::read(data.join(file)).unwrap());
+    let written = checkpoints();
     let counted = forget(&data, &["--dry-run", "--json"]);
+    assert!(checkpoints() == written, "no run began");
     let counted: Value = serde_json::from_str(counted.lines()[0]).unwrap();
     assert_eq!(counted["records"]["raw"], 101, "{counted}");
     assert_eq!(counted["archived"]["raw"], 101, "{counted}");
