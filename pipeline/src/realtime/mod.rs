@@ -32,7 +32,7 @@ mod tests;
 pub use alerts::{Alert, AlertCounters, Alerts};
 pub use figures::{Figures, LiveGap, LiveWindow, SumFigure};
 pub use live::{Live, LiveCounters, LiveLag, LiveOptions};
-pub use span::WindowSpan;
+pub use span::{WindowId, WindowSpan};
 pub use sum::{SumPath, SumPathError};
 pub use threshold::{Change, Limit, Measure, Threshold};
 pub use viewer::{Told, View, Viewer};

@@ -1,5 +1,6 @@
-//! How long a window is, and which window a moment lies in.
+//! How long a window is, which window a moment lies in, and what a window is called.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -87,9 +88,69 @@ impl Window {
     }
 }
 
+/// Names a window for whoever wants to go on behind it: of a second, the second since 1970 in which
+/// it ended; of a minute, that and `-1m`. Of windows that end together the longer one is told first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowId(pub(super) Window);
+
+impl WindowId {
+    /// The first window of `span` that is told behind it.
+    pub(super) fn next(self, span: WindowSpan) -> Window {
+        let Self(told) = self;
+        let begins_at_end = span.window_of(told.end());
+        if span < told.span { begins_at_end.plus(-1) } else { begins_at_end }
+    }
+}
+
+impl fmt::Display for WindowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.end().0.div_euclid(SECOND_MICROS);
+        match self.0.span {
+            WindowSpan::Second => write!(f, "{end}"),
+            WindowSpan::Minute => write!(f, "{end}-{}", self.0.span.as_str()),
+        }
+    }
+}
+
+impl FromStr for WindowId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (end, span) = match text.strip_suffix("-1m") {
+            Some(end) => (end, WindowSpan::Minute),
+            None => (text, WindowSpan::Second),
+        };
+        let end: i64 = end.parse().map_err(|_| format!("{text:?} is no window's id"))?;
+        let end = TimeMicros(end.saturating_mul(SECOND_MICROS));
+        Ok(Self(span.window_of(end).plus(-1)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_was_written() {
+        for text in ["0", "-61", "1767294245", "660-1m", "-60-1m"] {
+            assert_eq!(text.parse::<WindowId>().map(|id| id.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "-1m", "660-5m", "6.5", "660-1m-1m"] {
+            assert!(text.parse::<WindowId>().is_err(), "{text}");
+        }
+        // Times end somewhere; ids that lie beyond are those of the last windows.
+        assert!(i64::MAX.to_string().parse::<WindowId>().is_ok());
+        assert!(i64::MIN.to_string().parse::<WindowId>().is_ok());
+    }
+
+    #[test]
+    fn behind_a_minute_comes_the_second_that_ends_with_it() {
+        let minute: WindowId = "660-1m".parse().unwrap();
+        let second: WindowId = "660".parse().unwrap();
+        let ends = |id: WindowId| WindowSpan::ALL.map(|span| id.next(span).end().0 / SECOND_MICROS);
+        assert_eq!(ends(minute), [660, 720]);
+        assert_eq!(ends(second), [661, 720]);
+    }
 
     #[test]
     fn a_moment_lies_in_the_window_that_begins_with_it() {

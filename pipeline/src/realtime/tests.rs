@@ -301,9 +301,8 @@ fn told(viewer: &mut Viewer<MemoryLog>) -> Vec<String> {
         Told::Gap(LiveGap { window, next }) => format!("gap {} {}", window.as_str(), &next[14..19]),
         Told::Window { id, window, .. } => {
             let counts = window.names.iter().map(|it| format!(" {}={}", name(it), it.count));
-            let id = id.map(|id| format!(" id {id}")).unwrap_or_default();
             let (span, begin) = (window.window.as_str(), &window.begin[14..19]);
-            format!("{span} {begin}{}{id}", counts.collect::<String>())
+            format!("{span} {begin}{} id {id}", counts.collect::<String>())
         }
     };
     std::iter::from_fn(|| viewer.tell()).map(line).collect()
@@ -332,7 +331,7 @@ async fn a_window_is_told_when_it_is_over_and_read() {
     bench.rig.pass_seconds(29);
     let lines = told(&mut viewer);
     assert_eq!(lines.len(), 30, "{lines:?}");
-    assert_eq!(lines[28..], ["1m 10:00 Bought=2 $page=1", "1s 10:59 id 660"]);
+    assert_eq!(lines[28..], ["1m 10:00 Bought=2 $page=1 id 660-1m", "1s 10:59 id 660"]);
     drop(viewer);
     bench.end().await;
 }
@@ -353,7 +352,7 @@ async fn whoever_comes_later_sees_the_minutes_that_are_and_were_whole() {
     assert!(told(&mut viewer).is_empty(), "12:00 is not over for sure");
     bench.rig.pass_seconds(1);
     bench.read().await;
-    assert_eq!(told(&mut viewer), ["1m 12:00 Bought=60 id 780"]);
+    assert_eq!(told(&mut viewer), ["1m 12:00 Bought=60 id 780-1m"]);
     assert_eq!(bench.live.counters().events.count(), 60, "no more than that was read");
     drop(viewer);
     bench.end().await;
@@ -368,14 +367,31 @@ async fn a_viewer_goes_on_where_it_was() {
     bench.rig.pass_seconds(5);
     let lines = told(&mut first);
     assert_eq!(lines.last().unwrap(), "1s 10:33 id 634");
-    let mut second = bench.viewer(seconds(View { after: Some(632), ..View::default() }));
+    let mut second = bench.viewer(seconds(View { after: "632".parse().ok(), ..View::default() }));
     assert_eq!(told(&mut second), ["1s 10:32 id 633", "1s 10:33 id 634"]);
     let mut third = bench.viewer(seconds(View { last: 1, ..View::default() }));
     assert_eq!(told(&mut third), ["1s 10:33 id 634"]);
-    let mut from_elsewhere = bench.viewer(seconds(View { after: Some(99_999), ..View::default() }));
+    let mut from_elsewhere = bench.viewer(seconds(View { after: "99999".parse().ok(), ..View::default() }));
     assert!(told(&mut from_elsewhere).is_empty());
     bench.rig.pass_seconds(1);
     assert_eq!(told(&mut from_elsewhere), ["1s 10:34 id 635"]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn whoever_goes_on_is_told_nothing_twice_wherever_it_was() {
+    let bench = Bench::new();
+    let mut whole = bench.viewer(View::default());
+    bench.read().await;
+    assert!(told(&mut whole).is_empty());
+    bench.rig.pass_seconds(32);
+    let lines = told(&mut whole);
+    assert!(lines.iter().any(|line| line.starts_with("1m")), "{lines:?}");
+    for (at, line) in lines.iter().enumerate() {
+        let (_, id) = line.split_once(" id ").unwrap();
+        let mut again = bench.viewer(View { after: id.parse().ok(), ..View::default() });
+        assert_eq!(told(&mut again), lines[at + 1..], "behind {line}");
+    }
     bench.end().await;
 }
 

@@ -9,7 +9,7 @@ use tracklog_protocol::line::format_time;
 
 use super::figures::{LiveGap, LiveWindow};
 use super::live::{Live, Reading};
-use super::span::{Window, WindowSpan};
+use super::span::{Window, WindowId, WindowSpan};
 
 /// How long after its end a window is told: commits that were on their way have arrived by then.
 const GRACE: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub struct View {
     /// So many windows of each span that are over already come first, as far as they are known.
     pub last: u32,
     /// Goes on after what had this id. Then `last` means nothing.
-    pub after: Option<i64>,
+    pub after: Option<WindowId>,
 }
 
 /// What somebody who watches is told.
@@ -38,9 +38,8 @@ pub struct View {
 pub enum Told {
     /// A window.
     Window {
-        /// By which it can be gone on from: the second in which it ended. Of windows that end
-        /// together only the last has it.
-        id: Option<i64>,
+        /// By which it can be gone on from.
+        id: WindowId,
         /// The first moment after it.
         end: TimeMicros,
         /// Its figures.
@@ -81,9 +80,7 @@ impl<L: Log + ?Sized> Viewer<L> {
         let place = over.min_by_key(|window| (window.end(), std::cmp::Reverse(window.span)))?;
         let window = *place;
         *place = window.plus(1);
-        let has_company = next.iter().any(|other| other.end() == window.end());
-        let id = (!has_company).then(|| window.end().0.div_euclid(SECOND_MICROS));
-        let end = window.end();
+        let (id, end) = (WindowId(window), window.end());
         let window = reading.windows.read(window, self.view.name.as_deref(), true);
         Some(Told::Window { id, end, window })
     }
@@ -136,10 +133,7 @@ impl<L: Log + ?Sized> Viewer<L> {
         let until = TimeMicros(through.0.saturating_sub(GRACE_MICROS));
         let wanted = |span: &WindowSpan| self.view.span.is_none_or(|only| only == *span);
         let begin = |span: WindowSpan| match self.view.after {
-            Some(seconds) => {
-                let after = span.window_of(TimeMicros(seconds.saturating_mul(SECOND_MICROS)));
-                after.min(span.window_of(until))
-            }
+            Some(told) => told.next(span).min(span.window_of(until)),
             None => {
                 let last = span.window_of(until).plus(-i64::from(self.view.last));
                 last.max(reading.windows.first(span))

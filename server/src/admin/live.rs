@@ -5,7 +5,7 @@
 //!
 //! | event | data | id |
 //! |---|---|---|
-//! | `window` | a window that is over | the second in which it ended |
+//! | `window` | a window that is over | the second in which it ended; of a minute, with `-1m` behind it |
 //! | `window` | the minute that is not, each second, `"complete":false` | none |
 //! | `gap` | `{"window":…,"next":…}`: windows before `next` are missing | none |
 //!
@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use tracklog_ingest_gateway::Content;
 use tracklog_log::Log;
-use tracklog_pipeline::realtime::{Live, Told, Viewer};
+use tracklog_pipeline::realtime::{Live, Told, Viewer, WindowId};
 
 use super::Shared;
 use super::answer::refusal;
@@ -80,7 +80,7 @@ impl Shared {
 }
 
 /// What is no id of ours is as if nothing was said.
-fn last_event_id(headers: &HeaderMap) -> Option<i64> {
+fn last_event_id(headers: &HeaderMap) -> Option<WindowId> {
     headers.get("last-event-id")?.to_str().ok()?.parse().ok()
 }
 
@@ -136,13 +136,13 @@ async fn send_due(viewer: &mut Viewer<dyn Log>, sender: &LinesSender) -> Option<
 
 fn event(told: &Told) -> String {
     match told {
-        Told::Window { id, window, .. } => event_text("window", *id, window),
+        Told::Window { id, window, .. } => event_text("window", Some(*id), window),
         Told::Gap(gap) => event_text("gap", None, gap),
     }
 }
 
 /// JSON is one line, whatever is in it.
-fn event_text(name: &str, id: Option<i64>, data: &impl Serialize) -> String {
+fn event_text(name: &str, id: Option<WindowId>, data: &impl Serialize) -> String {
     let mut text = format!("event: {name}\n");
     if let Some(id) = id {
         writeln!(text, "id: {id}").expect("a string takes all text");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use percent_encoding::percent_decode_str;
-use tracklog_pipeline::realtime::View;
+use tracklog_pipeline::realtime::{View, WindowId};
 use tracklog_protocol::TimeMicros;
 
 use crate::backfill::{Stretch, Zoneless};
@@ -179,7 +179,7 @@ pub(super) fn reading(mut parameters: Parameters, now: TimeMicros) -> Result<Que
 /// What is to be watched, and whether only once. `after` is what the client saw last.
 pub(super) fn viewing(
     mut parameters: Parameters,
-    after: Option<i64>,
+    after: Option<WindowId>,
 ) -> Result<(View, bool), String> {
     let span = parameters.take("window").map(|text| text.parse());
     let view = View {
@@ -245,12 +245,13 @@ mod tests {
 
     #[test]
     fn what_is_watched_is_read() {
-        let viewing = |query: &str| viewing(Parameters::of(query)?, Some(7));
+        let after: Option<WindowId> = "7".parse().ok();
+        let viewing = |query: &str| viewing(Parameters::of(query)?, after);
         let (view, once) = viewing("name=Order+Completed&window=1m&last=5&once").unwrap();
         assert_eq!((view.name.as_deref(), view.last, once), (Some("Order Completed"), 5, true));
-        assert_eq!((view.span.unwrap().as_str(), view.after), ("1m", Some(7)));
+        assert_eq!((view.span.unwrap().as_str(), view.after), ("1m", after));
         let (all, follows) = viewing("").unwrap();
-        assert_eq!((all, follows), (View { after: Some(7), ..View::default() }, false));
+        assert_eq!((all, follows), (View { after, ..View::default() }, false));
         for query in ["window=5m", "last=-1", "once=maybe", "names=a", "last=1&last=2"] {
             assert!(viewing(query).is_err(), "{query}");
         }

@@ -63,6 +63,11 @@ pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     let ended = send(&filled, VISITORS..2 * VISITORS + events).await;
     filled.stop().await;
     ended?;
+    // Commits go past the page cache. A log is warm when it has been read.
+    let read = site.start(Stages::Off).await?;
+    let warmed = scan_raw(&read).await;
+    read.stop().await;
+    warmed?;
     let measured = site.start(Stages::On).await?;
     let figure = measure_on(&measured, events).await;
     measured.stop().await;
@@ -115,24 +120,30 @@ fn settings(data: PathBuf, database: PathBuf, run: &Run) -> Result<Settings, Fai
 /// Everybody once, through the stages.
 async fn introduce(node: &Node) -> Result<(), Failure> {
     send(node, 0..VISITORS).await?;
-    until(node, |seen| seen == Seen::after(VISITORS)).await.map(drop)
+    let all = Seen::after(VISITORS);
+    until(node, |seen| seen == all).await.map(drop)
 }
 
 async fn measure_on(node: &Node, events: u64) -> Result<Figure, Failure> {
     let all = 2 * VISITORS + events;
+    let through = Seen::after(all);
     let begun = until(node, |seen| seen.enriched >= 2 * VISITORS).await?;
     let (cpu, began) = (cpu_time(), Instant::now());
-    until(node, |seen| seen == Seen::after(all)).await?;
+    until(node, |seen| seen == through).await?;
     let (spent, took) = (cpu_time() - cpu, began.elapsed());
     // Those that were enriched before count for nothing, though some are routed since.
     let passed = all - begun.enriched;
-    let log = node.log();
-    let raw = log.topic(RAW).expect("a node makes it");
-    let scan = Scan::all(&log, &raw, Keep::Nothing).await?;
+    let scan = scan_raw(node).await?;
     let case = format!("enriched and routed, {} B, {VISITORS} visitors", visitors::EVENT_BYTES);
     let mut figure = Figure::new(case, "events/s", passed as f64 / took.as_secs_f64());
     figure.cpu_nanos_per_event = u64::try_from(spent.as_nanos()).ok().map(|nanos| nanos / passed);
     Ok(figure.beside(all as f64 / scan.seconds, RAW_IS))
+}
+
+async fn scan_raw(node: &Node) -> Result<Scan, Failure> {
+    let log = node.log();
+    let raw = log.topic(RAW).expect("a node makes it");
+    Scan::all(&log, &raw, Keep::Nothing).await
 }
 
 /// How far events have come, by what is in topics.
