@@ -60,6 +60,8 @@ pub(crate) enum Job {
     Index { id: SegmentId, index: Arc<SegmentIndex> },
     /// What was to be given up is not the oldest any more: nothing was.
     NotDropped,
+    /// The log stops, and stands at this checkpoint.
+    Stopped(Checkpoint),
     /// Segments or packs are out of the tables; the checkpoint no longer names them.
     Unlisted { unlisted: Unlisted, checkpoint: Checkpoint },
 }
@@ -171,6 +173,7 @@ impl Keeper {
             }
             Job::Index { id, index } => self.write_index(&id, &index),
             Job::NotDropped => self.dropping = false,
+            Job::Stopped(checkpoint) => self.note(&checkpoint),
             Job::Unlisted { unlisted, checkpoint } => self.unlisted(&unlisted, checkpoint),
         }
         self.catch_up();
@@ -321,11 +324,16 @@ impl Keeper {
 
     fn segment_full(&mut self, full: &SegmentFull) {
         self.write_index(&full.id, &full.index);
-        if let Some(checkpoint) = &full.checkpoint
-            && self.forgetting.is_none()
+        if let Some(checkpoint) = &full.checkpoint {
+            self.note(checkpoint);
+        }
+    }
+
+    /// Writes a checkpoint that nothing depends on: the next one comes with the next segment.
+    fn note(&mut self, checkpoint: &Checkpoint) {
+        if self.forgetting.is_none()
             && let Err(why) = self.write_checkpoint(checkpoint)
         {
-            // The next one comes with the next segment.
             tracing::warn!("{why}");
         }
     }

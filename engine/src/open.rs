@@ -703,6 +703,10 @@ impl Effects for Asked {
         self.jobs.push(Job::Full(full));
     }
 
+    fn stopped(&mut self, _: Checkpoint) {
+        unreachable!("the journal does not stop while it is made");
+    }
+
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint) {
         self.jobs.push(Job::Unlisted { unlisted, checkpoint });
     }
@@ -760,6 +764,10 @@ impl Effects for Handed {
 
     fn segment_full(&mut self, full: SegmentFull) {
         self.hand(Job::Full(full));
+    }
+
+    fn stopped(&mut self, checkpoint: Checkpoint) {
+        self.hand(Job::Stopped(checkpoint));
     }
 
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint) {

@@ -100,6 +100,8 @@ pub(crate) trait Effects {
     fn prepare(&mut self, segment: SegmentNumber);
     /// A segment was sealed: write its index, and the checkpoint if there is one.
     fn segment_full(&mut self, full: SegmentFull);
+    /// The log stops, and stands at this checkpoint.
+    fn stopped(&mut self, checkpoint: Checkpoint);
     /// Segments or packs are out of the tables; the checkpoint no longer names them. It uses up two
     /// sequence numbers: one for each file.
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint);
@@ -229,6 +231,8 @@ pub(crate) struct Journal {
     erased: bool,
     checkpoint_sequence: u64,
     checkpoint_at: Duration,
+    /// The last commit with data when the last checkpoint was made.
+    checkpoint_base: Option<Base>,
 }
 
 impl Journal {
@@ -275,6 +279,7 @@ impl Journal {
             erased: false,
             checkpoint_sequence: start.checkpoint_sequence,
             checkpoint_at: effects.monotonic(),
+            checkpoint_base: start.opened_body.base,
             start,
             published,
             intake,
@@ -580,6 +585,7 @@ impl Journal {
     /// What the log adds up to at the last published commit.
     pub(crate) fn checkpoint(&mut self) -> Checkpoint {
         self.checkpoint_sequence += 1;
+        self.checkpoint_base = self.base;
         let (position, sequence) = (self.durable, self.checkpoint_sequence);
         snapshot(&self.start, &self.published, &self.producers, position, self.base, sequence)
     }
@@ -771,8 +777,7 @@ impl Journal {
     fn idle(&mut self, effects: &mut impl Effects) -> Next {
         let marked = self.last.kind == CommitKind::Mark;
         if self.stopping && marked {
-            self.published.close();
-            return Next::Stopped;
+            return self.stop(effects);
         }
         if marked {
             return Next::Wait { wake_at_bytes: 0, timeout: None };
@@ -789,12 +794,22 @@ impl Journal {
             self.seal(effects);
         } else if self.stopping {
             // There is no room for a mark; the next opening reads the last commit whole instead.
-            self.published.close();
-            return Next::Stopped;
+            return self.stop(effects);
         } else {
             return Next::Wait { wake_at_bytes: 0, timeout: None };
         }
         self.wait(false, effects)
+    }
+
+    /// All is durable. A last checkpoint vouches for it outside of the journal, so that files of
+    /// before are not taken for the log when they are put back.
+    fn stop(&mut self, effects: &mut impl Effects) -> Next {
+        if self.base != self.checkpoint_base {
+            let checkpoint = self.checkpoint();
+            effects.stopped(checkpoint);
+        }
+        self.published.close();
+        Next::Stopped
     }
 
     fn wait(&self, blocked: bool, effects: &impl Effects) -> Next {

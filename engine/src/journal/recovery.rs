@@ -855,6 +855,10 @@ impl<'a> Recovery<'a> {
         let last = segments.iter().rposition(|segment| first_number(segment).is_some());
         for (at, segment) in segments.iter().enumerate() {
             let slot = segment.id.slot;
+            if let Some(what) = self.taken_back(segment) {
+                self.give_up_end(&what, self.slot_bytes)?;
+                continue;
+            }
             let unreadable = self.is_unreadable(segment, Pages::None);
             let bytes = self.inventory.slots.get(&slot).copied().filter(|_| !unreadable);
             let missing_bytes = self.slot_bytes.saturating_sub(bytes.unwrap_or(0));
@@ -874,6 +878,27 @@ impl<'a> Recovery<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What is to be said of a segment of which nothing is there, not even its header, though that
+    /// was durable before a checkpoint named it: the slot is as it was before. Rot leaves no whole
+    /// header of an earlier segment, and does not empty a slot.
+    fn taken_back(&self, segment: &Segment) -> Option<String> {
+        let Content::Walked(walked) = &segment.content else { return None };
+        let SegmentId { number, slot, run, .. } = segment.id;
+        let checkpoint = self.inventory.checkpoint.as_ref()?;
+        if !walked.found.is_empty() || checkpoint.slots.iter().all(|id| id.number != number) {
+            return None;
+        }
+        let before = match self.inventory.headers.get(&slot) {
+            Some(header) if header.segment < number => format!("segment {}", header.segment),
+            None if self.inventory.blank.contains(&slot) => "nothing".to_owned(),
+            _ => return None,
+        };
+        Some(format!(
+            "{slot} holds {before} where segment {number} of run {run} was (old files put back, or \
+             a disk that lied about flushing): its commits are gone"
+        ))
     }
 
     /// Whether the segment is named, no commit of it is known, and pages of it, or all of them,

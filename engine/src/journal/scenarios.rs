@@ -811,10 +811,8 @@ fn old_slots_under_a_newer_checkpoint_are_refused_and_can_be_given_up() {
     acked(&mut rig, b"b");
     let lost = acked(&mut rig, b"c");
     rig.settle_marked();
+    // What vouches for b and c is the checkpoint that a stop writes.
     rig.stop();
-    let disk = disk.reboot();
-    // Stopping writes no checkpoint: open once more, so that one knows of b and c.
-    Rig::open(&disk).unwrap().stop();
     let disk = disk.reboot();
     let slots: Vec<SlotId> =
         disk.journal_folder().unwrap().slots.into_iter().map(|(slot, _)| slot).collect();
@@ -830,6 +828,43 @@ fn old_slots_under_a_newer_checkpoint_are_refused_and_can_be_given_up() {
     rig.settle_marked();
     let disk = power_cut(&disk, rig);
     drop(Rig::open(&disk).expect("the loss was recorded"));
+}
+
+#[test]
+fn slots_as_they_were_before_a_checkpoint_named_them_are_refused_and_can_be_given_up() {
+    // As it was prepared for the run before; and empty, as it was made.
+    for is_blank in [false, true] {
+        let (disk, mut rig) = node(1);
+        acked(&mut rig, b"a");
+        rig.settle_marked();
+        rig.stop();
+        let disk = disk.reboot();
+        let old = disk.snapshot();
+        let mut rig = Rig::open(&disk).unwrap();
+        let lost = acked(&mut rig, b"b");
+        let at = lies(&disk, lost);
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        // The checkpoints know the run's first commit alone, and the next slot has its header.
+        if is_blank {
+            let slots = disk.journal_folder().unwrap().slots;
+            let (_, bytes) = slots.into_iter().find(|(slot, _)| *slot == at.slot).unwrap();
+            disk.remove_slot(at.slot).unwrap();
+            disk.create_slot(at.slot, bytes).unwrap();
+        } else {
+            disk.restore_slot(&old, at.slot);
+        }
+        let error = recover(&disk, false).map(|_| ()).unwrap_err();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("--accept-loss"), "{error}");
+        let options = Options { accept_loss: true, ..options() };
+        let mut rig = Rig::open_with(&disk, &options).unwrap();
+        let next = acked(&mut rig, b"c");
+        assert!(next > lost, "offset {lost} was acked before");
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        drop(Rig::open(&disk).expect("the loss was recorded"));
+    }
 }
 
 #[test]
