@@ -611,12 +611,21 @@ impl Model {
         lost
     }
 
+    /// Whether a record may have been out of reach at some time: trimmed, expired or given up.
+    fn may_be_gone(&self, partition: PartitionId, at: Offset) -> bool {
+        self.drops || self.trims.get(&partition).is_some_and(|(_, most)| at < *most)
+    }
+
     fn check_loss(&mut self, lost: &[((PartitionId, Offset), Number)], contents: &Contents) {
         if let (Loss::None, Some(((partition, at), number))) = (self.loss, lost.first()) {
             panic!("record {number} of {partition} at {at} is gone: {}", self.tell(*number));
         }
-        // Of what nobody read before nobody knows in which commit it lay.
-        let times = lost.iter().filter_map(|(_, number)| self.records[index(*number)].time);
+        // Of what nobody read before nobody knows in which commit it lay. What was out of reach when
+        // a pack was made is not in the pack; damage to what that was made of puts the pack in its
+        // place, and a crash takes back what nothing durable said of the reach.
+        let counts = lost.iter().filter(|((partition, at), _)| !self.may_be_gone(*partition, *at));
+        let times = counts.filter_map(|(_, number)| self.records[index(*number)].time);
+        let times: Vec<_> = times.collect();
         self.broken.extend(times);
         let broken = &self.broken;
         assert!(self.loss != Loss::OneCommit || broken.len() <= 1, "one page took {broken:?}");
@@ -630,8 +639,7 @@ impl Model {
             let told = share.damage.iter().any(|damage| damage.contains(at));
             let vouched = || self.is_vouched_for(*number, &left);
             // Where damage undoes a trim, or what had expired, that is not back which went along.
-            let trimmed = self.trims.get(partition).is_some_and(|(_, most)| at < most);
-            let went_along = self.erases && (self.drops || trimmed);
+            let went_along = self.erases && self.may_be_gone(*partition, *at);
             assert!(
                 told || went_along || !vouched(),
                 "record {number} of {partition} at {at} is lost in silence"
