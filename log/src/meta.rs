@@ -86,7 +86,8 @@ pub enum MetaError {
 ///
 /// A `put` is in the log's order when the call returns; its future only waits. The state moves by
 /// reading the topic alone, so memory and log cannot disagree, and a change whose outcome was
-/// unknown is seen if it is there.
+/// unknown is seen if it is there. Where the last record of a key is damaged, the one before it that
+/// can be read stands for it.
 pub struct MetaTopic<L: ?Sized> {
     partition: PartitionId,
     epoch: Epoch,
@@ -220,6 +221,23 @@ impl<L: Log + ?Sized> MetaTopic<L> {
         }
     }
 
+    /// Whether values are missing because they could not be read.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        !self.replayed().damage.is_empty()
+    }
+
+    /// Whether the log knows of a record of this key that nobody can read: all that can be is as
+    /// expected. Nobody would ever get past that record by its version.
+    fn lacks(&self, key: &[u8], expect: Expect) -> bool {
+        let known = self.get(key).map(|known| known.version);
+        match expect {
+            Expect::Any => false,
+            Expect::Absent => known.is_none(),
+            Expect::Version(version) => known == Some(version),
+        }
+    }
+
     fn replayed(&self) -> MutexGuard<'_, Replayed> {
         self.replayed.lock().expect("no holder of this lock panics")
     }
@@ -282,7 +300,16 @@ impl<L: Log + ?Sized> Meta for MetaTopic<L> {
         expect: Expect,
     ) -> Pending<'_, Result<Offset, MetaError>> {
         let ticket = self.append(KeyValue { key, value }, expect);
-        Box::pin(async move { self.finish(ticket?).await })
+        let again = self.is_damaged().then(|| (key.to_vec(), value.map(<[u8]>::to_vec)));
+        Box::pin(async move {
+            match (self.finish(ticket?).await, again) {
+                (Err(MetaError::Conflict), Some((key, value))) if self.lacks(&key, expect) => {
+                    let change = KeyValue { key: &key, value: value.as_deref() };
+                    self.finish(self.append(change, Expect::Any)?).await
+                }
+                (done, _) => done,
+            }
+        })
     }
 }
 

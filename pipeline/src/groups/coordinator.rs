@@ -119,6 +119,8 @@ pub struct Groups<L: ?Sized> {
     /// The highest generation of groups that were deleted. One of such a name goes on above it, so
     /// that members from before are not taken for those after.
     deleted: AtomicU64,
+    /// Of a damaged ledger: keys of offsets that were written again.
+    asserted: parking_lot::Mutex<BTreeSet<Vec<u8>>>,
 }
 
 struct Dropped {
@@ -168,8 +170,8 @@ impl<L: Log + ?Sized> Groups<L> {
             tracing::error!(%from, %to, damage.what, why);
         }
         let (members, dropped) = (Mutex::default(), parking_lot::Mutex::default());
-        let deleted = AtomicU64::new(0);
-        Self { log, ledger, clock, groups: members, dropped, deleted }
+        let (deleted, asserted) = (AtomicU64::new(0), parking_lot::Mutex::default());
+        Self { log, ledger, clock, groups: members, dropped, deleted, asserted }
     }
 
     /// Writes what counts anew and gives up what lies before, where more than `stale_max` records
@@ -313,12 +315,29 @@ impl<L: Log + ?Sized> Groups<L> {
         self.ledger.refresh().await?;
         let key = offset_key(name, source);
         let next = self.next(&key, source, group).await?;
+        self.assert_readable(&key, next, group).await?;
         let [of_group, of_offset] = [group_key(name), key].map(|key| {
             let at = self.ledger.get(&key).map(|it| it.version);
             Place { key, at }
         });
         let ledger = self.ledger.partition();
         Ok(Some(Claim::new(source, next, group.written, ledger, of_group, of_offset)))
+    }
+
+    /// Where the ledger is damaged, a commit would depend on a record that nobody can read: what can
+    /// be read is written again, once for each key.
+    async fn assert_readable(
+        &self,
+        key: &[u8],
+        next: Offset,
+        group: &Group,
+    ) -> Result<(), GroupError> {
+        if self.ledger.is_damaged() && !self.asserted.lock().contains(key) {
+            let committed = Committed { next, generation: group.written, at: (self.clock)() };
+            self.ledger.put(key, Some(&committed.encode()), Expect::Any).await?;
+            self.asserted.lock().insert(key.to_vec());
+        }
+        Ok(())
     }
 
     /// Where the group goes on in `source`, whose offset has this key.

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::rig::{Node, Ran, replay, run, text};
+use crate::rig::{Node, Ran, enriched, replay, run, text};
 
 /// A slot's header: magic, then the format's version; the page's last four bytes are its CRC.
 const SLOT_MAGIC: &[u8] = b"TLOGSLOT";
@@ -159,6 +159,48 @@ fn inspect_explains_the_files_of_a_folder_and_names_those_that_are_none() {
     assert!(ran.status == 1 && ran.stderr.contains("default.key is no slot"), "{ran:?}");
     let ran = run(&["inspect", text(&data.path().join("missing"))]);
     assert!(ran.refusal().contains("missing"), "{ran:?}");
+}
+
+#[test]
+fn old_journal_files_put_back_are_refused_and_when_accepted_no_offset_is_given_twice() {
+    let data = ten_events();
+    let journal = data.path().join("journal");
+    let old = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &Path| {
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    copy(&journal, old.path());
+    let node = Node::start(data.path());
+    for number in 10..15 {
+        node.track(&format!("needle-{number}"), "7");
+    }
+    assert_eq!(enriched(data.path(), 15).len(), 15);
+    assert!(node.terminate().0.success());
+    copy(old.path(), &journal);
+    let refused = Node::try_start(data.path(), |it| it.env("TRACKLOG_LOG", "error"));
+    let refused = refused.err().expect("what was acked is not there");
+    let why = refused.refusal();
+    assert!(why.contains("commits 2 to ") && why.contains("--accept-loss"), "{why}");
+    let node = Node::start_with(data.path(), |it| it.arg("--accept-loss"));
+    node.track("after", "7");
+    let is_after = |event: &&serde_json::Value| event["event"] == "after";
+    // The lost stretch is told, and the lines around it come.
+    let lines = |arguments: &[&str]| {
+        let ran = run(&[arguments, &["--json", "--data", text(data.path())]].concat());
+        assert!(ran.status <= 1 && ran.stderr.contains("damaged"), "{ran:?}");
+        let parse = |line| serde_json::from_str(line).expect("a line is JSON");
+        ran.stdout.lines().map(parse).collect::<Vec<serde_json::Value>>()
+    };
+    let raw = lines(&["replay", "raw"]);
+    let after = raw.iter().find(is_after).expect("it was acked");
+    assert!(after["offset"].as_u64() > Some(14), "offset 14 was acked before: {after}");
+    // The group had come further than what is there now, and goes on with what is new.
+    let told = lines(&["tail", "enriched", "--from", "0", "--limit", "11"]);
+    assert_eq!(told.iter().filter(is_after).count(), 1, "{told:?}");
+    assert!(node.terminate().0.success());
+    drop(Node::start(data.path()));
 }
 
 /// Sends three mebibytes for one partition.
