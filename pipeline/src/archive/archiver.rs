@@ -584,9 +584,8 @@ impl<L: Log + ?Sized> Work<'_, L> {
                     at = next;
                 }
                 Err(FetchError::OutOfRange { extent, asked, .. }) if asked < extent.start => {
-                    let start = extent.start.min(range.end);
-                    stretch.pass(id.partition, at, start, "no longer in the log");
-                    at = start;
+                    stretch.pass(id.partition, at, extent.start, "no longer in the log");
+                    at = extent.start;
                 }
                 Err(FetchError::Io { why, .. }) => pauses.failed(&why).await,
                 Err(error) => return Err(error.into()),

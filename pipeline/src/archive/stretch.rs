@@ -45,14 +45,19 @@ pub(super) struct Group {
 }
 
 impl Stretch {
-    /// Goes on with what was fetched of a partition from `from` on, up to `to`; returns where to
-    /// read next.
+    /// Goes on with what was fetched of a partition from `from` on, up to `to`, and where nothing
+    /// is there, to the end of that: a hole may have millions of offsets and costs nothing. Returns
+    /// where to read next.
     pub(super) fn take(&mut self, from: Offset, to: Offset, found: FetchedPartition) -> Offset {
         let partition = found.partition.partition;
-        let mut at = from;
+        let (mut at, mut hole_end) = (from, found.next);
         for batch in found.batches {
             let (base, end) = (batch.base_offset(), batch.end_offset().min(to));
-            if end <= at || base >= to {
+            if base >= to {
+                hole_end = hole_end.min(base);
+                continue;
+            }
+            if end <= at {
                 continue;
             }
             self.miss(partition, at, base, || why(&found.damage, at));
@@ -62,7 +67,7 @@ impl Stretch {
             self.batches.push(batch);
             at = end;
         }
-        let next = found.next.min(to);
+        let next = if at < to { hole_end } else { at };
         self.miss(partition, at, next, || why(&found.damage, at));
         self.cover(partition, from, next.max(at));
         next.max(at)
@@ -212,4 +217,31 @@ fn event_of<'a>(entry: &Entry<'a>) -> Option<EventView<'a>> {
 fn why(damage: &[tracklog_log::Damage], at: Offset) -> String {
     let found = damage.iter().find(|damage| damage.from <= at && at < damage.to);
     found.map_or_else(|| "never stored".to_owned(), |damage| format!("damaged: {}", damage.what))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracklog_log::{Damage, Extent};
+    use tracklog_protocol::{PartitionId, TopicId};
+
+    use super::*;
+
+    #[test]
+    fn a_hole_is_passed_at_once_however_far_it_reaches() {
+        let partition = PartitionId::new(TopicId(1), 3);
+        let (from, end) = (Offset(7), Offset(1 << 40));
+        let damage = Damage { partition, from, to: end, what: "lost commits".to_owned() };
+        let found = FetchedPartition {
+            partition,
+            batches: Vec::new(),
+            next: end,
+            extent: Extent { start: Offset::ZERO, end },
+            damage: vec![damage],
+        };
+        let mut stretch = Stretch::default();
+        assert_eq!(stretch.take(from, from.plus(2), found), end);
+        let whole = OffsetRange { partition: 3, from: from.0, to: end.0 };
+        assert_eq!(stretch.ranges, [whole]);
+        assert_eq!((stretch.missing.len(), stretch.missing[0].range), (1, whole));
+    }
 }

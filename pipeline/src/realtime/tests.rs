@@ -371,7 +371,8 @@ async fn a_viewer_goes_on_where_it_was() {
     assert_eq!(told(&mut second), ["1s 10:32 id 633", "1s 10:33 id 634"]);
     let mut third = bench.viewer(seconds(View { last: 1, ..View::default() }));
     assert_eq!(told(&mut third), ["1s 10:33 id 634"]);
-    let mut from_elsewhere = bench.viewer(seconds(View { after: "99999".parse().ok(), ..View::default() }));
+    let mut from_elsewhere =
+        bench.viewer(seconds(View { after: "99999".parse().ok(), ..View::default() }));
     assert!(told(&mut from_elsewhere).is_empty());
     bench.rig.pass_seconds(1);
     assert_eq!(told(&mut from_elsewhere), ["1s 10:34 id 635"]);
