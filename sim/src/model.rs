@@ -561,7 +561,7 @@ impl Model {
             self.extent(partition, share.extent);
         }
         self.ends.insert(partition, share.extent.end);
-        self.check_start(partition, share.extent);
+        self.check_start(partition, share);
         for (offset, found) in &share.records {
             if let Some(number) = found.number {
                 self.check_length(number, found.length);
@@ -582,8 +582,11 @@ impl Model {
         }
     }
 
-    fn check_start(&mut self, partition: PartitionId, Extent { start, end }: Extent) {
-        let may_be_undone = self.may_be_undone();
+    fn check_start(&mut self, partition: PartitionId, share: &Share) {
+        let Extent { start, end } = share.extent;
+        // An opening that ended before its run began told nobody; who reads is told ever after.
+        let is_told = self.loss == Loss::OneCommit && !share.damage.is_empty();
+        let may_be_undone = is_told || self.may_be_undone();
         let free = self.drops || self.loss != Loss::None;
         let (surely, at_most) = self.trims.entry(partition).or_default();
         if start < (*surely).min(end) {
