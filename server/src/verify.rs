@@ -62,6 +62,9 @@ pub enum VerifyLine {
         clean: bool,
         /// Segments in use.
         segments: u64,
+        /// Packs in use.
+        #[serde(default)]
+        packs: u64,
         /// What can be read.
         readable: Amount,
         /// What cannot.
@@ -154,6 +157,7 @@ fn tell(report: &VerifyReport, told: &mut dyn FnMut(VerifyLine)) {
     told(VerifyLine::Summary {
         clean: report.clean,
         segments: report.segments,
+        packs: report.packs,
         readable: amount(&report.readable),
         damaged: amount(&report.damaged),
         problems: report.problem_count,
@@ -222,8 +226,12 @@ impl fmt::Display for VerifyLine {
                  damage is offsets {} to {} (not included), at {} of {}, segment {}: {}",
                 first.from, first.to, first.position, first.slot, first.segment, first.what
             ),
-            Self::Summary { clean, segments, readable, damaged, problems } => {
-                writeln!(f, "readable: {readable} in {}", counted(*segments, "segment"))?;
+            Self::Summary { clean, segments, packs, readable, damaged, problems } => {
+                write!(f, "readable: {readable} in {}", counted(*segments, "segment"))?;
+                if *packs > 0 {
+                    write!(f, " and {}", counted(*packs, "pack"))?;
+                }
+                writeln!(f)?;
                 if !clean {
                     writeln!(f, "damaged: {damaged}; {}", counted(*problems, "problem"))?;
                 }
@@ -269,10 +277,13 @@ mod tests {
     fn a_summary_counts_as_people_do() {
         let readable = Amount { records: 1, batches: 1, commits: 2, bytes: 2_666_496 };
         let damaged = Amount { records: 0, batches: 0, commits: 0, bytes: 0 };
-        let summary =
-            VerifyLine::Summary { clean: true, segments: 1, readable, damaged, problems: 0 };
-        let wanted = "readable: 1 record, 1 batch, 2 commits, 2.5 MiB in 1 segment\nclean";
-        assert_eq!(summary.to_string(), wanted);
+        let summary = |packs| {
+            let (clean, segments, problems) = (true, 1, 0);
+            VerifyLine::Summary { clean, segments, packs, readable, damaged, problems }.to_string()
+        };
+        let wanted = "readable: 1 record, 1 batch, 2 commits, 2.5 MiB in 1 segment";
+        assert_eq!(summary(0), format!("{wanted}\nclean"));
+        assert_eq!(summary(2), format!("{wanted} and 2 packs\nclean"));
     }
 
     #[test]
@@ -306,6 +317,7 @@ mod tests {
             VerifyLine::Summary {
                 clean: false,
                 segments: 1,
+                packs: 3,
                 readable: amount,
                 damaged: amount,
                 problems: 1,

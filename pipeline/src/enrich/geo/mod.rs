@@ -53,7 +53,7 @@ impl Default for GeoOptions {
     fn default() -> Self {
         Self {
             files: Vec::new(),
-            cache_bytes: 8 << 20,
+            cache_bytes: 32 << 20,
             stated_addresses: true,
             edge: None,
             trusted: Vec::new(),
