@@ -47,11 +47,15 @@ pub struct Share {
 /// What a log shows.
 pub type Contents = BTreeMap<PartitionId, Share>;
 
+const DELETED: &[u8] = b"of a topic that is deleted";
+
 /// The log as it was stopped, and what was in it.
 pub struct Sample {
     snapshot: Snapshot,
     /// All that is in it.
     pub contents: Contents,
+    /// The only record of the partition whose topic was deleted.
+    pub deleted: &'static [u8],
     /// Pages that are not all zeros.
     pub pages: Vec<(SlotId, u64)>,
     /// Where commits begin.
@@ -84,7 +88,7 @@ impl Sample {
         let raw = node.topic("raw", 2, Retention::Keep);
         let keys = node.topic("_keys", 1, Retention::Compact)[0];
         let gone = node.topic("gone", 1, Retention::Keep)[0];
-        node.append(gone, Record::opaque(b"of a topic that is deleted"));
+        node.append(gone, Record::opaque(DELETED));
         let name = TopicName::new("gone").expect("a topic's name");
         let log = Arc::clone(&node.log);
         node.wait(log.delete_topic(&name)).expect("it is there");
@@ -133,7 +137,7 @@ impl Sample {
                 }
             }
         }
-        Self { snapshot: disk.snapshot(), contents, pages, commits, slots }
+        Self { snapshot: disk.snapshot(), contents, deleted: DELETED, pages, commits, slots }
     }
 }
 
