@@ -216,8 +216,11 @@ impl Engine {
         let counters = &*self.counters;
         let reads = &self.client.published.reads;
         let (frame_bytes, frames_decoded) = self.reader.frames();
-        let packs = self.client.published.places.read().packs();
-        let settled = self.client.published.ids.settled();
+        let (segments, packs, settled) = {
+            let places = self.client.published.places.read();
+            let settled = self.client.published.ids.settled();
+            (places.segment_ids().len(), places.packs(), settled)
+        };
         let (is_erasing, erasing_waits) = self.settling.erasing();
         Status {
             backend: self.disk.backend(),
@@ -242,7 +245,7 @@ impl Engine {
             ids_bytes: load(&counters.ids_bytes),
             settled_ids: settled.len(),
             settled_ids_bytes: settled.bytes() as u64,
-            segments: self.client.published.places.read().segment_ids().len(),
+            segments,
             packs: packs.len(),
             pack_bytes: packs.iter().map(|head| head.file_bytes).sum(),
             settled_bytes: packs.iter().map(|head| head.journal_bytes).sum(),

@@ -553,13 +553,16 @@ impl Journal {
         for (pack, index, ids) in std::mem::take(&mut self.settled) {
             let replaced = {
                 let topics = self.published.topics.read();
-                self.published.places.write().replace(pack, index, &topics.catalog)
+                let mut places = self.published.places.write();
+                let replaced = places.replace(pack, index, &topics.catalog);
+                if replaced.is_some() {
+                    // Who sees the pack sees its ids.
+                    let segments = SegmentNumber(pack.first)..=SegmentNumber(pack.last);
+                    self.stamper.settle(segments, ids);
+                }
+                replaced
             };
-            if replaced.is_some() {
-                let segments = SegmentNumber(pack.first)..=SegmentNumber(pack.last);
-                self.stamper.settle(segments, ids);
-                self.count_ids();
-            }
+            self.count_ids();
             let unlisted = replaced.map_or(Unlisted::Refused(pack), Unlisted::Settled);
             self.unlisted(unlisted, effects);
         }

@@ -3,12 +3,19 @@
 
 use std::any::Any;
 
+use tracklog_engine::WhenFull;
+use tracklog_log::Limits;
+
 use super::*;
 use crate::contents::Found;
 
 /// A machine on which nothing has gone wrong, with `main` of two partitions and `keys`.
 fn sound() -> Program {
-    let mut program = Program::new(1, Chance::new(1), Plan::fixed(), false);
+    sound_by(Plan::fixed())
+}
+
+fn sound_by(plan: Plan) -> Program {
+    let mut program = Program::new(1, Chance::new(1), plan, false);
     program.begin();
     program
 }
@@ -264,7 +271,11 @@ fn a_record_that_was_lost_without_a_word_is_noticed_whatever_was_damaged() {
 
 #[test]
 fn more_than_one_commit_that_a_page_took_is_noticed() {
-    let mut program = sound();
+    // Where nothing is given up, nothing may have been out of reach.
+    let mut plan = Plan::fixed();
+    plan.options.when_full = WhenFull::Refuse;
+    plan.limits = Limits::default();
+    let mut program = sound_by(plan);
     for _ in 0..2 {
         send(&mut program, &[0]);
         program.settle();
