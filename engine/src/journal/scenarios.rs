@@ -820,7 +820,9 @@ fn old_slots_under_a_newer_checkpoint_are_refused_and_can_be_given_up() {
         disk.restore_slot(&old, slot);
     }
     let error = recover(&disk, false).map(|_| ()).unwrap_err();
-    assert!(matches!(error, OpenError::LostCommits { .. }), "{error}");
+    // Behind the run's first commit: b and c, and not only that something is.
+    let tells = matches!(error, OpenError::LostCommits { last, .. } if last.0 >= 3);
+    assert!(tells, "{error}");
     let options = Options { accept_loss: true, ..options() };
     let mut rig = Rig::open_with(&disk, &options).unwrap();
     let next = acked(&mut rig, b"d");
