@@ -15,12 +15,17 @@ mod hook;
 mod http;
 mod kill;
 mod live;
+#[cfg(feature = "full")]
+#[path = "../../../pipeline/src/archive/tests/moto.rs"]
+mod moto;
 mod reading;
 mod rejected;
 mod reprocess;
 mod resends;
 mod rig;
 mod route;
+#[cfg(feature = "full")]
+mod s3;
 mod schemas;
 mod sdk;
 mod serve;

@@ -4,6 +4,8 @@ mod crashes;
 mod erasing;
 mod faulty;
 mod golden;
+#[cfg(feature = "full")]
+mod moto;
 mod rows;
 #[cfg(feature = "full")]
 mod s3;
