@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tracklog_log::{Dedupe, Limits, Retention, Topic, TopicName, TopicSpec};
+use tracklog_log::{Dedupe, Limits, Retention, Topic, TopicName, TopicSpec, WhenFull};
 use tracklog_protocol::{KeyValue, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::fields::{Fields, FieldsMut};
@@ -401,9 +401,13 @@ pub(crate) fn limits_key(topic: TopicId) -> Vec<u8> {
 /// The value of that record.
 pub(crate) fn limits_value(limits: &Limits) -> Vec<u8> {
     let age = limits.age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
-    let mut value = Vec::with_capacity(16);
+    let mut value = Vec::with_capacity(17);
     value.put_u64(age.unwrap_or(u64::MAX));
     value.put_u64(limits.bytes.unwrap_or(u64::MAX));
+    value.put_u8(match limits.when_full {
+        WhenFull::Refuse => 0,
+        WhenFull::DropOldest => 1,
+    });
     value
 }
 
@@ -411,7 +415,12 @@ fn decode_limits(value: &[u8]) -> Option<Limits> {
     let mut fields = Fields::new(value);
     let mut limit = || fields.u64().map(|limit| (limit != u64::MAX).then_some(limit));
     let (age, bytes) = (limit()?, limit()?);
-    Some(Limits { age: age.map(Duration::from_micros), bytes })
+    let when_full = match fields.u8() {
+        None | Some(0) => WhenFull::Refuse,
+        Some(1) => WhenFull::DropOldest,
+        Some(_) => return None,
+    };
+    Some(Limits { age: age.map(Duration::from_micros), bytes, when_full })
 }
 
 /// The key of a trim's record.

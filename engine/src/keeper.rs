@@ -42,6 +42,8 @@ use crate::settled::settler::Settling;
 
 /// No limit is lower: a segment to drop, one to write, one prepared, one to prepare.
 pub(crate) const SLOTS_MIN: u64 = 4;
+/// So many slots' room is left for the pack that the settler makes of one.
+const PACK_SLOTS: u64 = 1;
 /// So many slots that can be neither written nor removed are made up for with new ones, beyond the
 /// journal's limit too. A disk with more of them is no place to make files on.
 const SPOILED_MAX: u64 = 4;
@@ -60,6 +62,8 @@ pub(crate) enum Job {
     Index { id: SegmentId, index: Arc<SegmentIndex> },
     /// What was to be given up is not the oldest any more: nothing was.
     NotDropped,
+    /// Starts were raised: the settler is to look what that makes of packs.
+    Expired,
     /// The log stops, and stands at this checkpoint.
     Stopped(Checkpoint),
     /// Segments or packs are out of the tables; the checkpoint no longer names them.
@@ -173,6 +177,8 @@ impl Keeper {
             }
             Job::Index { id, index } => self.write_index(&id, &index),
             Job::NotDropped => self.dropping = false,
+            // To catch up is enough: then the settler looks.
+            Job::Expired => {}
             Job::Stopped(checkpoint) => self.note(&checkpoint),
             Job::Unlisted { unlisted, checkpoint } => self.unlisted(&unlisted, checkpoint),
         }
@@ -276,6 +282,7 @@ impl Keeper {
             let why = format!("{} slots can be neither written nor removed", self.spoiled);
             return Err(Lack::Other(why));
         }
+        self.leave_room()?;
         if let Some(slots_max) = self.slots_max
             && self.slots - self.spoiled >= slots_max.max(SLOTS_MIN)
         {
@@ -300,6 +307,21 @@ impl Keeper {
                 Err(Lack::of(&error, format!("cannot make {slot}: {error}")))
             }
         }
+    }
+
+    /// The last room on the disk is the settler's, and the journal does not grow while that makes more.
+    fn leave_room(&self) -> Result<(), Lack> {
+        if self.slots < SLOTS_MIN || !self.settling.is_on() {
+            return Ok(());
+        }
+        if self.settling.is_making_room() {
+            return Err(Lack::Other("the disk is nearly full, and room is being made".to_owned()));
+        }
+        let free = self.disk.free_bytes().map_err(|error| Lack::Other(error.to_string()))?;
+        if free < self.heading.slot_bytes + PACK_SLOTS * self.heading.slot_bytes {
+            return Err(Lack::Room(format!("the disk is full but for {free} bytes")));
+        }
+        Ok(())
     }
 
     fn prepare(&mut self, slot: SlotId, segment: SegmentNumber) -> io::Result<Prepared> {

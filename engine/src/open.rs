@@ -715,6 +715,10 @@ impl Effects for Asked {
         self.jobs.push(Job::NotDropped);
     }
 
+    fn expired(&mut self) {
+        self.jobs.push(Job::Expired);
+    }
+
     fn now(&self) -> TimeMicros {
         self.disk.now()
     }
@@ -776,6 +780,10 @@ impl Effects for Handed {
 
     fn not_dropped(&mut self) {
         self.hand(Job::NotDropped);
+    }
+
+    fn expired(&mut self) {
+        self.hand(Job::Expired);
     }
 
     fn now(&self) -> TimeMicros {

@@ -3,19 +3,9 @@
 use std::time::Duration;
 
 use tracklog_log::Dedupe;
+pub use tracklog_log::WhenFull;
 
 pub use crate::disk::BackendChoice;
-
-/// What to do when there is no room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Refuse appends until there is room. Nothing that was acked is ever dropped.
-    #[default]
-    Refuse,
-    /// Give up the oldest segment, read or not. The live records of compacted topics stay: where
-    /// it holds more of them than a sixteenth of a slot (or 512 KiB), appends are refused.
-    DropOldest,
-}
 
 /// How a log is opened. The default is what a server wants.
 #[derive(Clone, Debug)]
@@ -49,7 +39,9 @@ pub struct Options {
     pub frame_bytes: u64,
     /// How large the journal may grow; only the disk bounds it otherwise.
     pub journal_bytes_max: Option<u64>,
-    /// What to do when there is no room.
+    /// What to do when there is no room. What would go is the oldest segment of the journal: the live
+    /// records of compacted topics stay, and where it holds more of them than a sixteenth of a slot
+    /// (or 512 KiB), appends are refused.
     pub when_full: WhenFull,
     /// The topics whose events are stored once: see [`tracklog_log::dedupe`].
     pub dedupe: Vec<Dedupe>,

@@ -66,6 +66,16 @@ pub enum Retention {
     Compact,
 }
 
+/// What to do when there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse appends until there is room. Nothing that was acked is ever dropped.
+    #[default]
+    Refuse,
+    /// Give up the oldest, read or not.
+    DropOldest,
+}
+
 /// How much of a topic is kept, by time and by size. What is beyond either goes, oldest first, in
 /// larger pieces: a record stays at least as long as the limits say, and goes some time later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,13 +84,16 @@ pub struct Limits {
     pub age: Option<Duration>,
     /// So many bytes on the disk stay.
     pub bytes: Option<u64>,
+    /// Whether its oldest records go, within the limits too, before the disk is full.
+    pub when_full: WhenFull,
 }
 
 impl Limits {
     /// Whether everything stays.
     #[must_use]
     pub const fn are_none(&self) -> bool {
-        self.age.is_none() && self.bytes.is_none()
+        let Self { age, bytes, when_full } = self;
+        age.is_none() && bytes.is_none() && matches!(when_full, WhenFull::Refuse)
     }
 }
 

@@ -34,7 +34,9 @@ use std::time::Duration;
 pub use append::{Append, AppendError, Condition, Item, Outcome, Stored, Ticket};
 pub use blocking::block_on;
 pub use budget::{Budget, Busy, Lane, Permit};
-pub use catalog::{CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec};
+pub use catalog::{
+    CatalogError, Limits, Retention, Topic, TopicName, TopicNameError, TopicSpec, WhenFull,
+};
 pub use dedupe::{Dedupe, EventId, IdPlaces, Seen, SeenAt, SeenItem, Settled, SettledPlaces};
 pub use erase::{Erase, EraseError};
 pub use fetch::{

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 pub use tracklog_engine::OpenError;
 use tracklog_engine::disk::OpenFolderError;
-use tracklog_engine::{BackendChoice, Engine, Options, State, WhenFull};
+use tracklog_engine::{BackendChoice, Engine, Options, State};
 use tracklog_log::{Dedupe, Log, TopicName};
 
 use crate::admin::Verification;
-use crate::config::{BackendName, JournalSettings, SettleSetting, WhenFullSetting};
+use crate::config::{BackendName, JournalSettings, SettleSetting};
 use crate::folder::DataFolder;
 use crate::offline::Written;
 use crate::scrub::Scrub;
@@ -135,10 +135,7 @@ pub(crate) fn options(settings: &JournalSettings) -> Options {
             i32::try_from(level).expect("a level is checked when it is read")
         }),
         journal_bytes_max: settings.bytes_max,
-        when_full: match settings.when_full {
-            WhenFullSetting::Refuse => WhenFull::Refuse,
-            WhenFullSetting::DropOldest => WhenFull::DropOldest,
-        },
+        when_full: settings.when_full.into(),
         dedupe: settings.dedupe_window.map(deduplicated).into_iter().collect(),
         ids_bytes: settings.ids_bytes_max.unwrap_or(usual.ids_bytes),
         accept_loss: settings.accept_loss,

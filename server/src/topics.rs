@@ -3,10 +3,12 @@
 use serde::de::value::BorrowedStrDeserializer;
 use serde::{Deserialize, Serialize};
 use tracklog_log::{
-    CatalogError, Limits, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec,
+    CatalogError, Limits, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec, WhenFull,
 };
 use tracklog_pipeline::quantity;
 use tracklog_protocol::line::format_time;
+
+use crate::config::WhenFullSetting;
 
 /// A topic in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct TopicDetails {
     /// How many bytes stay at least, where more go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
+    /// What becomes of its oldest records before the disk is full, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFullSetting>,
     /// What it takes on the disk, but for the newest segment; where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -87,6 +92,9 @@ pub struct NewLimits {
     /// A size like `100 GiB`, or `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<String>,
+    /// Whether its oldest records go before the disk is full, or appends are refused when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_full: Option<WhenFullSetting>,
 }
 
 impl NewLimits {
@@ -100,6 +108,7 @@ impl NewLimits {
         Ok(Limits {
             age: age.map_or(now.age, |age| age.map(|span| span.0)),
             bytes: bytes.map_or(now.bytes, |bytes| bytes.map(|size| size.0)),
+            when_full: self.when_full.map_or(now.when_full, WhenFull::from),
         })
     }
 }
@@ -168,6 +177,8 @@ pub fn describe(log: &dyn Log, topic: &Topic) -> TopicDetails {
         dedupe_seconds: log.dedupe_window(topic.id).map(|window| window.as_secs()),
         max_age_seconds: limits.age.map(|age| age.as_secs()),
         max_bytes: limits.bytes,
+        when_full: (limits.when_full == WhenFull::DropOldest)
+            .then_some(WhenFullSetting::DropOldest),
         bytes: log.topic_bytes(topic.id),
         created_at: format_time(topic.created),
         partitions: ranges(log, topic).collect(),

@@ -42,6 +42,8 @@ const DAMAGES: [Damage; 8] = [
 
 /// Sets the chance of settling apart.
 const SETTLING: u64 = 0x5e77_1e5e_771e_5e77;
+/// Sets the chance apart that records go for want of room.
+const YIELDING: u64 = 0x91e1_d91e_1d91_e1d9;
 
 /// One kind of step of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,12 +148,16 @@ impl Plan {
         let mut apart = Chance::new(chance.clone().number() ^ SETTLING);
         let hot_slots = *apart.one_of(&[None, None, Some(0), Some(0), Some(1), Some(3)]);
         let settles = hot_slots.is_some();
+        let mut yielding = Chance::new(chance.clone().number() ^ YIELDING);
         let limits = Limits {
             age: (settles && apart.one_in(4)).then(|| Duration::from_secs(1 + apart.below(20))),
             bytes: (settles && apart.one_in(4)).then(|| apart.below(4) << 20),
+            ..Limits::default()
         };
         let drops = chance.one_in(3);
         let fills = chance.one_in(4);
+        let yields = settles && fills && yielding.one_in(2);
+        let when_full = if yields { WhenFull::DropOldest } else { WhenFull::Refuse };
         let options = Options {
             slot_bytes: Some(SLOT_BYTES),
             replay_threads: 0,
@@ -189,7 +195,7 @@ impl Plan {
             large_one_in: *chance.one_of(&[2, 8, 1 << 20]),
             errors: chance.one_in(3) && damage.is_none(),
             cached: chance.one_in(6),
-            limits,
+            limits: Limits { when_full, ..limits },
             damage,
             loses_checkpoints: settles && apart.one_in(2),
             steps,
@@ -224,7 +230,11 @@ impl Plan {
             large_one_in: 2,
             errors: false,
             cached: false,
-            limits: Limits { age: Some(Duration::from_secs(30)), bytes: Some(3 << 20) },
+            limits: Limits {
+                age: Some(Duration::from_secs(30)),
+                bytes: Some(3 << 20),
+                when_full: WhenFull::DropOldest,
+            },
             damage: None,
             loses_checkpoints: false,
             steps: steps.collect(),

@@ -107,6 +107,8 @@ pub(crate) trait Effects {
     fn unlisted(&mut self, unlisted: Unlisted, checkpoint: Checkpoint);
     /// What was to be given up is not the oldest any more, as when it was settled meanwhile.
     fn not_dropped(&mut self);
+    /// Starts were raised: there may be something that nobody can read any more.
+    fn expired(&mut self);
     /// The wall clock.
     fn now(&self) -> TimeMicros;
     /// A clock that never goes back.
@@ -320,7 +322,7 @@ impl Journal {
         self.wait(blocked, effects)
     }
 
-    fn take(&mut self, input: Input, effects: &impl Effects) {
+    fn take(&mut self, input: Input, effects: &mut impl Effects) {
         match input {
             Input::Prepared(prepared) => {
                 assert!(
@@ -335,7 +337,10 @@ impl Journal {
                 self.drop = Some(Drop { oldest, after_gathers, after: None });
             }
             Input::Settled { pack, index, ids } => self.settled.push((pack, index, ids)),
-            Input::Expired(starts) => self.expire(&starts),
+            Input::Expired(starts) => {
+                self.expire(&starts);
+                effects.expired();
+            }
             Input::Retired(pack) => self.retired.push(pack),
             Input::Roll(segment) => self.roll = Some(segment),
             Input::Erased => self.erased = true,

@@ -704,6 +704,11 @@ impl Places {
         self.full.values().filter_map(|full| Some((full.unread(), full.head?))).collect()
     }
 
+    /// What each topic takes of each pack on the disk, in order of packs.
+    pub(crate) fn shares_of_packs(&self) -> impl Iterator<Item = (&PackHead, &[(TopicId, u64)])> {
+        self.full.values().filter_map(|full| Some((full.head.as_ref()?, &full.topics[..])))
+    }
+
     /// All full segments with their last commits, in order.
     pub(crate) fn settleable(&self) -> Vec<Unread> {
         self.full_segments().map(|(_, full)| full.unread()).collect()

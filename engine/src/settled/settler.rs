@@ -9,6 +9,8 @@
 //!   left out: readers are told that records are missing there.
 //! - Segments go first: packs are merged only when none waits, and only while the disk has room for
 //!   two of the largest pack.
+//! - Before the disk is full (below `LOW_SLOTS` slots and two of the largest pack) all full segments
+//!   are settled, and then topics that allow it give up their oldest records, pack by pack.
 //! - What expires is first out of reach, then out of both checkpoints, and only then off the disk.
 //! - What a pack says of message ids is in a filter before anybody hears of the pack.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
@@ -44,7 +46,7 @@ use crate::settled::expiry::Expiry;
 use crate::settled::filters::{Filters, is_sound};
 use crate::settled::frames::{self, Frames};
 use crate::settled::ids::IdReader;
-use crate::settled::merging::{self, Candidate};
+use crate::settled::merging::{self, Candidate, Room};
 use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
 use crate::settled::settler::erasing::Erasing;
@@ -58,6 +60,9 @@ const STRETCH_BYTES_MAX: u64 = 1 << 30;
 const READ_BYTES: u64 = 4 << 20;
 /// What is kept of the frames of packs that are merged.
 const FRAMES_BYTES: u64 = 8 << 20;
+/// With room for fewer slots the disk counts as nearly full: one is being filled, one prepared, one is
+/// the ballast, and in one a pack is made.
+const LOW_SLOTS: u64 = 4;
 /// How often it is looked what has come of age, where nothing else happens.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// So many partitions are told to the journal at a time.
@@ -95,6 +100,8 @@ struct State {
     is_on: bool,
     /// The last attempt to settle segments failed.
     failed: bool,
+    /// The disk is nearly full, and the last look found something to do about it.
+    is_making_room: bool,
     /// There may be something to settle.
     to_look: bool,
     /// A pack is made, and not listed or refused yet; or spare files are being wiped.
@@ -122,6 +129,17 @@ impl Settling {
     pub(crate) fn makes_room(&self) -> bool {
         let state = self.state.lock();
         (state.is_on || state.is_erasing) && !state.failed
+    }
+
+    /// Whether segments are settled: room for a pack is to be left then.
+    pub(crate) fn is_on(&self) -> bool {
+        self.state.lock().is_on
+    }
+
+    /// Whether room on a disk that is nearly full comes by itself, as packs are made and what may go
+    /// is given up.
+    pub(crate) fn is_making_room(&self) -> bool {
+        self.state.lock().is_making_room
     }
 
     /// Whether something is to be erased, and what it waits for, if it does.
@@ -296,16 +314,43 @@ impl Settler {
 
     /// Gives up what is beyond the limits of its topic.
     fn expire(&mut self) {
-        let expiry = Expiry::new(&self.published, &self.reader, self.disk.now());
-        self.expires = expiry.any_ages();
-        match expiry.starts() {
-            Ok(starts) => {
-                for some in starts.chunks(EXPIRE_AT_ONCE) {
-                    self.client.driver.push(Input::Expired(some.to_vec()));
-                }
-            }
+        let expiry = self.expiry();
+        let (any_ages, starts) = (expiry.any_ages(), expiry.starts());
+        self.expires = any_ages;
+        match starts {
+            Ok(starts) => self.start_later(&starts),
             Err(error) => tracing::warn!("cannot tell what is expired: {error}"),
         }
+    }
+
+    fn expiry(&self) -> Expiry<'_> {
+        Expiry::new(&self.published, &self.reader, self.disk.now())
+    }
+
+    /// Has the journal raise the starts of partitions. It tells the keeper, and so the settler, when
+    /// that is done.
+    fn start_later(&self, starts: &[(PartitionId, Offset)]) {
+        for some in starts.chunks(EXPIRE_AT_ONCE) {
+            self.client.driver.push(Input::Expired(some.to_vec()));
+        }
+    }
+
+    /// How much room there is, and what of it in bytes.
+    fn room(&self) -> io::Result<(Room, u64)> {
+        let packs = self.published.places.read().settled();
+        let largest = packs.iter().map(|(_, head)| head.file_bytes).max().unwrap_or(0);
+        let free = self.disk.free_bytes()?;
+        let is_short = free < LOW_SLOTS * self.options.slot_bytes + 2 * largest;
+        Ok((if is_short { Room::Short } else { Room::Plenty }, free))
+    }
+
+    /// Has topics that allow it give up what they hold of the oldest pack that has something of
+    /// theirs. Says whether there is one.
+    fn give_up(&self, free_bytes: u64) -> bool {
+        let Some((pack, starts)) = self.expiry().for_room(free_bytes) else { return false };
+        tracing::warn!(%pack, free_bytes, "the disk is nearly full: what may go of it goes");
+        self.start_later(&starts);
+        true
     }
 
     /// Takes out the first pack of which nobody can read anything.
@@ -359,19 +404,36 @@ impl Settler {
         if self.options.hot_segments == u64::MAX {
             return false;
         }
-        let hot = usize::try_from(self.options.hot_segments).unwrap_or(usize::MAX);
-        let segments = self.full_segments(|full| full.saturating_sub(hot)).unwrap_or_else(|why| {
+        let (room, free_bytes) = self.room().unwrap_or_else(|error| {
+            tracing::warn!("cannot tell how much room there is: {error}");
+            (Room::Plenty, 0)
+        });
+        let segments = self.segments_to_settle(room, free_bytes).unwrap_or_else(|why| {
             self.settling.state.lock().failed = true;
             tell(&why)
         });
         let stretch = match segments {
             Some(segments) => Some(segments),
-            None => self.packs_to_merge().unwrap_or_else(|why| tell(&why)),
+            None => self.packs_to_merge(room).unwrap_or_else(|why| tell(&why)),
         };
-        let stretch = stretch.filter(|stretch| self.given_up != Some(stretch.pack));
-        let Some(stretch) = stretch else { return false };
-        self.settle_stretch(&stretch);
-        true
+        let (is_tried, went) = match stretch {
+            Some(stretch) if self.given_up == Some(stretch.pack) => (false, false),
+            Some(stretch) => (true, self.settle_stretch(&stretch)),
+            None => (false, room == Room::Short && self.give_up(free_bytes)),
+        };
+        self.settling.state.lock().is_making_room = room == Room::Short && went;
+        is_tried
+    }
+
+    /// The oldest segments that do not stay hot. Where room is short none does, as far as there is room
+    /// for what they become.
+    fn segments_to_settle(&self, room: Room, free_bytes: u64) -> Result<Option<Stretch>, Failure> {
+        let slots = |slots: u64| usize::try_from(slots).unwrap_or(usize::MAX);
+        let hot = slots(self.options.hot_segments);
+        self.full_segments(|full| match room {
+            Room::Plenty => full.saturating_sub(hot),
+            Room::Short => full.min(slots(free_bytes / self.options.slot_bytes)),
+        })
     }
 
     /// Makes one pack. Says whether it is there.
@@ -435,7 +497,7 @@ impl Settler {
     }
 
     /// Packs that are to become one.
-    fn packs_to_merge(&self) -> Result<Option<Stretch>, Failure> {
+    fn packs_to_merge(&self, room: Room) -> Result<Option<Stretch>, Failure> {
         let mut packs = Vec::new();
         let mut candidates = Vec::new();
         let mut chosen = None;
@@ -447,23 +509,35 @@ impl Settler {
                 continue;
             }
             // What cannot be read now may be put back: it keeps its place, and parts the others.
-            chosen = merging::choose(&candidates);
+            chosen = merging::choose(&candidates, room);
             if chosen.is_some() {
                 break;
             }
             packs.clear();
             candidates.clear();
         }
-        let chosen = chosen.or_else(|| merging::choose(&candidates));
+        let chosen = chosen.or_else(|| merging::choose(&candidates, room));
         let Some(chosen) = chosen else { return Ok(None) };
-        self.stretch_of(&packs[chosen])
+        let bytes = match &candidates[chosen.clone()] {
+            // It gives back more than it takes: the room that is left for a pack is for this.
+            [alone] => alone.file_bytes * (100 - alone.expired_percent) / 100,
+            together => {
+                let bytes: u64 = together.iter().map(|pack| pack.file_bytes).sum();
+                2 * bytes + self.options.slot_bytes
+            }
+        };
+        self.stretch_of(&packs[chosen], bytes)
     }
 
-    /// Packs, side by side, as what one pack is made of; none while the disk has no room for it.
-    fn stretch_of(&self, packs: &[(Unread, PackHead)]) -> Result<Option<Stretch>, Failure> {
+    /// Packs, side by side, as what one pack is made of; none while the disk has no room for so many
+    /// bytes.
+    fn stretch_of(
+        &self,
+        packs: &[(Unread, PackHead)],
+        bytes: u64,
+    ) -> Result<Option<Stretch>, Failure> {
         let heads = || packs.iter().map(|(_, head)| head);
-        let bytes: u64 = heads().map(|head| head.file_bytes).sum();
-        if self.disk.free_bytes()? < 2 * bytes + self.options.slot_bytes {
+        if self.disk.free_bytes()? < bytes {
             return Ok(None);
         }
         let sources = packs.iter().map(|(unread, _)| {

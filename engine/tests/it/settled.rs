@@ -8,8 +8,8 @@ use tracklog_engine::disk::{Disk, FileName, PackId};
 use tracklog_engine::{Engine, Note, Options, WhenFull, verify};
 use tracklog_log::dedupe::{Verdict, VerdictKind, append_once};
 use tracklog_log::{
-    Append, Dedupe, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Limits, Log,
-    Retention, TimeKind, TopicName,
+    Append, AppendError, Dedupe, Domain, Extent, Fetch, FetchError, FetchMode, Item, Lane, Limits,
+    Log, Retention, TimeKind, TopicName,
 };
 use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
@@ -405,7 +405,7 @@ fn age_counts_from_the_append_whatever_time_clients_said() {
     let log = machine.engine();
     let raw = topic(log, "raw", 1, Retention::Keep)[0];
     let keep = topic(log, "keep", 1, Retention::Keep)[0];
-    limit(log, "raw", Limits { age: Some(7 * day), bytes: None });
+    limit(log, "raw", Limits { age: Some(7 * day), ..Limits::default() });
     for _ in 0..1_000 {
         append_event_of_2019(log, raw);
     }
@@ -434,7 +434,7 @@ fn what_is_beyond_its_bytes_leaves_the_disk_and_the_newest_stay() {
     let log = machine.engine();
     let raw = topic(log, "raw", 2, Retention::Keep);
     let keep = topic(log, "keep", 1, Retention::Keep)[0];
-    limit(log, "raw", Limits { age: None, bytes: Some(4 << 20) });
+    limit(log, "raw", Limits { bytes: Some(4 << 20), ..Limits::default() });
     for number in 0..120_u64 {
         let partition = raw[usize::try_from(number % 2).expect("small")];
         append(log, partition, &noise(number, 1 << 20)).expect("it is stored");
@@ -558,10 +558,51 @@ fn at_its_limit_a_journal_waits_for_its_settler_and_drops_nothing() {
 }
 
 #[test]
+fn before_the_disk_is_full_topics_that_allow_it_give_up_their_oldest_and_no_others_do() {
+    let mut machine = Machine::with(17, settling());
+    let log = machine.engine();
+    let raw = topic(log, "raw", 1, Retention::Keep)[0];
+    let derived = topic(log, "derived", 2, Retention::Keep);
+    let name = TopicName::new("derived").expect("a name");
+    limit(log, "derived", Limits { when_full: WhenFull::DropOldest, ..Limits::default() });
+    machine.disk.set_capacity(14 * SLOT_BYTES);
+    for number in 0..300_u64 {
+        let partition = derived[usize::try_from(number % 2).expect("small")];
+        append_in_time(log, partition, &noise(number, 1 << 20));
+        append_in_time(log, raw, &noise(number, 20 << 10));
+    }
+    settled(log);
+    assert_eq!(log.extent(raw), Some(Extent { start: Offset::ZERO, end: Offset(300) }));
+    assert_eq!(records(log, raw).len(), 300, "what may not go is there");
+    for partition in &derived {
+        let extent = log.extent(*partition).expect("it is there");
+        assert_eq!(extent.end, Offset(150));
+        assert!((75..150).contains(&extent.start.0), "the newest stay: {extent:?}");
+        assert_eq!(records(log, *partition).len() as u64, 150 - extent.start.0);
+    }
+    let all = contents(log);
+    machine.crash(Crash::Power);
+    let report = machine.verify().expect("it opens");
+    assert!(report.clean, "{report}");
+    machine.open().expect("it opens");
+    assert_eq!(contents(machine.engine())[&("raw".to_owned(), 0)], all[&("raw".to_owned(), 0)]);
+
+    // As soon as it may not go any more, appends are refused instead.
+    limit(machine.engine(), name.as_str(), Limits::default());
+    let refused = (0..400)
+        .find_map(|number| append(machine.engine(), derived[0], &noise(number, 1 << 20)).err());
+    assert!(matches!(refused, Some(AppendError::Full { .. })), "{refused:?}");
+}
+
+#[test]
 fn what_lies_in_a_pack_that_cannot_be_read_is_not_expired() {
     let (mut machine, raw, all) = with_packs(15, settling());
     let day = Duration::from_secs(86_400);
-    limit(machine.engine(), "raw", Limits { age: Some(7 * day), bytes: Some(1) });
+    limit(
+        machine.engine(),
+        "raw",
+        Limits { age: Some(7 * day), bytes: Some(1), ..Limits::default() },
+    );
     machine.stop();
     let packs = machine.disk.packs_folder().expect("it is there");
     let name = FileName::Pack(packs[0].0);

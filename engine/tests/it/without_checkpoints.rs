@@ -207,7 +207,7 @@ fn no_offset_is_given_again_though_nothing_of_its_partition_is_left() {
     let fill = topic(log, "fill", 1, Retention::Keep)[0];
     let name = TopicName::new("raw").expect("a name");
     let age = Some(Duration::from_secs(60));
-    wait(log.set_limits(&name, Limits { age, bytes: None })).expect("it is limited");
+    wait(log.set_limits(&name, Limits { age, ..Limits::default() })).expect("it is limited");
     for number in 0..50 {
         append(log, raw, &payload(number, 1000)).expect("it is stored");
     }
@@ -240,7 +240,7 @@ fn what_had_expired_is_told_from_what_is_missing() {
         }
     }
     let age = Some(Duration::from_secs(60));
-    wait(log.set_limits(&name, Limits { age, bytes: None })).expect("it is limited");
+    wait(log.set_limits(&name, Limits { age, ..Limits::default() })).expect("it is limited");
     let old = log.extent(fill).expect("it is there").end;
     machine.disk.advance(Duration::from_secs(120));
     settle_more(log, fill, 2);

@@ -4,7 +4,9 @@ use tracklog_protocol::Offset;
 
 use super::rig::{Rig, name, spec, text_item};
 use super::task::block_on;
-use crate::{AppendError, CatalogError, Extent, FetchError, Limits, Retention, TopicName};
+use crate::{
+    AppendError, CatalogError, Extent, FetchError, Limits, Retention, TopicName, WhenFull,
+};
 use std::time::Duration;
 
 super::list_cases!(
@@ -120,7 +122,11 @@ fn a_topic_that_is_not_there_cannot_be_deleted(rig: &mut Rig<'_>) {
 fn limits_are_remembered_and_go_with_the_topic(rig: &mut Rig<'_>) {
     let topic = rig.topic("limited", 2);
     assert_eq!(rig.log.limits(topic.id), Limits::default());
-    let limits = Limits { age: Some(Duration::from_secs(7 * 86_400)), bytes: Some(1 << 40) };
+    let limits = Limits {
+        age: Some(Duration::from_secs(7 * 86_400)),
+        bytes: Some(1 << 40),
+        when_full: WhenFull::DropOldest,
+    };
     let set = |topic: &str, limits| block_on(rig.log.set_limits(&name(topic), limits));
     assert_eq!(set("limited", limits), Ok(()));
     assert_eq!(rig.log.limits(topic.id), limits);
@@ -141,7 +147,8 @@ fn limits_are_remembered_and_go_with_the_topic(rig: &mut Rig<'_>) {
 
 fn what_is_within_its_limits_stays(rig: &mut Rig<'_>) {
     let topic = rig.topic("within", 1);
-    let limits = Limits { age: Some(Duration::from_secs(3_600)), bytes: Some(1 << 40) };
+    let limits =
+        Limits { age: Some(Duration::from_secs(3_600)), bytes: Some(1 << 40), ..Limits::default() };
     assert_eq!(block_on(rig.log.set_limits(&name("within"), limits)), Ok(()));
     let texts = ["one", "two", "three"];
     for text in texts {

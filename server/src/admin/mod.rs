@@ -6,7 +6,7 @@
 //! | `/v1/topics` | GET | `{"topics":[…]}` |
 //! | | POST | `{"name":…,"partitions":…,"compact":…}` → the topic |
 //! | `/v1/topics/{topic}` | GET | the topic with its partitions |
-//! | | PATCH | `{"maxAge":"7d","maxBytes":"100 GiB"}`, or `"off"` → the topic |
+//! | | PATCH | `{"maxAge":"7d","maxBytes":"100 GiB"}`, or `"off"`, `{"whenFull":"drop_oldest"}`, or `"refuse"` → the topic |
 //! | | DELETE | → `{"success":true}` |
 //! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
 //! | `/v1/find` | GET | where events are and went: `{"events":[…],"looked":…,"next":…}`; takes `id` or `user`, and `from`, `to`, `limit`, `after` |

@@ -78,7 +78,7 @@ fn topics_are_made_listed_described_and_deleted() {
         let (_, raw) = operator.get("/v1/topics/raw").await;
         let raw: serde_json::Value = serde_json::from_str(&raw).unwrap();
         assert_eq!(raw["partitions"][1], serde_json::json!({"partition":1,"start":0,"end":1}));
-        let limits = r#"{"maxAge":"7d","maxBytes":"100 GiB"}"#;
+        let limits = r#"{"maxAge":"7d","maxBytes":"100 GiB","whenFull":"drop_oldest"}"#;
         let limited = operator.ask(Method::PATCH, "/v1/topics/orders", limits).await;
         assert_eq!(limited.status(), 200);
         let off = operator.ask(Method::PATCH, "/v1/topics/orders", r#"{"maxBytes":"off"}"#).await;
@@ -86,6 +86,15 @@ fn topics_are_made_listed_described_and_deleted() {
         let (_, orders) = operator.get("/v1/topics/orders").await;
         let orders: serde_json::Value = serde_json::from_str(&orders).unwrap();
         assert_eq!((&orders["maxAgeSeconds"], orders.get("maxBytes")), (&604_800.into(), None));
+        assert_eq!(orders["whenFull"], "drop_oldest");
+        let refuse = r#"{"whenFull":"refuse"}"#;
+        let (_, kept) = read(operator.ask(Method::PATCH, "/v1/topics/orders", refuse).await).await;
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        assert_eq!(
+            (&kept["maxAgeSeconds"], kept.get("whenFull")),
+            (&604_800.into(), None),
+            "what is not said stays"
+        );
         let deleted = operator.ask(Method::DELETE, "/v1/topics/orders", "").await;
         assert_eq!(deleted.status(), 200);
         assert_eq!(operator.get("/v1/topics/orders").await.0, 404);
@@ -115,6 +124,7 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
             (patch("_catalog", "{}").await, 409, "protected"),
             (patch("raw", r#"{"maxAge":"soon"}"#).await, 400, "invalid_request"),
             (patch("raw", r#"{"max":1}"#).await, 400, "invalid_request"),
+            (patch("raw", r#"{"whenFull":"drop"}"#).await, 400, "invalid_request"),
             (operator.ask(Method::GET, "/v1/topics/no/events", "").await, 404, "not_found"),
             (
                 operator.ask(Method::GET, "/v1/topics/raw/events?from=9", "").await,

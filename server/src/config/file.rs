@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::de::value::StrDeserializer;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracklog_ingest_gateway::Source;
 use tracklog_ingest_gateway::config::{ConnectionLimits, RequestLimits};
 use tracklog_ingest_gateway::scan::ScanLimits;
 use tracklog_ingest_gateway::source::{Required, UnknownField};
+use tracklog_log::WhenFull;
 
 use super::archive::ArchiveSettings;
 use super::enrich::EnrichSettings;
@@ -32,15 +33,24 @@ pub enum BackendName {
     Blocking,
 }
 
-/// What happens when the journal's space is used up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// What happens when there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFullSetting {
-    /// Appends are refused until there is room.
+    /// Appends are refused until there is some.
     #[default]
     Refuse,
-    /// The oldest segments go.
+    /// The oldest goes: segments of the journal, or records of a topic.
     DropOldest,
+}
+
+impl From<WhenFullSetting> for WhenFull {
+    fn from(setting: WhenFullSetting) -> Self {
+        match setting {
+            WhenFullSetting::Refuse => Self::Refuse,
+            WhenFullSetting::DropOldest => Self::DropOldest,
+        }
+    }
 }
 
 /// How long an event is known again: a span of time, or `off`.

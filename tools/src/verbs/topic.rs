@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
+use tracklog_server::config::WhenFullSetting;
 use tracklog_server::offline;
 use tracklog_server::topics::{self, NewLimits, NewTopic, TopicDetails, TopicSummary};
 
@@ -69,11 +70,14 @@ Examples:
     #[command(after_help = "\
 A record stays at least so long after it was appended, whatever time its client said, and so many
 bytes on the disk stay at least. What is beyond either goes in larger pieces, some time later.
+Before the disk is full, what topics hold goes, oldest first, where --when-full drop_oldest allows it:
+read or not, archived or not. Other topics keep what they have.
 
 Examples:
   tracklog topic limit raw --max-age 30d
   tracklog topic limit enriched --max-bytes '200 GiB'
-  tracklog topic limit raw --max-age off")]
+  tracklog topic limit raw --max-age off
+  tracklog topic limit enriched --when-full drop_oldest")]
     Limit {
         /// The topic
         name: String,
@@ -83,6 +87,9 @@ Examples:
         /// So many bytes stay: '100 GiB', off
         #[arg(long, value_name = "SIZE")]
         max_bytes: Option<String>,
+        /// What its oldest records do before the disk is full: they stay (refuse), or go (drop_oldest)
+        #[arg(long, value_name = "WHAT", value_parser = when_full)]
+        when_full: Option<WhenFullSetting>,
     },
     /// Delete a topic with all its records
     #[command(after_help = "\
@@ -110,12 +117,13 @@ impl TopicCommand {
             Action::Describe { name, json } => {
                 show_details(&crate::block_on(async { place.open()?.topic(&name).await })?, json)
             }
-            Action::Limit { name, max_age: None, max_bytes: None } => {
-                let what = format!("say --max-age or --max-bytes: how much of {name} is kept");
-                Err(Failure::could_not_run(what))
+            Action::Limit { name, max_age: None, max_bytes: None, when_full: None } => {
+                Err(Failure::could_not_run(format!(
+                    "say --max-age, --max-bytes or --when-full: how much of {name} is kept"
+                )))
             }
-            Action::Limit { name, max_age, max_bytes } => {
-                crate::block_on(limit(place, &name, NewLimits { max_age, max_bytes }))
+            Action::Limit { name, max_age, max_bytes, when_full } => {
+                crate::block_on(limit(place, &name, NewLimits { max_age, max_bytes, when_full }))
             }
             Action::Delete { name } => crate::block_on(delete(place, &name)),
         }
@@ -159,15 +167,23 @@ async fn limit(place: &Place, name: &str, new: NewLimits) -> Result<(), Failure>
     output.flush()
 }
 
+fn when_full(text: &str) -> Result<WhenFullSetting, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it is refuse or drop_oldest".to_owned())
+}
+
 /// What of a topic is kept, in words.
 fn kept(topic: &TopicDetails) -> String {
     let age = topic.max_age_seconds.map(|seconds| format!("for {}", span(seconds)));
     let bytes = topic.max_bytes.map(|bytes| format!("up to {} MiB", bytes >> 20));
-    match (age, bytes) {
-        (None, None) => format!("retention {}", topic.retention),
-        (Some(age), None) => format!("kept {age}"),
-        (None, Some(bytes)) => format!("kept {bytes}"),
-        (Some(age), Some(bytes)) => format!("kept {age}, {bytes}"),
+    let room = match topic.when_full {
+        Some(WhenFullSetting::DropOldest) => Some("while the disk has room".to_owned()),
+        Some(WhenFullSetting::Refuse) | None => None,
+    };
+    let limits: Vec<String> = [age, bytes, room].into_iter().flatten().collect();
+    if limits.is_empty() {
+        format!("retention {}", topic.retention)
+    } else {
+        format!("kept {}", limits.join(", "))
     }
 }
 

@@ -31,6 +31,26 @@ fn topics_are_made_and_deleted_on_a_running_node_and_on_a_stopped_folder() {
 }
 
 #[test]
+fn how_much_of_a_topic_is_kept_is_said_bit_by_bit_and_survives_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let dir = text(data.path());
+    let limit = |arguments: &[&str]| {
+        let ran = run(&[&["topic", "limit", "raw", "--data", dir], arguments].concat());
+        ran.lines().join("\n")
+    };
+    let node = Node::start(data.path());
+    assert_eq!(limit(&["--max-age", "30d"]), "raw: kept for 30 d");
+    assert!(node.terminate().0.success());
+    let all = "raw: kept for 30 d, up to 2048 MiB, while the disk has room";
+    assert_eq!(limit(&["--max-bytes", "2 GiB", "--when-full", "drop_oldest"]), all);
+    let _node = Node::start(data.path());
+    assert_eq!(limit(&["--max-age", "off"]), "raw: kept up to 2048 MiB, while the disk has room");
+    let told = run(&["topic", "describe", "raw", "--data", dir]).stdout;
+    assert!(told.contains("kept up to 2048 MiB, while the disk has room"), "{told}");
+    assert_eq!(limit(&["--max-bytes", "off", "--when-full", "refuse"]), "raw: retention keep");
+}
+
+#[test]
 fn what_cannot_be_done_to_topics_is_one_line_each() {
     let data = tempfile::tempdir().unwrap();
     let dir = text(data.path());
@@ -47,6 +67,7 @@ fn what_cannot_be_done_to_topics_is_one_line_each() {
         assert!(says(&["topic", "delete", "raw"]).contains("belongs to the node"));
         assert!(says(&["topic", "delete", "gone"]).contains("no topic gone"));
         assert!(says(&["topic", "describe", "gone"]).contains("no topic gone"));
+        assert!(says(&["topic", "limit", "raw"]).contains("--when-full"));
     };
     check();
     assert!(node.terminate().0.success());

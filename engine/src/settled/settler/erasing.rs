@@ -177,7 +177,8 @@ impl Settler {
                 self.erasing.as_mut().expect("it is on its way").clean.insert(head.id);
                 continue;
             }
-            let Some(stretch) = self.stretch_of(&[(unread, head)])? else {
+            let bytes = 2 * head.file_bytes + self.options.slot_bytes;
+            let Some(stretch) = self.stretch_of(&[(unread, head)], bytes)? else {
                 return Ok(Step::Waits(format!("no room to write {} anew", head.id)));
             };
             let is_made = self.settle_stretch(&stretch);
