@@ -167,6 +167,8 @@ pub(crate) struct Model {
     keys: BTreeMap<(PartitionId, Vec<u8>), History>,
     /// Of each partition: up to where it was trimmed for certain, and at most.
     trims: BTreeMap<PartitionId, (Offset, Offset)>,
+    /// The latest start that each partition ever showed, whatever a crash made of that.
+    starts: BTreeMap<PartitionId, Offset>,
     /// What was to be erased, and whether it was for certain.
     erased: BTreeMap<(PartitionId, Offset), bool>,
     /// Something was to be erased at some time: what nobody could read any more went along.
@@ -431,6 +433,12 @@ impl Model {
         trim.0 = trim.0.max(before);
     }
 
+    /// A partition began there, for all who read.
+    pub(crate) fn began_at(&mut self, partition: PartitionId, start: Offset) {
+        let latest = self.starts.entry(partition).or_default();
+        *latest = start.max(*latest);
+    }
+
     /// Whether the record at this place is known.
     pub(crate) fn knows(&self, partition: PartitionId, at: Offset) -> bool {
         self.taken.contains_key(&(partition, at))
@@ -503,10 +511,14 @@ impl Model {
         self.run += 1;
     }
 
-    /// What was to be erased and is not there may have been lost instead, and its place given again.
+    /// What was to be erased and is not there may have been lost instead, and its place given again;
+    /// but for what is among told damage, and may be read again.
     fn forget_erased(&mut self, contents: &Contents) {
         let is_there = |(partition, at): &(PartitionId, Offset)| {
-            contents.get(partition).is_none_or(|share| share.records.contains_key(at))
+            contents.get(partition).is_none_or(|share| {
+                let is_told = share.damage.iter().any(|damage| damage.contains(at));
+                is_told || share.records.contains_key(at)
+            })
         };
         self.taken.retain(|at, _| is_there(at) || !self.erased.contains_key(at));
         self.erased.retain(|at, is_certain| *is_certain || is_there(at));
@@ -553,6 +565,7 @@ impl Model {
         self.taken.retain(|(partition, _), _| partition.topic != id);
         self.ends.retain(|partition, _| partition.topic != id);
         self.trims.retain(|partition, _| partition.topic != id);
+        self.starts.retain(|partition, _| partition.topic != id);
         self.erased.retain(|(partition, _), _| partition.topic != id);
     }
 
@@ -614,9 +627,9 @@ impl Model {
         lost
     }
 
-    /// Whether a record may have been out of reach at some time: trimmed, expired or given up.
-    fn may_be_gone(&self, partition: PartitionId, at: Offset) -> bool {
-        self.drops || self.trims.get(&partition).is_some_and(|(_, most)| at < *most)
+    /// Whether a record was out of reach at some time: trimmed, expired or given up.
+    fn was_out_of_reach(&self, partition: PartitionId, at: Offset) -> bool {
+        self.starts.get(&partition).is_some_and(|start| at < *start)
     }
 
     fn check_loss(&mut self, lost: &[((PartitionId, Offset), Number)], contents: &Contents) {
@@ -626,7 +639,8 @@ impl Model {
         // Of what nobody read before nobody knows in which commit it lay. What was out of reach when
         // a pack was made is not in the pack; damage to what that was made of puts the pack in its
         // place, and a crash takes back what nothing durable said of the reach.
-        let counts = lost.iter().filter(|((partition, at), _)| !self.may_be_gone(*partition, *at));
+        let counts =
+            lost.iter().filter(|((partition, at), _)| !self.was_out_of_reach(*partition, *at));
         let times = counts.filter_map(|(_, number)| self.records[index(*number)].time);
         let times: Vec<_> = times.collect();
         self.broken.extend(times);
@@ -642,7 +656,7 @@ impl Model {
             let told = share.damage.iter().any(|damage| damage.contains(at));
             let vouched = || self.is_vouched_for(*number, &left);
             // Where damage undoes a trim, or what had expired, that is not back which went along.
-            let went_along = self.erases && self.may_be_gone(*partition, *at);
+            let went_along = self.erases && self.was_out_of_reach(*partition, *at);
             assert!(
                 told || went_along || !vouched(),
                 "record {number} of {partition} at {at} is lost in silence"

@@ -531,8 +531,21 @@ impl Program {
         self.disk.set_forgetful(false);
     }
 
+    /// Within a run starts only rise: it is enough to look now and then, and at its end.
+    fn note_starts(&mut self) {
+        let Some(node) = &self.node else { return };
+        for topic in node.log.topics() {
+            for partition in topic.partitions() {
+                if let Some(extent) = node.log.extent(partition) {
+                    self.model.began_at(partition, extent.start);
+                }
+            }
+        }
+    }
+
     /// The process is gone, and all who waited with it.
     fn leave(&mut self) {
+        self.note_starts();
         self.tasks.clear();
         self.held.clear();
         self.node = None;
@@ -700,6 +713,7 @@ impl Program {
             }
             Step::Journal => {
                 self.node().stepper.step_journal();
+                self.note_starts();
             }
             Step::Disk if self.stalled => {}
             Step::Disk => {

@@ -565,6 +565,8 @@ fn before_the_disk_is_full_topics_that_allow_it_give_up_their_oldest_and_no_othe
     let derived = topic(log, "derived", 2, Retention::Keep);
     let name = TopicName::new("derived").expect("a name");
     limit(log, "derived", Limits { when_full: WhenFull::DropOldest, ..Limits::default() });
+    let day = Duration::from_secs(86_400);
+    limit(log, "raw", Limits { age: Some(7 * day), ..Limits::default() });
     machine.disk.set_capacity(14 * SLOT_BYTES);
     for number in 0..300_u64 {
         let partition = derived[usize::try_from(number % 2).expect("small")];
