@@ -506,4 +506,18 @@ mod tests {
         assert_eq!(fresh.apply(PARTITION, Offset(9), &moved), Change::Created(topic.id));
         assert_eq!(fresh.topic("a"), Some(&topic));
     }
+    #[test]
+    fn limits_are_read_as_written_and_as_they_were_before_they_told_of_full_disks() {
+        let limits = Limits {
+            age: Some(Duration::from_secs(60)),
+            bytes: None,
+            when_full: WhenFull::DropOldest,
+        };
+        let value = limits_value(&limits);
+        assert_eq!(decode_limits(&value), Some(limits));
+        let before = Limits { when_full: WhenFull::Refuse, ..limits };
+        assert_eq!(decode_limits(&value[..16]), Some(before));
+        assert_eq!(decode_limits(&limits_value(&before)), Some(before));
+        assert_eq!(decode_limits(&value[..15]), None);
+    }
 }

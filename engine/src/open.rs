@@ -203,6 +203,7 @@ fn new_log(disk: &dyn Disk, options: &Options) -> Result<Recovered, OpenError> {
         highest_run: Run(0),
         highest_segment: SegmentNumber(0),
         skip: 0,
+        skip_without_checkpoint: 0,
         damaged: Vec::new(),
         given_up: Vec::new(),
         cuts: Vec::new(),
@@ -371,6 +372,7 @@ fn opened_of(recovered: &Recovered) -> Opened {
         damaged: recovered.damaged.clone(),
         void: recovered.cuts.iter().map(|cut| cut.commits).collect(),
         given_up: recovered.given_up.clone(),
+        skip_without_checkpoint: recovered.skip_without_checkpoint,
     }
 }
 

@@ -383,6 +383,9 @@ pub(crate) struct Opened {
     pub(crate) void: Vec<Stretch>,
     /// Commits that a witness vouched for and the operator gave up.
     pub(crate) given_up: Vec<Stretch>,
+    /// How much further every end offset skips where no checkpoint can be read: so many records the
+    /// damage may have held of which only checkpoints tell how far they went.
+    pub(crate) skip_without_checkpoint: u64,
 }
 
 impl Opened {
@@ -392,6 +395,9 @@ impl Opened {
         fields.put_u64(self.skip);
         for list in [&self.damaged, &self.void, &self.given_up] {
             fields.put_list(list, |fields, stretch| stretch.encode(fields));
+        }
+        if self.skip_without_checkpoint > 0 {
+            fields.put_u64(self.skip_without_checkpoint);
         }
         fields
     }
@@ -404,6 +410,7 @@ impl Opened {
             damaged: fields.list(Stretch::decode)?,
             void: fields.list(Stretch::decode)?,
             given_up: fields.list(Stretch::decode)?,
+            skip_without_checkpoint: fields.u64().unwrap_or(0),
         })
     }
 }
@@ -464,6 +471,16 @@ mod tests {
             directory_bytes: 0,
             directory_crc: 0,
         }
+    }
+
+    #[test]
+    fn an_opened_says_how_far_ends_skip_without_checkpoints_only_where_they_do() {
+        let opened = Opened { skip: 7, skip_without_checkpoint: 9, ..Opened::default() };
+        let body = opened.encode();
+        assert_eq!(Opened::decode(&body), Some(opened.clone()));
+        let none = Opened { skip_without_checkpoint: 0, ..opened };
+        assert_eq!(none.encode(), body[..body.len() - 8]);
+        assert_eq!(Opened::decode(&none.encode()), Some(none));
     }
 
     #[test]

@@ -12,30 +12,36 @@
 //! place. What has to be written (step 5) is `open`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 use tracklog_log::Extent;
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
 use crate::catalog::{Catalog, Change};
-use crate::checkpoint::{Checkpoint, CheckpointError, Position};
-use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, PageBuffer, SlotId, twice};
+use crate::checkpoint::Position;
+use crate::disk::{Access, Disk, FileName, PackId, SlotId, twice};
 use crate::error::OpenError;
 use crate::index_file;
 use crate::journal::commit::{
     Base, CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Opened, Run, Sealed,
-    SegmentNumber, Stretch, control_body,
+    SegmentNumber, Stretch,
 };
 use crate::journal::intake::APPEND_RECORDS_MAX;
-use crate::journal::segment::{ClusterId, SlotHeader, SlotPage};
+use crate::journal::segment::{ClusterId, SlotHeader};
 use crate::journal::stretches::Stretches;
 use crate::journal::walk::{Found, Pages, Walked, Walker};
 use crate::partition::places::{IndexBuilder, SegmentId, SegmentIndex};
 use crate::seen::producers::Producers;
 use crate::settled::pack::PackIndex;
 
+mod ends;
+mod inventory;
+mod note;
 mod packs;
+
+pub use note::Note;
+
+use inventory::{Inventory, take_inventory};
 use packs::Packed;
 
 /// So far every end offset skips for each commit whose extent cannot be told: as many records as
@@ -79,6 +85,8 @@ pub(crate) struct Recovered {
     pub(crate) highest_segment: SegmentNumber,
     /// How far the coming run's `opened` has to skip.
     pub(crate) skip: u64,
+    /// And how far besides, where no checkpoint can be read.
+    pub(crate) skip_without_checkpoint: u64,
     /// All commits known to be missing.
     pub(crate) damaged: Vec<Stretch>,
     pub(crate) given_up: Vec<Stretch>,
@@ -94,172 +102,6 @@ pub(crate) struct Recovered {
     pub(crate) notes: Vec<Note>,
 }
 
-/// Something that an operator should know about an opening.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Note {
-    /// Acked commits cannot be read.
-    Missing {
-        /// Whose.
-        run: Run,
-        /// The first.
-        first: CommitNumber,
-        /// The last.
-        last: CommitNumber,
-        /// Whether an earlier opening has reported them.
-        known: bool,
-    },
-    /// Commits that are torn, or lie behind a torn one, and that nothing shows to have been acked
-    /// were taken out.
-    Cut {
-        /// Whose.
-        run: Run,
-        /// The first.
-        first: CommitNumber,
-        /// The last.
-        last: CommitNumber,
-        /// The records in them, by partition, as far as they can be read.
-        records: Vec<(String, u32, Offset, Offset)>,
-    },
-    /// Acked commits were lost and the operator gave them up.
-    GivenUp {
-        /// Whose.
-        run: Run,
-        /// The first.
-        first: CommitNumber,
-        /// The last.
-        last: CommitNumber,
-    },
-    /// A slot's header is rotten; it was read with what the checkpoint says of it.
-    SlotHeader {
-        /// Which slot.
-        slot: SlotId,
-    },
-    /// A slot's file is too short: what it held at its end is lost.
-    SlotShort {
-        /// Which slot.
-        slot: SlotId,
-        /// How many bytes are missing.
-        missing_bytes: u64,
-    },
-    /// A slot that the checkpoint names is not there.
-    SlotGone {
-        /// Which slot.
-        slot: SlotId,
-    },
-    /// The disk gives nothing of what a slot in use holds. It is left as it is: another opening
-    /// may be able to read it.
-    SlotUnreadable {
-        /// Which slot.
-        slot: SlotId,
-    },
-    /// A pack cannot be read: what is in it is not to be found. It is left as it is.
-    Pack {
-        /// Which file.
-        pack: PackId,
-        /// Why, in words.
-        why: String,
-    },
-    /// A pack that no checkpoint names is in use: what it was made of cannot all be read.
-    Adopted {
-        /// Which file.
-        pack: PackId,
-    },
-    /// A pack cannot be read; what it was made of is in use again, as the older checkpoint says.
-    StoodIn {
-        /// Which file.
-        pack: PackId,
-    },
-    /// No checkpoint is readable: what packs and the journal say served instead.
-    Rebuilt {
-        /// How many packs.
-        packs: usize,
-    },
-    /// A checkpoint is torn, as a crash may leave one, or rotten; the other, or the journal, served.
-    Checkpoint {
-        /// Which file.
-        file: String,
-    },
-    /// A record that the log keeps by key cannot be read.
-    LostKey {
-        /// Whose.
-        partition: PartitionId,
-        /// The batch's first offset.
-        offset: Offset,
-    },
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { run, first, last, known } => {
-                let known = if *known { ", as reported before" } else { "" };
-                write!(f, "damage: commits {first} to {last} of run {run} are missing{known}")
-            }
-            Self::Cut { run, first, last, records } => {
-                write!(
-                    f,
-                    "cut commits {first} to {last} of run {run}, torn at the end of the log"
-                )?;
-                for (topic, partition, from, to) in records {
-                    write!(f, "; {topic} partition {partition} offsets {from} to {}", to.0 - 1)?;
-                }
-                Ok(())
-            }
-            Self::GivenUp { run, first, last } => {
-                write!(f, "given up by the operator: commits {first} to {last} of run {run}")
-            }
-            Self::SlotHeader { slot } => write!(f, "damage: the header of {slot} is rotten"),
-            Self::SlotShort { slot, missing_bytes } => {
-                write!(f, "damage: the last {missing_bytes} bytes of {slot} are missing")
-            }
-            Self::SlotGone { slot } => write!(f, "damage: {slot} is missing"),
-            Self::SlotUnreadable { slot } => {
-                write!(f, "damage: {slot} cannot be read; it is left as it is")
-            }
-            Self::Pack { pack, why } => {
-                write!(f, "damage: {pack} cannot be read: {why}; it is left as it is")
-            }
-            Self::Adopted { pack } => write!(
-                f,
-                "{pack}, which no checkpoint names, is used: what it was made of cannot all be read"
-            ),
-            Self::StoodIn { pack } => {
-                write!(f, "{pack} cannot be read; what it was made of is used in its place")
-            }
-            Self::Rebuilt { packs } => write!(
-                f,
-                "no checkpoint is readable: the log was put together from {packs} packs and the \
-                 journal"
-            ),
-            Self::Checkpoint { file } => {
-                write!(f, "{file} is torn or rotten; the log opened without it")
-            }
-            Self::LostKey { partition, offset } => {
-                write!(f, "damage: keyed records at offset {offset} of {partition} are unreadable")
-            }
-        }
-    }
-}
-
-/// What the folder holds, before any of it is judged.
-struct Inventory {
-    checkpoint: Option<Checkpoint>,
-    /// The other one, where it is valid too.
-    older: Option<Checkpoint>,
-    /// Slots that a valid checkpoint names, the older one too.
-    named: BTreeSet<SlotId>,
-    sequence: u64,
-    /// All slots there are, with their sizes.
-    slots: BTreeMap<SlotId, u64>,
-    headers: BTreeMap<SlotId, SlotHeader>,
-    blank: Vec<SlotId>,
-    bad: Vec<SlotId>,
-    /// All files of packs.
-    packs: Vec<PackId>,
-    notes: Vec<Note>,
-}
-
 /// On what a run stands, and how far it skips.
 #[derive(Clone, Copy, Debug)]
 struct Stand {
@@ -271,120 +113,6 @@ struct Stand {
 pub(crate) fn recover(disk: &dyn Disk, accept_loss: bool) -> Result<Option<Recovered>, OpenError> {
     let Some(inventory) = take_inventory(disk)? else { return Ok(None) };
     Recovery::new(disk, inventory, accept_loss)?.run().map(Some)
-}
-
-fn take_inventory(disk: &dyn Disk) -> Result<Option<Inventory>, OpenError> {
-    let mut notes = Vec::new();
-    let mut checkpoints = Vec::new();
-    for file in [FileName::CheckpointA, FileName::CheckpointB] {
-        checkpoints.extend(load_checkpoint(disk, &file, &mut notes)?);
-    }
-    checkpoints.sort_by_key(|checkpoint| checkpoint.sequence);
-    let named = checkpoints.iter().flat_map(|checkpoint| &checkpoint.slots);
-    let named = named.map(|id| id.slot).collect();
-    let checkpoint = checkpoints.pop();
-    let folder = disk.journal_folder().map_err(OpenError::io("list the journal"))?;
-    let packs = disk.packs_folder().map_err(OpenError::io("list the packs"))?;
-    let mut inventory = Inventory {
-        sequence: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence),
-        checkpoint,
-        older: checkpoints.pop(),
-        named,
-        slots: folder.slots.iter().copied().collect(),
-        headers: BTreeMap::new(),
-        blank: Vec::new(),
-        bad: Vec::new(),
-        packs: packs.into_iter().map(|(pack, _)| pack).collect(),
-        notes,
-    };
-    for (slot, bytes) in folder.slots {
-        match read_slot_page(disk, slot, bytes)? {
-            SlotPage::Blank => inventory.blank.push(slot),
-            SlotPage::Bad => inventory.bad.push(slot),
-            SlotPage::OtherVersion(_) => {
-                return Err(OpenError::NewerFormat { file: slot.to_string() });
-            }
-            SlotPage::Header(header) => {
-                inventory.headers.insert(slot, header);
-            }
-        }
-    }
-    let empty = inventory.checkpoint.is_none()
-        && inventory.headers.is_empty()
-        && inventory.packs.is_empty();
-    if empty && never_used(disk, &inventory)? {
-        return Ok(None);
-    }
-    Ok(Some(inventory))
-}
-
-/// Whether the slots, none of which has a good header, never held a commit: a log whose making
-/// was interrupted.
-fn never_used(disk: &dyn Disk, inventory: &Inventory) -> Result<bool, OpenError> {
-    let whole = |slot: &&SlotId| inventory.slots[*slot] >= 2 * PAGE_BYTES as u64;
-    for slot in inventory.bad.iter().chain(&inventory.blank).filter(whole) {
-        let first = read_pages(disk, *slot, PAGE_BYTES as u64)?;
-        let Some(first) = first else { return Ok(false) };
-        if first.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        // Crashes before the first checkpoint leave an `opened` at most, of which the header may be
-        // torn by the next making.
-        let next_at = 2 * PAGE_BYTES as u64;
-        let is_last = inventory.slots[slot] < next_at + PAGE_BYTES as u64;
-        let next = if is_last { None } else { read_pages(disk, *slot, next_at)? };
-        let alone = next.is_some_and(|page| page.iter().all(|byte| *byte == 0));
-        if !(alone && opens_an_empty_log(&first)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Whether the page may be the `opened` of a run that stands on no data at all: whole, or torn.
-fn opens_an_empty_log(page: &[u8]) -> bool {
-    let Ok(header) = CommitHeader::decode(page) else { return true };
-    let opened = control_body(&header, page).and_then(Opened::decode);
-    header.kind == CommitKind::Opened && opened.is_none_or(|opened| opened.base.is_none())
-}
-
-fn load_checkpoint(
-    disk: &dyn Disk,
-    file: &FileName,
-    notes: &mut Vec<Note>,
-) -> Result<Option<Checkpoint>, OpenError> {
-    let bytes = match disk.read_file(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        // A checkpoint that cannot be read is as good as a rotten one.
-        Err(_) => Vec::new(),
-    };
-    match Checkpoint::decode(&bytes) {
-        Ok(checkpoint) => Ok(Some(checkpoint)),
-        Err(CheckpointError::Newer) => Err(OpenError::NewerFormat { file: file.path() }),
-        Err(CheckpointError::Bad) => {
-            notes.push(Note::Checkpoint { file: file.path() });
-            Ok(None)
-        }
-    }
-}
-
-/// The first page of a slot. A file too short to be a slot, from a crash while it was made,
-/// counts as blank: it will be filled again.
-fn read_slot_page(disk: &dyn Disk, slot: SlotId, bytes: u64) -> Result<SlotPage, OpenError> {
-    if bytes < 2 * PAGE_BYTES as u64 {
-        return Ok(SlotPage::Blank);
-    }
-    let page = read_pages(disk, slot, 0)?;
-    Ok(page.map_or(SlotPage::Bad, |page| SlotPage::decode(&page, slot)))
-}
-
-/// A page of a slot; `None` when the disk does not give it.
-fn read_pages(disk: &dyn Disk, slot: SlotId, at: u64) -> Result<Option<PageBuffer>, OpenError> {
-    let open = disk.open_slot(slot, Access::Read);
-    let slot = open.map_err(OpenError::io(format!("open {slot}")))?;
-    let mut page = PageBuffer::zeroed(PAGE_BYTES);
-    Ok(slot.read(at, &mut page).is_ok().then_some(page))
 }
 
 /// A segment in use, and what was found in it.
@@ -418,6 +146,7 @@ struct Recovery<'a> {
     damaged: Stretches,
     given_up: Stretches,
     new_skip: u64,
+    skip_without_checkpoint: u64,
     cuts: Vec<Cut>,
     notes: Vec<Note>,
     base: Option<Base>,
@@ -470,6 +199,7 @@ impl<'a> Recovery<'a> {
             damaged: Stretches::default(),
             given_up: Stretches::default(),
             new_skip: 0,
+            skip_without_checkpoint: 0,
             cuts: Vec::new(),
             notes,
             base: None,
@@ -497,9 +227,8 @@ impl<'a> Recovery<'a> {
         self.extents = checkpoint.partitions.into_iter().collect();
         self.track_partitions();
         self.append_time = checkpoint.position.append_time;
-        self.damaged.extend(checkpoint.opened.damaged);
-        self.given_up.extend(checkpoint.opened.given_up);
         let stand = Stand { base: checkpoint.opened.base, skip: checkpoint.opened.skip };
+        self.take_lists(checkpoint.opened);
         self.stands.insert(checkpoint.position.run, stand);
         self.base = checkpoint.base;
     }
@@ -570,6 +299,7 @@ impl<'a> Recovery<'a> {
         self.check_accounts()?;
         self.raise_to_floors();
         self.raise_starts();
+        self.new_skip += self.skip_for_checkpoints();
         self.skip(self.new_skip);
         self.note_damage();
         self.finish(highest_run, highest_segment, carried)
@@ -801,179 +531,19 @@ impl<'a> Recovery<'a> {
         let ids: Vec<SegmentId> = self.segments_of(run).collect();
         for id in ids {
             let Some(opened) = self.read_opened(id)? else { continue };
-            self.damaged.extend(opened.damaged);
-            self.given_up.extend(opened.given_up);
+            self.take_lists(opened);
             break;
         }
         Ok(())
     }
 
-    /// Decides where the run that no later one has ended ends.
-    fn judge(
-        &mut self,
-        run: Run,
-        segments: &mut [Segment],
-        first: CommitNumber,
-        behind: Option<Position>,
-    ) -> Result<CommitNumber, OpenError> {
-        let vouched = self.vouched(run, segments, behind);
-        let numbers: BTreeMap<CommitNumber, usize> = numbers(segments);
-        let highest = numbers.last_key_value().map_or(CommitNumber::NONE, |(number, _)| *number);
-        // A rotten `opened` is made up for by the header of its slot.
-        let opened = self.inventory.headers.values().any(|header| header.run == run);
-        let known = highest.max(CommitNumber(u64::from(opened))).max(self.last_settled(run));
-        if vouched > known {
-            self.lose(Stretch { run, first: known.next(), last: vouched })?;
-        }
-        self.check_sizes(segments)?;
-        if vouched > known {
-            return Ok(known);
-        }
-        let mut end = vouched.max(CommitNumber(first.0 - 1));
-        while let Some(at) = numbers.get(&end.next()) {
-            if !self.is_whole(&segments[*at], end.next())? {
-                break;
-            }
-            end = end.next();
-        }
-        for segment in segments {
-            self.cut_above(segment, end);
-        }
-        Ok(end)
-    }
-
-    /// The last commit of the run that lies in a pack.
-    fn last_settled(&self, run: Run) -> CommitNumber {
-        let of_run = self.packs.iter().filter(|index| index.head.run == run);
-        of_run.map(|index| index.head.last).max().unwrap_or(CommitNumber::NONE)
-    }
-
-    /// A slot, or the end of its file, is missing or cannot be read: behind the last commit of the run that no later
-    /// one has ended, it may have held acked commits with all that vouches for them. (What lies
-    /// before a commit that is there, that one's number tells.)
-    fn check_sizes(&mut self, segments: &[Segment]) -> Result<(), OpenError> {
-        let last = segments.iter().rposition(|segment| first_number(segment).is_some());
-        for (at, segment) in segments.iter().enumerate() {
-            let slot = segment.id.slot;
-            if let Some(what) = self.taken_back(segment) {
-                self.give_up_end(&what, self.slot_bytes)?;
-                continue;
-            }
-            let unreadable = self.is_unreadable(segment, Pages::None);
-            let bytes = self.inventory.slots.get(&slot).copied().filter(|_| !unreadable);
-            let missing_bytes = self.slot_bytes.saturating_sub(bytes.unwrap_or(0));
-            if missing_bytes == 0 {
-                continue;
-            }
-            if last.is_none_or(|last| at >= last) {
-                let what = if unreadable {
-                    format!("{slot} cannot be read")
-                } else {
-                    format!("the last {missing_bytes} bytes of {slot} are missing")
-                };
-                self.give_up_end(&what, missing_bytes)?;
-            }
-            if bytes.is_some() {
-                self.notes.push(Note::SlotShort { slot, missing_bytes });
-            }
-        }
-        Ok(())
-    }
-
-    /// What is to be said of a segment of which nothing is there, not even its header, though that
-    /// was durable before a checkpoint named it: the slot is as it was before. Rot leaves no whole
-    /// header of an earlier segment, and does not empty a slot.
-    fn taken_back(&self, segment: &Segment) -> Option<String> {
-        let Content::Walked(walked) = &segment.content else { return None };
-        let SegmentId { number, slot, run, .. } = segment.id;
-        let checkpoint = self.inventory.checkpoint.as_ref()?;
-        if !walked.found.is_empty() || checkpoint.slots.iter().all(|id| id.number != number) {
-            return None;
-        }
-        let before = match self.inventory.headers.get(&slot) {
-            Some(header) if header.segment < number => format!("segment {}", header.segment),
-            None if self.inventory.blank.contains(&slot) => "nothing".to_owned(),
-            _ => return None,
-        };
-        Some(format!(
-            "{slot} holds {before} where segment {number} of run {run} was (old files put back, or \
-             a disk that lied about flushing): its commits are gone"
-        ))
-    }
-
-    /// Whether the segment is named, no commit of it is known, and pages of it, or all of them,
-    /// could not be read: then nobody knows what it holds.
-    fn is_unreadable(&self, segment: &Segment, pages: Pages) -> bool {
-        let Content::Walked(walked) = &segment.content else { return false };
-        let is_lost = walked.pages == Pages::None || walked.pages == pages;
-        is_lost && walked.found.is_empty() && self.named.contains(&segment.id.number)
-    }
-
-    fn give_up_end(&mut self, what: &str, missing_bytes: u64) -> Result<(), OpenError> {
-        if self.accept_loss {
-            self.new_skip += records_max(missing_bytes);
-            return Ok(());
-        }
-        let what = format!(
-            "{what}, and may have held acked commits; to go on without them, open with \
-             --accept-loss"
-        );
-        Err(OpenError::Damaged { what })
-    }
-
-    /// The highest commit that a witness of this run vouches for.
-    fn vouched(&self, run: Run, segments: &[Segment], behind: Option<Position>) -> CommitNumber {
-        let of_checkpoint = behind.filter(|position| position.run == run);
-        let of_checkpoint = of_checkpoint.map_or(CommitNumber::NONE, |position| position.number);
-        let marks = segments.iter().map(|segment| match &segment.content {
-            Content::Walked(walked) => walked.mark,
-            Content::Indexed(index) => {
-                index.commits.last().map_or(CommitNumber::NONE, |commit| commit.number)
-            }
-        });
-        marks.fold(of_checkpoint.max(self.vouched_by_packs(run)), CommitNumber::max)
-    }
-
-    /// Commits that were acked are beyond the end of the journal.
-    fn lose(&mut self, lost: Stretch) -> Result<(), OpenError> {
-        if self.given_up.holds(&lost) {
-            return Ok(());
-        }
-        if !self.accept_loss {
-            let Stretch { run, first, last } = lost;
-            return Err(OpenError::LostCommits { run, first, last });
-        }
-        self.given_up.insert(lost);
-        self.new_skip += SKIP_PER_COMMIT * lost.count();
-        let Stretch { run, first, last } = lost;
-        self.notes.push(Note::GivenUp { run, first, last });
-        Ok(())
-    }
-
-    fn is_whole(&self, segment: &Segment, number: CommitNumber) -> Result<bool, OpenError> {
-        let Content::Walked(walked) = &segment.content else { return Ok(true) };
-        let found = walked.found.iter().find(|found| found.header.number == number);
-        let found = found.expect("the number came from this segment");
-        Ok(self.walker(segment.id)?.is_whole(found))
-    }
-
-    /// Takes what lies above the end out of the segment.
-    fn cut_above(&mut self, segment: &mut Segment, end: CommitNumber) {
-        let Content::Walked(walked) = &mut segment.content else { return };
-        let keep = walked.found.partition_point(|found| found.header.number <= end);
-        let cut = walked.found.split_off(keep);
-        let (Some(first), Some(last)) = (cut.first(), cut.last()) else { return };
-        self.cuts.push(Cut {
-            id: segment.id,
-            from: first.header.position,
-            to: last.header.end(),
-            commits: Stretch {
-                run: segment.id.run,
-                first: first.header.number,
-                last: last.header.number,
-            },
-            entries: cut.iter().flat_map(|found| found.entries.iter().copied()).collect(),
-        });
+    /// Takes over what an opening before this one found missing.
+    fn take_lists(&mut self, opened: Opened) {
+        self.damaged.extend(opened.damaged);
+        self.given_up.extend(opened.given_up);
+        // Each says all that those before it said.
+        let skip = &mut self.skip_without_checkpoint;
+        *skip = opened.skip_without_checkpoint.max(*skip);
     }
 
     /// Lists the numbers that should be there and are not.
@@ -1009,7 +579,9 @@ impl<'a> Recovery<'a> {
                 self.not_accounted_for(stretch);
                 continue;
             }
-            self.new_skip += self.lost_records_max(&stretch, &there, behind);
+            let unknown = self.lost_records_max(&stretch, &there, behind);
+            self.new_skip += unknown;
+            self.skip_without_checkpoint += self.lost_records_max(&stretch, &there, None) - unknown;
             self.notes.push(Note::Missing { run, first, last, known: false });
             self.damaged.insert(stretch);
         }
@@ -1289,6 +861,7 @@ impl<'a> Recovery<'a> {
             highest_run,
             highest_segment,
             skip: carried + self.new_skip,
+            skip_without_checkpoint: self.skip_without_checkpoint,
             damaged: self.damaged.iter().collect(),
             given_up: self.given_up.iter().collect(),
             cuts: self.cuts,

@@ -287,8 +287,7 @@ impl Recovery<'_> {
             self.packed.unseen.insert(topic.id);
             self.catalog.insert(topic.clone());
         }
-        self.damaged.extend(newest.opened.damaged.iter().copied());
-        self.given_up.extend(newest.opened.given_up.iter().copied());
+        self.take_lists(newest.opened.clone());
         self.track_partitions();
     }
 
@@ -325,6 +324,12 @@ impl Recovery<'_> {
         let witnesses = self.packed.witnesses.iter().filter(|witness| witness.run == run);
         let published = witnesses.map(|witness| witness.published);
         published.fold(self.last_settled(run), CommitNumber::max)
+    }
+
+    /// The last commit of the run that lies in a pack.
+    pub(super) fn last_settled(&self, run: Run) -> CommitNumber {
+        let of_run = self.packs.iter().filter(|index| index.head.run == run);
+        of_run.map(|index| index.head.last).max().unwrap_or(CommitNumber::NONE)
     }
 
     /// What of `stretch` lies in no pack.
@@ -427,6 +432,16 @@ impl Recovery<'_> {
                 }
             }
         }
+    }
+
+    /// Without a checkpoint: how far ends skip since it is not there to tell how far damage went, but
+    /// for what the packs' floors tell as well.
+    pub(super) fn skip_for_checkpoints(&self) -> u64 {
+        if self.inventory.checkpoint.is_some() {
+            return 0;
+        }
+        let told = self.packed.witnesses.iter().map(|it| it.opened.skip_without_checkpoint).max();
+        self.skip_without_checkpoint.saturating_sub(told.unwrap_or(0))
     }
 
     /// Applies what lies in packs and is not in the checkpoint.

@@ -395,3 +395,28 @@ fn damage_in_a_range_that_is_settled_stays_told_with_and_without_checkpoints() {
         disk.restore(&before);
     }
 }
+
+#[test]
+fn where_only_checkpoints_knew_how_far_damage_went_no_offset_is_given_twice_without_them() {
+    let (disk, mut rig) = node_with_packs(1);
+    let lost = acked(&mut rig, b"lost");
+    rig.settle_marked();
+    let at = lies(&disk, lost);
+    // The last checkpoint of a run stands at its end.
+    rig.stop();
+    let disk = power_cut_again(&disk);
+    rot(&disk, at.slot, at.commit);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!(missing(&rig.notes).len(), 1);
+    assert_eq!(rig.end(0), lost.plus(1), "that is known, and nothing is skipped");
+    let disk = power_cut(&disk, rig);
+    rot_checkpoints(&disk);
+    let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+    let next = acked(&mut rig, b"next");
+    assert!(next > lost, "{next} was given at {lost}");
+    // And it is skipped for once.
+    rig.settle_marked();
+    let disk = power_cut(&disk, rig);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!(rig.end(0), next.plus(1));
+}
