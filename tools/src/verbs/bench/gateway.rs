@@ -28,7 +28,7 @@ use crate::failure::Failure;
 use crate::tls;
 
 const CONNECTIONS: usize = 64;
-const BATCH_EVENTS: usize = 50;
+pub(super) const BATCH_EVENTS: usize = 50;
 const EVENT_BYTES: usize = 780;
 /// Different requests, so that events spread over the partitions.
 const REQUESTS: usize = 512;
@@ -102,7 +102,8 @@ pub(super) fn event(number: usize) -> String {
     event(&filler)
 }
 
-fn batch(number: usize) -> String {
+/// A batch of [`BATCH_EVENTS`] events, other ones for each number.
+pub(super) fn batch(number: usize) -> String {
     let events = (0..BATCH_EVENTS).map(|n| event(number * BATCH_EVENTS + n));
     format!(r#"{{"batch":[{}]}}"#, events.collect::<Vec<_>>().join(","))
 }

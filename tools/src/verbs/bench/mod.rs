@@ -10,6 +10,7 @@ mod open_loop;
 mod pipeline;
 mod raw;
 mod replay;
+mod soak;
 mod visitors;
 mod wire;
 
@@ -83,6 +84,16 @@ Examples:
   tracklog bench pipeline
   tracklog bench pipeline --seconds 10")]
     Pipeline,
+    /// At 100,000 events a second while the log settles, expires and is replayed
+    #[command(after_help = "\
+A node without stages takes 50 events a request over HTTP, each request when it is due: first for a tenth
+of the time with a log that settles nothing, then, behind a tenth of the time that is not counted, with
+one that settles all but 256 MiB and keeps 2 GiB, and in the end for a tenth of the time while all that is
+there is replayed. Its journal may grow to 8 GiB: beyond that requests are refused, and counted.
+
+Examples:
+  tracklog bench soak --seconds 600")]
+    Soak,
 }
 
 /// How it is measured.
@@ -210,10 +221,11 @@ impl Figure {
             micros(self.p999_micros),
             cpu.unwrap_or_default(),
         ];
-        let raws = self
-            .raws
-            .iter()
-            .map(|raw| [rounded(raw.value), format!("{:.2}", raw.ratio), raw.is.clone()]);
+        let beside = |raw: &Raw| [rounded(raw.value), format!("{:.2}", raw.ratio), raw.is.clone()];
+        let mut raws: Vec<[String; 3]> = self.raws.iter().map(beside).collect();
+        if raws.is_empty() {
+            raws.push(Default::default());
+        }
         let figures = std::iter::once(figure).chain(std::iter::repeat_with(Default::default));
         let rows = figures.zip(raws).map(|(figure, raw)| figure.into_iter().chain(raw).collect());
         rows.collect()
@@ -236,6 +248,7 @@ impl BenchCommand {
                 What::Gateway => gateway::measure(&self.run).await,
                 What::Live => live::measure(&self.run).await,
                 What::Pipeline => pipeline::measure(&self.run).await,
+                What::Soak => soak::measure(&self.run).await,
             }
         })?;
         show(&figures, self.run.json)

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracklog_log::{Append, Fetch, FetchMode, Item, Log, Topic};
+use tracklog_log::{Append, Fetch, FetchError, FetchMode, Item, Log, Topic};
 use tracklog_protocol::{BatchView, Offset, PartitionId};
 use tracklog_server::config::{JournalSettings, WhenFullSetting};
 use tracklog_server::offline;
@@ -92,8 +92,9 @@ impl Scan {
     ) -> Result<Self, Failure> {
         let began = Instant::now();
         let mut scan = Self { bytes: 0, seconds: 0.0, views: Vec::new() };
+        let start = |id| log.extent(id).map_or(Offset::ZERO, |extent| extent.start);
         let mut from: Vec<(PartitionId, Offset)> =
-            topic.partitions().map(|id| (id, Offset::ZERO)).collect();
+            topic.partitions().map(|id| (id, start(id))).collect();
         while !from.is_empty() {
             let fetch = Fetch {
                 from: from.clone(),
@@ -101,7 +102,17 @@ impl Scan {
                 wait: false,
                 mode: FetchMode::Replay,
             };
-            let fetched = log.fetch(fetch).await.map_err(Failure::could_not_run)?;
+            let fetched = match log.fetch(fetch).await {
+                Ok(fetched) => fetched,
+                // What was to be read next has expired.
+                Err(FetchError::OutOfRange { partition, extent, .. }) => {
+                    from.iter_mut()
+                        .filter(|(id, _)| *id == partition)
+                        .for_each(|(_, next)| *next = extent.start);
+                    continue;
+                }
+                Err(error) => return Err(Failure::could_not_run(error)),
+            };
             from.clear();
             for found in fetched.partitions {
                 scan.bytes += found.batches.iter().map(|batch| batch.bytes().len()).sum::<usize>();

@@ -118,11 +118,22 @@ impl Load {
     }
 }
 
-/// Reads one answer, which must be a 200 of stated length.
+/// Reads one answer, which must be a 200.
 pub(super) async fn read_answer<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut [u8],
 ) -> io::Result<()> {
+    match read_status(stream, buffer).await? {
+        200 => Ok(()),
+        status => Err(io::Error::other(format!("the server answered {status}"))),
+    }
+}
+
+/// Reads one answer of stated length; its status.
+pub(super) async fn read_status<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut [u8],
+) -> io::Result<u16> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;
@@ -130,31 +141,29 @@ pub(super) async fn read_answer<S: AsyncRead + Unpin>(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         filled += read;
-        if let Some(length) = answer_bytes(&buffer[..filled])?
+        if let Some((status, length)) = answer(&buffer[..filled])?
             && filled >= length
         {
-            return Ok(());
+            return Ok(status);
         }
     }
 }
 
-/// How long the answer that begins here is; `None` while its head is not whole.
-fn answer_bytes(begun: &[u8]) -> io::Result<Option<usize>> {
+/// The status of the answer that begins here, and how long it is; `None` while its head is not whole.
+fn answer(begun: &[u8]) -> io::Result<Option<(u16, usize)>> {
     let Some(head) = begun.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
         return Ok(None);
     };
     let text = String::from_utf8_lossy(&begun[..head]);
-    if !text.starts_with("HTTP/1.1 200") {
-        let line = text.lines().next().unwrap_or_default();
-        return Err(io::Error::other(format!("the server answered {line}")));
-    }
+    let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("an answer without a status"))?;
     let length = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let is_length = name.eq_ignore_ascii_case("content-length");
         is_length.then(|| value.trim().parse::<usize>().ok()).flatten()
     });
     let length = length.ok_or_else(|| io::Error::other("an answer without a length"))?;
-    Ok(Some(head + 4 + length))
+    Ok(Some((status, head + 4 + length)))
 }
 
 #[cfg(test)]
@@ -163,9 +172,11 @@ mod tests {
 
     #[test]
     fn answers_are_framed_by_their_stated_length() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-        assert_eq!(answer_bytes(answer).unwrap(), Some(answer.len()));
-        assert_eq!(answer_bytes(b"HTTP/1.1 200 OK\r\n").unwrap(), None);
-        assert!(answer_bytes(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").is_err());
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(answer(bytes).unwrap(), Some((200, bytes.len())));
+        assert_eq!(answer(b"HTTP/1.1 200 OK\r\n").unwrap(), None);
+        let refused = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(answer(refused).unwrap(), Some((503, refused.len())));
+        assert!(answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "it does not say how long it is");
     }
 }

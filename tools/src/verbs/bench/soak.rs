@@ -1,0 +1,197 @@
+//! A node at a steady rate that does not wait for acks, while its log settles and gives up what is
+//! beyond its limit; beside the same rate on a log that does neither.
+//!
+//! A request's time counts from when it was due: a node that falls behind cannot hide it. Memory is
+//! what the process has to itself, the clients included.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tracklog_log::{Limits, TopicName};
+use tracklog_server::config::{Flags, JournalSettings, Settings, SettleSetting, WhenFullSetting};
+use tracklog_server::node::Node;
+use tracklog_server::topics::RAW;
+
+use super::append::latencies;
+use super::gateway::{BATCH_EVENTS, batch};
+use super::raw::micros;
+use super::replay::{Keep, Scan};
+use super::wire::{ANSWER_BYTES_MAX, post, read_status};
+use super::{Figure, Run};
+use crate::failure::Failure;
+
+/// Events a second.
+const RATE: u64 = 100_000;
+const REQUESTS_A_SECOND: u64 = RATE / BATCH_EVENTS as u64;
+const CONNECTIONS: u64 = 32;
+/// The other phases take this part of the time.
+const PART: u64 = 10;
+const HOT_BYTES: u64 = 256 << 20;
+const KEPT_BYTES: u64 = 2 << 30;
+/// Where settling does not keep up, appends are refused from here on.
+const JOURNAL_BYTES_MAX: u64 = 8 << 30;
+const OFFERED: &str = "what was offered";
+
+pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
+    let scratch = run.scratch()?;
+    let part = Duration::from_secs((run.seconds / PART).max(1));
+    let idle = start(&scratch.path().join("idle"), run, SettleSetting::Off).await?;
+    let alone = drive(&idle, 0, part).await;
+    idle.stop().await;
+    let alone = alone?;
+    let node = start(&scratch.path().join("node"), run, SettleSetting::On).await?;
+    let measured = measure_on(&node, run.time(), part, &alone).await;
+    node.stop().await;
+    let mut figures = vec![alone.figure("50 events a POST, nothing is settled")];
+    figures.extend(measured?);
+    Ok(figures)
+}
+
+async fn start(data: &Path, run: &Run, settle: SettleSetting) -> Result<Node, Failure> {
+    let http = Some("127.0.0.1:0".to_owned());
+    let flags = Flags { data: Some(data.to_owned()), http, ..Flags::default() };
+    let mut settings = Settings::load(&flags, []).map_err(Failure::could_not_run)?;
+    settings.journal = JournalSettings {
+        settle,
+        hot_bytes: Some(HOT_BYTES),
+        bytes_max: Some(JOURNAL_BYTES_MAX),
+        when_full: WhenFullSetting::Refuse,
+        ..run.journal()
+    };
+    settings.enrich.enabled = false;
+    settings.archive.enabled = false;
+    Node::start(&settings).await.map_err(Failure::could_not_run)
+}
+
+async fn measure_on(
+    node: &Node,
+    time: Duration,
+    part: Duration,
+    alone: &Taken,
+) -> Result<Vec<Figure>, Failure> {
+    let limits = Limits { bytes: Some(KEPT_BYTES), ..Limits::default() };
+    let raw = TopicName::new(RAW).expect("it is a name");
+    node.log().set_limits(&raw, limits).await.map_err(Failure::could_not_run)?;
+    let warm = drive(node, 0, part).await?;
+    let before = own_memory_bytes();
+    let settling = drive(node, warm.next, time).await?;
+    let after = own_memory_bytes();
+    let (beside, replayed) = beside_replay(node, settling.next, part).await?;
+
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let quantile = |name: &str, taken: &Taken, other: (&str, &Taken), at: f64| {
+        let value = |taken: &Taken| taken.latencies.value_at_quantile(at) as f64;
+        Figure::new(name, "µs", value(taken)).beside(value(other.1), other.0)
+    };
+    let of_alone = ("nothing is settled", alone);
+    Ok(vec![
+        settling.figure("the same, settled, 2 GiB are kept"),
+        quantile("p50 of it", &settling, of_alone, 0.5),
+        quantile("p99 of it", &settling, of_alone, 0.99),
+        Figure::new("requests refused", "", settling.refused as f64),
+        Figure::new("own memory at the end", "MiB", mebibytes(after))
+            .beside(mebibytes(before), "at its beginning"),
+        quantile("p99 beside a replay of all", &beside, ("without", &settling), 0.99),
+        Figure::new("replayed meanwhile", "MiB/s", mebibytes(replayed) / part.as_secs_f64()),
+    ])
+}
+
+/// The load, and beside it all that is there is read, again and again. How many bytes were.
+async fn beside_replay(node: &Node, first: u64, part: Duration) -> Result<(Taken, u64), Failure> {
+    let log = node.log();
+    let raw = log.topic(RAW).expect("a node makes it");
+    let until = Instant::now() + part;
+    let replays = tokio::spawn(async move {
+        let mut bytes = 0;
+        while Instant::now() < until {
+            bytes += Scan::all(&log, &raw, Keep::Nothing).await?.bytes as u64;
+        }
+        Ok::<u64, Failure>(bytes)
+    });
+    let taken = drive(node, first, part).await?;
+    Ok((taken, replays.await.map_err(Failure::could_not_run)??))
+}
+
+/// What a phase came to.
+struct Taken {
+    latencies: Histogram<u64>,
+    events_per_second: f64,
+    refused: u64,
+    /// The number of the next request.
+    next: u64,
+}
+
+impl Taken {
+    fn figure(&self, case: &str) -> Figure {
+        let figure = Figure::new(case, "events/s", self.events_per_second);
+        figure.latencies(&self.latencies).beside(RATE as f64, OFFERED)
+    }
+}
+
+/// Sends requests from number `first` on, each when it is due.
+async fn drive(node: &Node, first: u64, time: Duration) -> Result<Taken, Failure> {
+    let key = STANDARD.encode(format!("{}:", node.default_key().text));
+    let authorization = Arc::<str>::from(format!("Basic {key}"));
+    let port = node.http().expect("it was asked for").port();
+    let next = first + time.as_secs() * REQUESTS_A_SECOND;
+    let began = Instant::now();
+    let mut clients = JoinSet::new();
+    for own in first..first + CONNECTIONS {
+        let authorization = Arc::clone(&authorization);
+        clients.spawn(async move { send(port, &authorization, own..next, (first, began)).await });
+    }
+    let (mut all, mut refused) = (latencies(), 0);
+    while let Some(ended) = clients.join_next().await {
+        let (taken, not_taken) =
+            ended.map_err(Failure::could_not_run)?.map_err(Failure::could_not_run)?;
+        all.add(&taken).expect("the bounds are the same");
+        refused += not_taken;
+    }
+    let events = all.len() * BATCH_EVENTS as u64;
+    let events_per_second = events as f64 / began.elapsed().as_secs_f64();
+    Ok(Taken { latencies: all, events_per_second, refused, next })
+}
+
+/// Sends one of [`CONNECTIONS`] of these requests. How long each took that was taken, and how many
+/// were refused.
+async fn send(
+    port: u16,
+    authorization: &str,
+    numbers: Range<u64>,
+    (first, began): (u64, Instant),
+) -> io::Result<(Histogram<u64>, u64)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let mut buffer = vec![0; ANSWER_BYTES_MAX];
+    let (mut taken, mut refused) = (latencies(), 0);
+    for number in numbers.step_by(CONNECTIONS as usize) {
+        let body = batch(usize::try_from(number).unwrap_or_default());
+        let request = post("/v1/batch", authorization, &body);
+        let due =
+            began + Duration::from_nanos((number - first) * 1_000_000_000 / REQUESTS_A_SECOND);
+        tokio::time::sleep_until(due.into()).await;
+        stream.write_all(&request).await?;
+        match read_status(&mut stream, &mut buffer).await? {
+            200 => taken.saturating_record(micros(due.elapsed())),
+            _ => refused += 1,
+        }
+    }
+    Ok((taken, refused))
+}
+
+/// What the process has of memory that is no file's; 0 where that cannot be told.
+fn own_memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kibibytes.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) << 10
+}
