@@ -61,4 +61,5 @@ pub mod trust;
 pub mod verify;
 
 pub use disk_log::OpenError;
+pub use tracklog_engine::disk::bound_heap;
 pub use tracklog_engine::{Inspection, inspect};

@@ -89,6 +89,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // Another C library than glibc keeps what it keeps.
+    let _ = tracklog_server::bound_heap();
     let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let ended = match cli.verb {
         Verb::Serve(serve) => serve.run(),
