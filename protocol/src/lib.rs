@@ -17,6 +17,7 @@ mod record;
 mod records;
 pub mod rejected;
 mod trusted;
+mod words;
 
 pub use batch::{BatchError, BatchView, VerifiedBatch};
 pub use ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, TopicId};

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::words::find_quote_or_backslash;
+
 /// A scalar in a text: of a string what is between its quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
@@ -33,11 +35,11 @@ pub(super) fn find_leaves(text: &[u8], leaves: &mut Vec<Leaf>) -> bool {
 /// The length of the leaf at the beginning of `text`; `None` where a string has no end.
 pub(super) fn leaf_bytes(text: &[u8], is_string: bool) -> Option<usize> {
     if !is_string {
-        return Some(text.iter().take_while(|byte| is_scalar(**byte)).count());
+        return Some(text.iter().take_while(|byte| IS_SCALAR[usize::from(**byte)]).count());
     }
     let mut at = 0;
     loop {
-        let stop = text.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+        let stop = find_quote_or_backslash(text.get(at..)?)?;
         if text.get(at + stop) == Some(&b'"') {
             return Some(at + stop);
         }
@@ -120,9 +122,16 @@ impl Walk<'_> {
     }
 }
 
-const fn is_scalar(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'+' | b'.')
-}
+/// Whether a byte may stand in a scalar that is no string.
+static IS_SCALAR: [bool; 256] = {
+    let mut are = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        are[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+        byte += 1;
+    }
+    are
+};
 
 #[cfg(test)]
 mod tests {

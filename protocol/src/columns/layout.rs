@@ -165,9 +165,10 @@ impl Alignment {
         Self { modulus, remainder: u8::try_from(remainder).expect("below a byte's modulus") }
     }
 
+    /// The modulus is a power of two.
     fn next(self, from: usize) -> usize {
         let (modulus, remainder) = (usize::from(self.modulus), usize::from(self.remainder));
-        from + (remainder + modulus - from % modulus) % modulus
+        from + (remainder.wrapping_sub(from) & (modulus - 1))
     }
 
     const fn byte(self) -> u8 {

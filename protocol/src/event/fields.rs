@@ -8,6 +8,7 @@
 //! events that come from elsewhere, and checks that an index says what its text says.
 
 use super::{PropertySpan, ValueKind};
+use crate::words::find_end_of_plain;
 
 /// How many arrays and objects may be open at once, the object itself included.
 pub const JSON_DEPTH_MAX: usize = u128::BITS as usize;
@@ -182,6 +183,8 @@ impl Walk<'_> {
         self.take(b'"')?;
         let mut escaped = false;
         loop {
+            let rest = self.bytes.get(self.at..)?;
+            self.at += find_end_of_plain(rest).unwrap_or(rest.len());
             let byte = self.peek()?;
             self.at += 1;
             match byte {
@@ -190,8 +193,7 @@ impl Walk<'_> {
                     escaped = true;
                     self.escape()?;
                 }
-                0..0x20 => return None,
-                _ => {}
+                _ => return None,
             }
         }
     }
