@@ -49,21 +49,6 @@ enum Way {
 }
 
 impl Way {
-    fn residual(self, value: u64, last: u64, latest: impl Fn(StreamId) -> u64) -> u64 {
-        let from = |base: u64| value.wrapping_sub(base).cast_signed();
-        match self {
-            Self::Itself => value,
-            Self::FromLast => folded(from(last)),
-            Self::From(stream, unit) => {
-                folded(from(latest(stream)).wrapping_div(unit.cast_signed()))
-            }
-            Self::FromFloor(stream, unit) => {
-                folded((value / unit).wrapping_sub(latest(stream) / unit).cast_signed())
-            }
-            Self::FromThree([a, b, c]) => folded(from(three(latest(a), latest(b), latest(c)))),
-        }
-    }
-
     fn value(self, residual: u64, last: u64, latest: impl Fn(StreamId) -> u64) -> u64 {
         let difference = unfolded(residual).cast_unsigned();
         match self {
@@ -124,6 +109,41 @@ impl Way {
     }
 }
 
+/// A difference in units, of which it need not be a whole number.
+const fn in_units(difference: i64, unit: u64) -> i64 {
+    // Divisors that are known cost a multiplication.
+    match unit {
+        1 => difference,
+        1_000 => difference / 1_000,
+        1_000_000 => difference / 1_000_000,
+        _ => difference.wrapping_div(unit.cast_signed()),
+    }
+}
+
+const fn is_whole(number: u64, unit: u64) -> bool {
+    match unit {
+        1 => true,
+        1_000 => number.is_multiple_of(1_000),
+        1_000_000 => number.is_multiple_of(1_000_000),
+        _ => number.is_multiple_of(unit),
+    }
+}
+
+/// The largest unit of which all are whole numbers.
+fn largest_unit(numbers: impl Iterator<Item = u64>) -> u64 {
+    let mut units = UNITS.into_iter();
+    let mut unit = units.next().unwrap_or(1);
+    for number in numbers {
+        while !is_whole(number, unit) {
+            unit = units.next().unwrap_or(1);
+        }
+        if unit == 1 {
+            break;
+        }
+    }
+    unit
+}
+
 const fn three(a: u64, b: u64, c: u64) -> u64 {
     a.wrapping_sub(b).wrapping_add(c)
 }
@@ -136,8 +156,17 @@ pub(super) struct Streams {
     opened: usize,
     /// Those that hold times.
     times: Vec<StreamId>,
+    /// The latest values of those.
+    latest_times: [u64; TIMES_MAX],
     /// The larger numbers of the record at hand: those by which a twin is found.
     record: Vec<(u64, StreamId)>,
+}
+
+/// Whether a stream's numbers are written one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IsListed {
+    Yes,
+    No,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +177,16 @@ struct Stream {
     time: Option<usize>,
     /// Of a stream of times: the latest of all such streams, as each value came.
     latest: Vec<[u64; TIMES_MAX]>,
+}
+
+impl Stream {
+    /// The value that all are; 0 where there is none.
+    fn only_value(&self) -> Option<u64> {
+        let Some((first, others)) = self.values.split_first() else { return Some(0) };
+        // Side by side they are compared as bytes are.
+        let are_same = *others == self.values[..others.len()];
+        are_same.then_some(*first)
+    }
 }
 
 /// The stream that had the same value in each record until now.
@@ -175,6 +214,7 @@ impl Streams {
         }
         self.opened = 0;
         self.times.clear();
+        self.latest_times = [0; TIMES_MAX];
     }
 
     pub(super) fn open(&mut self) -> StreamId {
@@ -200,36 +240,35 @@ impl Streams {
         self.record.clear();
     }
 
+    #[inline]
     pub(super) fn push(&mut self, to: StreamId, value: u64) {
-        self.see_times(to);
-        match self.streams[to].twin {
-            Twin::Is(twin) if self.latest(twin) != value => self.streams[to].twin = Twin::None,
-            Twin::Wanted => {
-                // One that gave another value since, in the same event, is none.
-                let twin = self
-                    .record
-                    .iter()
-                    .find(|(other, stream)| *other == value && self.latest(*stream) == value);
-                let twin = twin.filter(|_| value >= TWIN_VALUE_MIN).map(|(_, stream)| *stream);
-                self.streams[to].twin = twin.map_or(Twin::None, Twin::Is);
-            }
-            Twin::Is(_) | Twin::None => {}
-        }
+        self.see_twin(to, value);
         if value >= TWIN_VALUE_MIN {
             self.record.push((value, to));
         }
-        self.streams[to].values.push(value);
+        let stream = &mut self.streams[to];
+        if let Some(time) = stream.time {
+            stream.latest.push(self.latest_times);
+            self.latest_times[time] = value;
+        }
+        stream.values.push(value);
     }
 
-    fn see_times(&mut self, to: StreamId) {
-        if self.streams[to].time.is_none() {
-            return;
+    #[inline]
+    fn see_twin(&mut self, to: StreamId, value: u64) {
+        match self.streams[to].twin {
+            Twin::Is(twin) if self.latest(twin) != value => self.streams[to].twin = Twin::None,
+            Twin::Wanted => self.streams[to].twin = self.twin_of(value),
+            Twin::Is(_) | Twin::None => {}
         }
-        let mut latest = [0; TIMES_MAX];
-        for (latest, time) in latest.iter_mut().zip(&self.times) {
-            *latest = self.latest(*time);
-        }
-        self.streams[to].latest.push(latest);
+    }
+
+    /// The stream that gave this value first in the record, unless it gave another one since.
+    fn twin_of(&self, value: u64) -> Twin {
+        let gave =
+            |(other, stream): &&(u64, StreamId)| *other == value && self.latest(*stream) == value;
+        let twin = self.record.iter().filter(|_| value >= TWIN_VALUE_MIN).find(gave);
+        twin.map_or(Twin::None, |(_, stream)| Twin::Is(*stream))
     }
 
     fn latest(&self, stream: StreamId) -> u64 {
@@ -238,62 +277,80 @@ impl Streams {
 
     /// Writes all streams: heads and planes into `numbers`, packed bits into `raw`.
     pub(super) fn finish(&self, numbers: &mut Vec<u8>, raw: &mut Vec<u8>, costs: &Costs) {
-        let mut planes = Vec::new();
+        let (mut planes, mut residuals) = (Vec::new(), Vec::new());
         put_size(numbers, self.opened);
         for (id, stream) in self.streams.iter().take(self.opened).enumerate() {
-            self.put(id, stream, numbers, &mut planes, raw, costs);
+            if self.put_head(id, stream, numbers, &mut residuals) == IsListed::Yes {
+                put_residuals(&residuals, numbers, &mut planes, raw, costs);
+            }
         }
         numbers.extend_from_slice(&planes);
     }
 
-    fn put(
+    /// Of a stream that is listed the coding is still missing; `residuals` are what is to be coded.
+    fn put_head(
         &self,
         id: StreamId,
         stream: &Stream,
         heads: &mut Vec<u8>,
-        planes: &mut Vec<u8>,
-        raw: &mut Vec<u8>,
-        costs: &Costs,
-    ) {
-        let first = stream.values.first().copied().unwrap_or(0);
-        if stream.values.iter().all(|value| *value == first) {
+        residuals: &mut Vec<u64>,
+    ) -> IsListed {
+        if let Some(value) = stream.only_value() {
             heads.push(SAME);
-            put_number(heads, first);
-            return;
+            put_number(heads, value);
+            return IsListed::No;
         }
         if let Twin::Is(twin) = stream.twin {
             heads.push(TWIN);
             put_size(heads, twin);
-            return;
+            return IsListed::No;
         }
         heads.push(LISTED);
         put_size(heads, stream.values.len());
-        let way = self.way(id, stream);
+        let way = self.way(id, stream, residuals);
         way.put(heads);
-        let residuals: Vec<u64> = self.residuals(stream, way, stream.values.len()).collect();
-        put_residuals(&residuals, heads, planes, raw, costs);
+        self.residuals(stream, way, usize::MAX, residuals);
+        IsListed::Yes
     }
 
-    fn residuals<'s>(
-        &'s self,
-        stream: &'s Stream,
-        way: Way,
-        count: usize,
-    ) -> impl Iterator<Item = u64> + 's {
-        let last = std::iter::once(0).chain(stream.values.iter().copied());
-        stream.values.iter().take(count).zip(last).enumerate().map(move |(at, (value, last))| {
-            way.residual(*value, last, |other| {
-                let time = self.streams[other].time.expect("times lean on times alone");
-                stream.latest[at][time]
-            })
-        })
+    /// What is left of the first values, of so many at most, when they are told in a way.
+    fn residuals(&self, stream: &Stream, way: Way, count_max: usize, out: &mut Vec<u64>) {
+        let values = &stream.values[..count_max.min(stream.values.len())];
+        let beside = || values.iter().zip(&stream.latest);
+        let time = |other: StreamId| self.streams[other].time.expect("times lean on times alone");
+        out.clear();
+        match way {
+            Way::Itself => out.extend_from_slice(values),
+            Way::FromLast => {
+                out.extend(values.first().map(|first| difference(*first, 0)));
+                out.extend(values.windows(2).map(|pair| difference(pair[1], pair[0])));
+            }
+            Way::From(other, unit) => {
+                let time = time(other);
+                out.extend(beside().map(|(value, latest)| {
+                    folded(in_units(value.wrapping_sub(latest[time]).cast_signed(), unit))
+                }));
+            }
+            Way::FromFloor(other, unit) => {
+                let time = time(other);
+                out.extend(
+                    beside().map(|(value, latest)| difference(value / unit, latest[time] / unit)),
+                );
+            }
+            Way::FromThree(others) => {
+                let [a, b, c] = others.map(time);
+                out.extend(beside().map(|(value, latest)| {
+                    difference(*value, three(latest[a], latest[b], latest[c]))
+                }));
+            }
+        }
     }
 
-    /// The way that leaves the fewest bits, by a sample.
-    fn way(&self, id: StreamId, stream: &Stream) -> Way {
-        let bits = |way: Way| -> u64 {
-            let residuals = self.residuals(stream, way, SAMPLE_VALUES);
-            residuals.map(|residual| u64::from(u64::BITS - residual.leading_zeros())).sum()
+    /// The way that leaves the fewest bits, by a sample, for which there is memory.
+    fn way(&self, id: StreamId, stream: &Stream, sample: &mut Vec<u64>) -> Way {
+        let mut bits = |way: Way| -> u64 {
+            self.residuals(stream, way, SAMPLE_VALUES, sample);
+            sample.iter().map(|residual| u64::from(u64::BITS - residual.leading_zeros())).sum()
         };
         let mut best = (bits(Way::Itself), Way::Itself);
         let mut offer = |way: Way| {
@@ -303,26 +360,20 @@ impl Streams {
             }
         };
         offer(Way::FromLast);
-        if stream.time.is_some() {
-            for other in self.times.iter().copied().filter(|other| *other != id) {
-                self.ways_from(stream, other).into_iter().flatten().for_each(&mut offer);
+        if let Some(time) = stream.time {
+            let own_unit = largest_unit(stream.values.iter().copied());
+            for (other, id) in self.times.iter().enumerate().filter(|(other, _)| *other != time) {
+                let away = stream.values.iter().zip(&stream.latest);
+                let away = away.map(|(value, latest)| value.wrapping_sub(latest[other]));
+                let unit = largest_unit(away.map(|away| away.cast_signed().unsigned_abs()));
+                offer(Way::From(*id, unit));
+                if own_unit > 1 {
+                    offer(Way::FromFloor(*id, own_unit));
+                }
             }
             self.ways_from_three(id, stream).into_iter().for_each(&mut offer);
         }
         best.1
-    }
-
-    /// From another time: in the largest units that leave nothing out.
-    fn ways_from(&self, stream: &Stream, other: StreamId) -> [Option<Way>; 2] {
-        let differences = || {
-            let way = Way::From(other, 1);
-            self.residuals(stream, way, usize::MAX).map(|folded| unfolded(folded).unsigned_abs())
-        };
-        let from = UNITS.into_iter().find(|unit| differences().all(|value| value % unit == 0));
-        let floor = UNITS[..UNITS.len() - 1]
-            .iter()
-            .find(|unit| stream.values.iter().all(|value| *value % **unit == 0));
-        [from.map(|unit| Way::From(other, unit)), floor.map(|unit| Way::FromFloor(other, *unit))]
     }
 
     /// A time that follows wholly from three others, as the corrected time of an event does.
@@ -344,8 +395,12 @@ impl Streams {
     }
 }
 
-/// Units of times, in microseconds.
+/// Units of times, in microseconds: each is a whole number of the next.
 const UNITS: [u64; 3] = [1_000_000, 1_000, 1];
+
+fn difference(value: u64, base: u64) -> u64 {
+    folded(value.wrapping_sub(base).cast_signed())
+}
 
 fn put_residuals(
     residuals: &[u64],
@@ -354,12 +409,13 @@ fn put_residuals(
     raw: &mut Vec<u8>,
     costs: &Costs,
 ) {
-    let least = residuals.iter().copied().min().unwrap_or(0);
-    let most = residuals.iter().copied().max().unwrap_or(0);
+    let bounds = |(least, most): (u64, u64), next: &u64| (least.min(*next), most.max(*next));
+    let (least, most) = residuals.iter().fold((u64::MAX, 0), bounds);
+    let least = least.min(most);
     let bits = (u64::BITS - (most - least).leading_zeros()).max(1);
     let width = (u64::BITS - most.leading_zeros()).div_ceil(8).max(1);
     let packed_bits = u64::from(bits) * residuals.len() as u64;
-    if bits <= PACKED_BITS_MAX && packed_bits <= costs.bits(residuals, width) {
+    if bits <= PACKED_BITS_MAX && costs.reach(packed_bits, residuals, most) {
         heads.push(PACKED + u8::try_from(bits).expect("at most 56"));
         put_number(heads, least);
         pack(residuals.iter().map(|residual| residual - least), bits, raw);
@@ -402,15 +458,24 @@ impl Costs {
         Self { counts: (0..Self::COUNTS).map(cost).collect() }
     }
 
-    fn bits(&self, residuals: &[u64], width: u32) -> u64 {
-        (0..width).map(|plane| self.plane_bits(residuals, plane * 8)).sum()
+    /// Whether the planes of numbers, of which `most` is the greatest, take so many bits.
+    fn reach(&self, bits: u64, residuals: &[u64], most: u64) -> bool {
+        let mut sum = 0;
+        let mut shifts =
+            (0..u64::BITS).step_by(8).take_while(|shift| *shift == 0 || most >> shift > 0);
+        shifts.any(|shift| {
+            sum += self.plane_bits(residuals, shift, most >> shift);
+            sum >= bits
+        })
     }
 
-    fn plane_bits(&self, residuals: &[u64], shift: u32) -> u64 {
+    /// What the plane from a bit on takes, where no number of it is above `most`.
+    fn plane_bits(&self, residuals: &[u64], shift: u32, most: u64) -> u64 {
         let mut counts = [0_u32; 256];
         for residual in residuals {
             counts[usize::from((residual >> shift) as u8)] += 1;
         }
+        let counts = &counts[..=most.min(255) as usize];
         let all = self.of(u32::try_from(residuals.len()).unwrap_or(u32::MAX));
         let each: u64 = counts.iter().map(|count| self.of(*count)).sum();
         all.saturating_sub(each) / 16
@@ -494,16 +559,19 @@ impl StreamsIn {
     pub(super) fn next(&mut self, of: StreamId) -> Result<u64, ColumnsError> {
         let stream = self.streams.get_mut(of).ok_or(ColumnsError::Malformed)?;
         let value = match &mut stream.content {
-            Content::Same(value) => *value,
+            Content::Same(value) => {
+                stream.latest = *value;
+                return Ok(*value);
+            }
             Content::Listed { way, rest } => {
                 let residual = rest.next().and_then(|next| self.residuals.get(next));
                 let residual = *residual.ok_or(ColumnsError::Short)?;
                 if *way == Way::Itself {
-                    residual
-                } else {
-                    let (way, last) = (*way, stream.latest);
-                    way.value(residual, last, |other| self.latest(other))
+                    stream.latest = residual;
+                    return Ok(residual);
                 }
+                let (way, last) = (*way, stream.latest);
+                way.value(residual, last, |other| self.latest(other))
             }
             Content::Twin(twin) => {
                 let twin = *twin;
