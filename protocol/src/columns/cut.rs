@@ -201,45 +201,53 @@ impl Cut {
     }
 }
 
-/// Fills a hole that holds raw bytes.
-pub(super) fn fill_raw(hole: Hole, raw: &[u8], out: &mut Vec<u8>) {
+/// What fills a hole has so many bytes at most.
+pub(super) const SLOT_BYTES: usize = 64;
+
+/// Fills a hole that holds raw bytes; returns how many bytes that takes.
+pub(super) fn fill_raw(hole: Hole, raw: &[u8], out: &mut [u8; SLOT_BYTES]) -> usize {
     match hole {
         Hole::Ipv4 => {
-            for (at, part) in raw.iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
+            let mut end = 0;
+            for part in raw.iter().take(4) {
+                if end > 0 {
+                    out[end] = b'.';
+                    end += 1;
                 }
-                put_decimal(out, u64::from(*part), 1);
+                end += put_byte(*part, end, out);
             }
+            end
         }
         Hole::Uuid => {
-            let mut digits = [b'-'; UUID_DIGITS];
             for ((at, _), byte) in UUID_PAIRS.iter().zip(raw) {
-                if let Some([high, low]) = digits.get_mut(*at..*at + 2) {
-                    (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
-                }
+                [out[*at], out[*at + 1]] = hex_pair(*byte);
             }
-            out.extend_from_slice(&digits);
+            for at in UUID_DASHES {
+                out[at] = b'-';
+            }
+            UUID_DIGITS
         }
         _ => {
-            for byte in raw {
-                out.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+            for (pair, byte) in out.as_chunks_mut().0.iter_mut().zip(raw) {
+                *pair = hex_pair(*byte);
             }
+            raw.len() * 2
         }
     }
 }
 
-/// Fills a hole that holds a number.
-pub(super) fn fill_number(hole: Hole, number: u64, out: &mut Vec<u8>) {
+/// Fills a hole that holds a number; returns how many bytes that takes.
+pub(super) fn fill_number(hole: Hole, number: u64, out: &mut [u8; SLOT_BYTES]) -> usize {
     match hole {
-        Hole::Padded(digits) => put_decimal(out, number, usize::from(digits)),
-        Hole::EpochMillis => put_decimal(out, number / 1_000, 1),
-        Hole::Time => put_time(out, number),
-        _ => put_decimal(out, number, 1),
+        Hole::Padded(digits) => put_decimal(number, usize::from(digits), out),
+        Hole::EpochMillis => put_decimal(number / 1_000, 1, out),
+        Hole::Time => put_time(number, out),
+        _ => put_decimal(number, 1, out),
     }
 }
 
 const UUID_DIGITS: usize = 36;
+const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
 /// Where each byte's digits lie in a UUID, and which byte it is.
 const UUID_PAIRS: [(usize, usize); 16] = {
     let mut pairs = [(0, 0); 16];
@@ -257,7 +265,7 @@ const UUID_PAIRS: [(usize, usize); 16] = {
 
 fn uuid(text: &[u8]) -> Option<[u8; 16]> {
     let digits: &[u8; UUID_DIGITS] = text.first_chunk()?;
-    if [8, 13, 18, 23].iter().any(|at| digits[*at] != b'-') {
+    if UUID_DASHES.iter().any(|at| digits[*at] != b'-') {
         return None;
     }
     let mut id = [0; 16];
@@ -294,6 +302,20 @@ fn hex_byte(pair: &[u8]) -> u8 {
     hex_value(pair[0]) << 4 | hex_value(pair[1])
 }
 
+fn hex_pair(byte: u8) -> [u8; 2] {
+    HEX_PAIRS[usize::from(byte)]
+}
+
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [hex_digit((byte >> 4) as u8), hex_digit((byte & 15) as u8)];
+        byte += 1;
+    }
+    pairs
+};
+
 const fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + (value - 10) }
 }
@@ -320,23 +342,30 @@ fn decimal(digits: &[u8]) -> u64 {
     })
 }
 
-fn put_decimal(out: &mut Vec<u8>, number: u64, width: usize) {
-    if number < 10 && width == 1 {
-        return out.push(b'0' + number as u8);
-    }
-    let mut digits = [b'0'; 20];
-    let mut first = digits.len();
+/// Writes a number up to 255 at a place; returns how many digits it has.
+fn put_byte(byte: u8, at: usize, out: &mut [u8; SLOT_BYTES]) -> usize {
+    let digits = [byte / 100, byte / 10 % 10, byte % 10].map(|digit| b'0' + digit);
+    let count = if byte < 10 { 1 } else { 2 + usize::from(byte >= 100) };
+    out[at..at + count].copy_from_slice(&digits[3 - count..]);
+    count
+}
+
+/// Writes a number in so many digits at least, 20 at most; returns how many it takes.
+fn put_decimal(number: u64, width: usize, out: &mut [u8; SLOT_BYTES]) -> usize {
+    let digits = digits_of(number).max(width);
     let mut rest = number;
-    for digit in digits.iter_mut().rev() {
+    for digit in out[..digits.min(SLOT_BYTES)].iter_mut().rev() {
         *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
-        first -= 1;
-        if rest == 0 {
-            break;
-        }
     }
-    let first = first.min(digits.len() - width.min(digits.len()));
-    out.extend_from_slice(digits.get(first..).unwrap_or_default());
+    digits
+}
+
+const fn digits_of(number: u64) -> usize {
+    match number.checked_ilog10() {
+        Some(digits) => digits as usize + 1,
+        None => 1,
+    }
 }
 
 const EPOCH_MILLIS_DIGITS: usize = 13;
@@ -372,7 +401,7 @@ fn time(text: &[u8]) -> Option<u64> {
     (same_day == day).then_some(micros)
 }
 
-fn put_time(out: &mut Vec<u8>, micros: u64) {
+fn put_time(micros: u64, out: &mut [u8; SLOT_BYTES]) -> usize {
     let millis = micros / 1_000;
     let (year, month, day) = date(millis / DAY_MILLIS);
     let second = millis % DAY_MILLIS / 1_000;
@@ -393,7 +422,8 @@ fn put_time(out: &mut Vec<u8>, micros: u64) {
         (text[at], text[at + 1]) = (b'0' + number / 10, b'0' + number % 10);
     }
     text[22] = b'0' + (milli % 10) as u8;
-    out.extend_from_slice(&text);
+    out[..TIME_DIGITS].copy_from_slice(&text);
+    TIME_DIGITS
 }
 
 /// Days since 1970. Years that begin with March have their leap day at their end.
@@ -431,10 +461,12 @@ mod tests {
                 assert!(shape.len() == 0 && raw.len() == 0 && numbers.next().is_none());
                 return out;
             }
-            match hole.raw_bytes() {
-                Some(bytes) => fill_raw(hole, raw.take(bytes).unwrap(), &mut out),
-                None => fill_number(hole, *numbers.next().unwrap(), &mut out),
-            }
+            let mut slot = [0; SLOT_BYTES];
+            let bytes = match hole.raw_bytes() {
+                Some(bytes) => fill_raw(hole, raw.take(bytes).unwrap(), &mut slot),
+                None => fill_number(hole, *numbers.next().unwrap(), &mut slot),
+            };
+            out.extend_from_slice(&slot[..bytes]);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::cut::{Hole, fill_number, fill_raw};
+use super::cut::{Hole, SLOT_BYTES, fill_number, fill_raw};
 use super::heads::Heads;
 use super::layout::{Mention, Template, WhatIn, put_spans};
 use super::numbers::{StreamId, StreamsIn};
@@ -11,7 +11,7 @@ use super::source::Source;
 use super::{
     Areas, COLUMNS_MAX, ColumnsError, RECORD_NEW_TEMPLATE, RECORD_PLAIN, RECORD_REMOVED,
     RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN, TEXT_OF_VISITOR,
-    VISITORS_MAX,
+    VISITORS_AT_ONCE, VISITORS_MAX,
 };
 use crate::batch::{BATCH_BYTES_MAX, BatchHeader, EventTimes, Produced, Rewritten, Stamp};
 use crate::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, TopicId};
@@ -21,13 +21,22 @@ use crate::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros
 /// # Errors
 /// [`ColumnsError`], where they are not what an [`Encoder`](super::Encoder) gave.
 pub fn decode(areas: Areas<'_>, space_bytes: usize) -> Result<Vec<u8>, ColumnsError> {
+    decode_into(Vec::new(), areas, space_bytes)
+}
+
+/// The same in the memory of `old`, whose bytes do not matter.
+pub(super) fn decode_into(
+    old: Vec<u8>,
+    areas: Areas<'_>,
+    space_bytes: usize,
+) -> Result<Vec<u8>, ColumnsError> {
     let mut numbers = Source::new(areas.numbers);
     let mut raw = Source::new(areas.raw);
     let visitor_column = numbers.size()?.checked_sub(1);
     let mut streams = StreamsIn::read(&mut numbers, &mut raw)?;
     let heads = Heads::open(|_| streams.open())?;
     let decoder = Decoder {
-        out: Out::new(space_bytes, &areas),
+        out: Out::new(old, space_bytes, &areas),
         streams,
         heads,
         texts: Source::new(areas.texts),
@@ -47,7 +56,11 @@ pub fn decode(areas: Areas<'_>, space_bytes: usize) -> Result<Vec<u8>, ColumnsEr
 
 /// What was written, up to a bound.
 struct Out {
+    /// What was written, and behind it bytes without a meaning: a slot at least.
     bytes: Vec<u8>,
+    len: usize,
+    /// Up to here there is room.
+    end: usize,
     bytes_max: usize,
     /// Steps that need not write anything; honest columns take fewer of them than bytes.
     steps: usize,
@@ -55,22 +68,59 @@ struct Out {
 
 /// Memory is taken at once for so many times the areas.
 const AREAS_GROW: usize = 32;
+/// What is short is copied in pieces of one size, which costs less than to ask how long it is.
+const PIECE_BYTES: usize = 32;
 
 impl Out {
-    fn new(bytes_max: usize, areas: &Areas<'_>) -> Self {
+    fn new(old: Vec<u8>, bytes_max: usize, areas: &Areas<'_>) -> Self {
         let there = areas.numbers.len() + areas.texts.len() + areas.raw.len();
         let likely = there.saturating_mul(AREAS_GROW).min(bytes_max);
-        Self { bytes: Vec::with_capacity(likely), bytes_max, steps: 0 }
+        let mut out = Self { bytes: old, len: 0, end: 0, bytes_max, steps: 0 };
+        out.grow(likely);
+        out
     }
 
     fn len(&self) -> usize {
-        self.bytes.len()
+        self.len
+    }
+
+    fn is_full(&self) -> bool {
+        self.len >= self.bytes_max
+    }
+
+    fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.len);
+        self.bytes
+    }
+
+    /// What was written from there on.
+    fn written(&mut self, from: usize) -> Result<&mut [u8], ColumnsError> {
+        self.bytes.get_mut(from..self.len).ok_or(ColumnsError::Malformed)
     }
 
     /// Makes sure of room for so many bytes more.
     #[inline]
-    fn room(&self, bytes: usize) -> Result<(), ColumnsError> {
-        if bytes <= self.bytes_max - self.len() { Ok(()) } else { Err(ColumnsError::Long) }
+    fn room(&mut self, bytes: usize) -> Result<(), ColumnsError> {
+        if bytes <= self.end - self.len { Ok(()) } else { self.make_room(bytes) }
+    }
+
+    #[cold]
+    fn make_room(&mut self, bytes: usize) -> Result<(), ColumnsError> {
+        if bytes > self.bytes_max - self.len {
+            return Err(ColumnsError::Long);
+        }
+        let needed = self.len + bytes;
+        self.grow(needed.saturating_mul(2).min(self.bytes_max));
+        Ok(())
+    }
+
+    fn grow(&mut self, end: usize) {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; end + SLOT_BYTES];
+        } else if self.bytes.len() < end + SLOT_BYTES {
+            self.bytes.resize(end + SLOT_BYTES, 0);
+        }
+        self.end = end;
     }
 
     #[inline]
@@ -82,38 +132,63 @@ impl Out {
     #[inline]
     fn put(&mut self, bytes: &[u8]) -> Result<(), ColumnsError> {
         self.room(bytes.len())?;
-        self.bytes.extend_from_slice(bytes);
+        self.set(self.len, bytes)?;
+        self.len += bytes.len();
+        Ok(())
+    }
+
+    /// Puts what `fill` writes into a slot; it says how many bytes that are.
+    #[inline]
+    fn put_slot(
+        &mut self,
+        fill: impl FnOnce(&mut [u8; SLOT_BYTES]) -> usize,
+    ) -> Result<(), ColumnsError> {
+        let slot = self.bytes.get_mut(self.len..).and_then(|rest| rest.first_chunk_mut());
+        let bytes = fill(slot.ok_or(ColumnsError::Malformed)?);
+        self.room(bytes)?;
+        self.len += bytes;
         Ok(())
     }
 
     /// Zeros up to a place.
+    #[inline]
     fn fill(&mut self, to: usize) -> Result<(), ColumnsError> {
-        const ZEROS: [u8; 64] = [0; 64];
-        let missing = to.saturating_sub(self.len());
+        let missing = to.saturating_sub(self.len);
         self.room(missing)?;
-        match ZEROS.get(..missing) {
-            Some(zeros) => self.bytes.extend_from_slice(zeros),
-            None => self.bytes.resize(to, 0),
+        let zeros = if missing <= 8 { 8 } else { missing };
+        let place = self.bytes.get_mut(self.len..self.len + zeros);
+        let place = place.ok_or(ColumnsError::Malformed)?;
+        match place.first_chunk_mut::<8>() {
+            Some(eight) if missing <= 8 => *eight = [0; 8],
+            _ => place.fill(0),
         }
+        self.len += missing;
         Ok(())
     }
 
     #[inline]
     fn again(&mut self, place: Place) -> Result<Place, ColumnsError> {
-        let at = place.at as usize..place.at as usize + place.bytes as usize;
-        let start = self.len();
-        self.room(at.len())?;
-        if at.end > start {
+        let (at, bytes) = (place.at as usize, place.bytes as usize);
+        let start = self.len;
+        self.room(bytes)?;
+        if at + bytes > start {
             return Err(ColumnsError::Malformed);
         }
-        self.bytes.extend_from_within(at);
+        if bytes <= PIECE_BYTES {
+            let piece = self.bytes.get(at..).and_then(|from| from.first_chunk::<PIECE_BYTES>());
+            let piece = *piece.ok_or(ColumnsError::Malformed)?;
+            self.set(start, &piece)?;
+        } else {
+            self.bytes.copy_within(at..at + bytes, start);
+        }
+        self.len += bytes;
         self.since(start)
     }
 
     #[inline]
     fn since(&self, start: usize) -> Result<Place, ColumnsError> {
         let u32_of = |size: usize| u32::try_from(size).map_err(|_| ColumnsError::Long);
-        Ok(Place { at: u32_of(start)?, bytes: u32_of(self.len() - start)? })
+        Ok(Place { at: u32_of(start)?, bytes: u32_of(self.len - start)? })
     }
 
     #[inline]
@@ -121,6 +196,18 @@ impl Out {
         let place = self.bytes.get_mut(at..at + bytes.len());
         place.ok_or(ColumnsError::Malformed)?.copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// Sets the lowest bytes of a number, eight at most.
+    #[inline]
+    fn set_number(&mut self, at: usize, number: u64, bytes: usize) -> Result<(), ColumnsError> {
+        let number = number.to_le_bytes();
+        match (bytes, number) {
+            (8, all) => self.set(at, &all),
+            (4, [a, b, c, d, ..]) => self.set(at, &[a, b, c, d]),
+            (1, [a, ..]) => self.set(at, &[a]),
+            _ => self.set(at, number.get(..bytes).unwrap_or_default()),
+        }
     }
 
     fn set_u32(&mut self, at: usize, number: usize) -> Result<(), ColumnsError> {
@@ -207,7 +294,7 @@ enum Leaves {
 impl<'a> Decoder<'a> {
     fn batches(mut self) -> Result<Vec<u8>, ColumnsError> {
         let mut end_offset = 0;
-        while self.out.len() < self.out.bytes_max {
+        while !self.out.is_full() {
             match self.streams.next(self.heads.form)?.checked_sub(1) {
                 None => {
                     let bytes = self.streams.next_size(self.heads.plain_bytes)?;
@@ -226,7 +313,7 @@ impl<'a> Decoder<'a> {
             self.out.step()?;
             self.out.fill(self.out.len().next_multiple_of(8))?;
         }
-        Ok(self.out.bytes)
+        Ok(self.out.into_bytes())
     }
 
     /// Writes a batch, and returns the offset after it.
@@ -250,7 +337,7 @@ impl<'a> Decoder<'a> {
         if body_at + body_bytes > BATCH_BYTES_MAX || body_at != head.body_at(body_bytes) {
             return Err(ColumnsError::Malformed);
         }
-        head.finish(self.out.bytes.get_mut(start..).ok_or(ColumnsError::Malformed)?, body_bytes);
+        head.finish(self.out.written(start)?, body_bytes);
         Ok(head.stamp.base_offset.0.wrapping_add(head.count as u64))
     }
 
@@ -376,9 +463,8 @@ impl<'a> Decoder<'a> {
                 for number in numbers {
                     let stream = self.number_streams.get(number.column).copied();
                     let stream = stream.ok_or(ColumnsError::Malformed)?;
-                    let value = self.streams.next(stream)?.to_le_bytes();
-                    let value = value.get(..number.bytes).unwrap_or_default();
-                    self.out.set(at + number.at, value)?;
+                    let value = self.streams.next(stream)?;
+                    self.out.set_number(at + number.at, value, number.bytes)?;
                 }
                 Ok(())
             }
@@ -402,10 +488,10 @@ impl<'a> Decoder<'a> {
 
     /// Writes the index of the text whose length lies at `text_at`.
     fn spans(&mut self, text_at: usize) -> Result<(), ColumnsError> {
-        let length = self.out.bytes.get(text_at..).and_then(|bytes| bytes.first_chunk());
-        let length = u32::from_le_bytes(*length.ok_or(ColumnsError::Malformed)?) as usize;
-        let text =
-            self.out.bytes.get(text_at + 4..text_at + 4 + length).ok_or(ColumnsError::Malformed)?;
+        let text = self.out.written(text_at)?.split_first_chunk();
+        let (length, text) = text.ok_or(ColumnsError::Malformed)?;
+        let text = text.get(..u32::from_le_bytes(*length) as usize);
+        let text = text.ok_or(ColumnsError::Malformed)?;
         let text = str::from_utf8(text).map_err(|_| ColumnsError::Malformed)?;
         self.spans.clear();
         if !put_spans(text, &mut self.spans) {
@@ -454,10 +540,11 @@ impl<'a> Decoder<'a> {
         }
         of.latest = (self.record, place);
         if let Some(visitor) = self.visitor {
-            if of.of_visitors.len() <= visitor {
-                of.of_visitors.resize(visitor + 1, Place::default());
+            let latest = of.of_visitors.get_mut(visitor);
+            match latest {
+                Some(latest) => *latest = place,
+                None => note_visitor(&mut of.of_visitors, visitor, place),
             }
-            *of.of_visitors.get_mut(visitor).ok_or(ColumnsError::Malformed)? = place;
         }
         Ok(place)
     }
@@ -478,15 +565,13 @@ impl<'a> Decoder<'a> {
                 }
                 Filling::Text(_) => return Err(ColumnsError::Malformed),
                 Filling::Raw(hole, bytes) => {
-                    fill_raw(hole, self.raw.take(bytes)?, &mut self.out.bytes);
+                    let raw = self.raw.take(bytes)?;
+                    self.out.put_slot(|slot| fill_raw(hole, raw, slot))?;
                 }
                 Filling::Number(hole, stream) => {
-                    fill_number(hole, self.streams.next(stream)?, &mut self.out.bytes);
+                    let number = self.streams.next(stream)?;
+                    self.out.put_slot(|slot| fill_number(hole, number, slot))?;
                 }
-            }
-            // A hole may have been filled beyond the bound, by its own few bytes.
-            if self.out.len() > self.out.bytes_max {
-                return Err(ColumnsError::Long);
             }
         }
         self.out.since(start)
@@ -520,6 +605,14 @@ impl<'a> Decoder<'a> {
         }
         of.shapes.push(start..self.pieces.len());
         Ok(start..self.pieces.len())
+    }
+}
+
+/// Notes what a visitor sent of whom nothing was noted yet, with room for the next.
+fn note_visitor(of_visitors: &mut Vec<Place>, visitor: usize, place: Place) {
+    of_visitors.resize((visitor + 1).next_multiple_of(VISITORS_AT_ONCE), Place::default());
+    if let Some(latest) = of_visitors.get_mut(visitor) {
+        *latest = place;
     }
 }
 

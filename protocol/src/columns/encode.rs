@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::mem;
 use std::ops::Range;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::cut::{Cut, Hole, IsTime};
+use super::decode::decode_into;
 use super::heads::Heads;
 use super::json::{Leaf, find_leaves, leaf_bytes};
 use super::layout::{ColumnsOfPaths, IsJson, PATHS, Parts, Path, Template, WhatIn};
@@ -15,7 +17,7 @@ use super::source::{Source, put_number};
 use super::{
     Areas, COLUMNS_MAX, COLUMNS_NAMED, COPIED_BYTES_MIN, RECORD_NEW_TEMPLATE, RECORD_PLAIN,
     RECORD_REMOVED, RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN,
-    TEXT_OF_VISITOR, VISITORS_MAX, decode,
+    TEXT_OF_VISITOR, VISITORS_MAX,
 };
 use crate::PayloadKind;
 use crate::batch::BatchHeader;
@@ -44,6 +46,8 @@ pub struct Encoder {
     starts: Vec<usize>,
     numbers: Vec<u8>,
     raw: Vec<u8>,
+    /// What was written, read again.
+    decoded: Vec<u8>,
 }
 
 /// What was met so far.
@@ -220,6 +224,7 @@ impl Encoder {
             starts: Vec::new(),
             numbers: Vec::new(),
             raw: Vec::new(),
+            decoded: Vec::new(),
         }
     }
 
@@ -260,8 +265,8 @@ impl Encoder {
         }
         self.finish();
         let areas = Areas { numbers: &self.numbers, texts: &self.content.texts, raw: &self.raw };
-        let same = decode(areas, space.len()).is_ok_and(|decoded| decoded == space);
-        same.then_some(areas)
+        self.decoded = decode_into(mem::take(&mut self.decoded), areas, space.len()).ok()?;
+        (self.decoded == space).then_some(areas)
     }
 
     fn put_head(&mut self, heads: &Heads, header: &BatchHeader, end_offset: u64) {
@@ -585,7 +590,7 @@ impl Texts<'_> {
         if !is_json || self.content.columns.len() + leaves.len() > LEAF_COLUMNS_MAX {
             return None;
         }
-        let mut shape = std::mem::take(&mut self.cut.shape);
+        let mut shape = mem::take(&mut self.cut.shape);
         shape.clear();
         let mut from = 0;
         for leaf in &*leaves {
@@ -616,7 +621,7 @@ impl Texts<'_> {
 
     fn put_cut(&mut self, column: usize, text: &[u8]) {
         self.cut.cut(text);
-        let shape = std::mem::take(&mut self.cut.shape);
+        let shape = mem::take(&mut self.cut.shape);
         let number = self.put_shape(column, &shape);
         self.cut.shape = shape;
         self.content.raw.extend_from_slice(&self.cut.raw);
