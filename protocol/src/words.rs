@@ -20,6 +20,12 @@ pub(crate) fn find_end_of_plain(text: &[u8]) -> Option<usize> {
     find(text, |word| equal(word, b'"') | equal(word, b'\\') | below(word, 0x20))
 }
 
+/// Where the first decimal digit is.
+#[inline]
+pub(crate) fn find_digit(text: &[u8]) -> Option<usize> {
+    find(text, |word| below(word ^ (LOWEST * 0x30), 10))
+}
+
 #[inline]
 fn find(text: &[u8], ask: impl Fn(u64) -> u64) -> Option<usize> {
     let mut at = 0;
@@ -66,6 +72,7 @@ mod tests {
             prop_assert_eq!(find_quote_or_backslash(&text), quote);
             let end = first(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
             prop_assert_eq!(find_end_of_plain(&text), end);
+            prop_assert_eq!(find_digit(&text), first(u8::is_ascii_digit));
         }
     }
 }

@@ -4,8 +4,11 @@
 //! 36 characters. A cut loses nothing: each kind of hole has one way only to be written, and what
 //! is written otherwise (`0x1F`, an id in capitals) stays in the shape.
 
+use std::ops::Range;
+
 use super::ColumnsError;
 use super::source::{Source, number_bytes, put_number, put_size};
+use crate::words::find_digit;
 
 /// What is cut out of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,62 +146,80 @@ impl Cut {
             return Hole::End.put(&[], &mut self.shape);
         }
         let (mut from, mut at) = (0, 0);
-        while let Some(byte) = text.get(at) {
-            if !is_hex(*byte) {
-                at += 1;
-                continue;
+        // Each hole has a digit. What is nowhere near one is not looked at.
+        while let Some(digit) = find_digit(&text[at..]) {
+            let run = hex_run(text, at, at + digit);
+            let end = run.end;
+            match self.hole(text, at, at + digit, run) {
+                Some((hole, place)) => {
+                    hole.put(&text[from..place.start], &mut self.shape);
+                    at = place.end;
+                    from = at;
+                }
+                None => at = end,
             }
-            let rest = &text[at..];
-            let run = rest.iter().take_while(|byte| is_hex(**byte)).count();
-            let Some((passed, hole, bytes)) = self.hole(rest, run) else {
-                at += run;
-                continue;
-            };
-            if matches!(hole, Hole::Hex(_)) {
-                self.raw.extend(rest[..run].chunks_exact(2).map(hex_byte));
-            }
-            hole.put(&text[from..at + passed], &mut self.shape);
-            at += passed + bytes;
-            from = at;
         }
         Hole::End.put(&text[from..], &mut self.shape);
     }
 
-    /// The first hole in `text`, which begins with a run of so many hexadecimal digits: how much is
-    /// before it, what it is, and its length. None where the run has none.
-    fn hole(&mut self, text: &[u8], run: usize) -> Option<(usize, Hole, usize)> {
-        if run == 8
-            && let Some(id) = uuid(text)
-        {
-            self.raw.extend_from_slice(&id);
-            return Some((0, Hole::Uuid, UUID_DIGITS));
+    /// The first hole of a text from `at` on, whose first digit is at `digit_at`, in a run of
+    /// hexadecimal digits. None where the run has none.
+    fn hole(
+        &mut self,
+        text: &[u8],
+        at: usize,
+        digit_at: usize,
+        run: Range<usize>,
+    ) -> Option<(Hole, Range<usize>)> {
+        if let Some(found) = self.uuid(text, at, &run) {
+            return Some(found);
         }
-        let digit_at = text[..run].iter().position(u8::is_ascii_digit)?;
-        let text = &text[digit_at..];
-        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let bytes = u8::try_from(run / 2).unwrap_or(u8::MAX);
-        let has_letters = digit_at > 0 || digits < run;
-        if has_letters && run.is_multiple_of(2) && HEX_BYTES.contains(&bytes) {
-            return Some((0, Hole::Hex(bytes), run));
+        let rest = &text[digit_at..run.end];
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let bytes = u8::try_from(run.len() / 2).unwrap_or(u8::MAX);
+        let has_letters = digits < run.len();
+        if has_letters && run.len().is_multiple_of(2) && HEX_BYTES.contains(&bytes) {
+            self.raw.extend(text[run.clone()].chunks_exact(2).map(hex_byte));
+            return Some((Hole::Hex(bytes), run));
         }
         if digits == 4
-            && let Some(micros) = time(text)
+            && let Some(micros) = time(&text[digit_at..])
         {
             self.numbers.push(micros);
-            return Some((digit_at, Hole::Time, TIME_DIGITS));
+            return Some((Hole::Time, digit_at..digit_at + TIME_DIGITS));
         }
         if digits > DIGITS_MAX {
             return None;
         }
-        let number = decimal(&text[..digits]);
-        let (hole, number) = match text[0] {
+        let number = decimal(&rest[..digits]);
+        let (hole, number) = match rest[0] {
             b'1' if digits == EPOCH_MILLIS_DIGITS => (Hole::EpochMillis, number * 1_000),
             b'0' if digits > 1 => (Hole::Padded(u8::try_from(digits).expect("at most 18")), number),
             _ => (Hole::Number, number),
         };
         self.numbers.push(number);
-        Some((digit_at, hole, digits))
+        Some((hole, digit_at..digit_at + digits))
     }
+
+    /// A UUID that begins with the run, or with the one before where that has letters alone.
+    fn uuid(&mut self, text: &[u8], at: usize, run: &Range<usize>) -> Option<(Hole, Range<usize>)> {
+        let start = match run.len() {
+            8 => run.start,
+            4 => run.start.checked_sub(9).filter(|start| *start >= at)?,
+            _ => return None,
+        };
+        let is_whole = start == at || !is_hex(text[start - 1]);
+        let id = uuid(&text[start..]).filter(|_| is_whole)?;
+        self.raw.extend_from_slice(&id);
+        Some((Hole::Uuid, start..start + UUID_DIGITS))
+    }
+}
+
+/// The hexadecimal digits around a place, none before `at`.
+fn hex_run(text: &[u8], at: usize, around: usize) -> Range<usize> {
+    let before = text[at..around].iter().rev().take_while(|byte| is_hex(**byte)).count();
+    let behind = text[around..].iter().take_while(|byte| is_hex(**byte)).count();
+    around - before..around + behind
 }
 
 /// What fills a hole has so many bytes at most.
@@ -269,38 +290,39 @@ fn uuid(text: &[u8]) -> Option<[u8; 16]> {
         return None;
     }
     let mut id = [0; 16];
+    let mut seen = 0;
     for (at, byte) in UUID_PAIRS {
-        let pair = [digits[at], digits[at + 1]];
-        if !pair.iter().all(|digit| is_hex(*digit)) {
-            return None;
-        }
-        id[byte] = hex_byte(&pair);
+        let (high, low) = (hex_value(digits[at]), hex_value(digits[at + 1]));
+        seen |= high | low;
+        id[byte] = high << 4 | low;
     }
-    Some(id)
+    (seen < NO_HEX).then_some(id)
 }
 
-const fn is_hex(byte: u8) -> bool {
-    HEX_DIGITS[byte as usize]
-}
-
-const HEX_DIGITS: [bool; 256] = {
-    let mut are = [false; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        are[hex_digit(digit) as usize] = true;
-        digit += 1;
-    }
-    are
-};
-
-/// The value of a hexadecimal digit in lower case.
-const fn hex_value(digit: u8) -> u8 {
-    if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 }
+fn is_hex(byte: u8) -> bool {
+    hex_value(byte) < NO_HEX
 }
 
 fn hex_byte(pair: &[u8]) -> u8 {
     hex_value(pair[0]) << 4 | hex_value(pair[1])
 }
+
+/// The value of a hexadecimal digit in lower case.
+fn hex_value(digit: u8) -> u8 {
+    HEX_VALUES[usize::from(digit)]
+}
+
+/// The value of what is none: a bit that none has.
+const NO_HEX: u8 = 0x80;
+static HEX_VALUES: [u8; 256] = {
+    let mut values = [NO_HEX; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[hex_digit(value) as usize] = value;
+        value += 1;
+    }
+    values
+};
 
 fn hex_pair(byte: u8) -> [u8; 2] {
     HEX_PAIRS[usize::from(byte)]
@@ -387,7 +409,7 @@ fn time(text: &[u8]) -> Option<u64> {
     if form != *b"0000-00-00T00:00:00.000Z" {
         return None;
     }
-    let part = |at: std::ops::Range<usize>| decimal(&text[at]);
+    let part = |at: Range<usize>| decimal(&text[at]);
     let (year, month, day) = (part(0..4), part(5..7), part(8..10));
     let (hour, minute, second, milli) = (part(11..13), part(14..16), part(17..19), part(20..23));
     let in_range = year >= 1970 && (1..=12).contains(&month) && (1..=31).contains(&day);

@@ -17,7 +17,7 @@ use super::source::{Source, put_number};
 use super::{
     Areas, COLUMNS_MAX, COLUMNS_NAMED, COPIED_BYTES_MIN, RECORD_NEW_TEMPLATE, RECORD_PLAIN,
     RECORD_REMOVED, RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN,
-    TEXT_OF_VISITOR, VISITORS_MAX,
+    TEXT_OF_VISITOR, VISITORS_AT_ONCE, VISITORS_MAX,
 };
 use crate::PayloadKind;
 use crate::batch::BatchHeader;
@@ -54,6 +54,8 @@ pub struct Encoder {
 #[derive(Debug, Default)]
 struct Content {
     columns: Vec<Column>,
+    /// Columns of earlier batches, for their memory.
+    spare: Vec<Column>,
     /// Texts that are read apart from streams.
     texts: Vec<u8>,
     raw: Vec<u8>,
@@ -77,13 +79,14 @@ struct Paths {
     number_streams: Vec<StreamId>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Column {
     is_json: bool,
     codes: StreamId,
     shape_codes: StreamId,
     values: Vec<Place>,
     shapes: Vec<Shape>,
+    latest_shape: usize,
     /// Of a JSON text: the shapes that came last, the last one first.
     usual: Vec<usize>,
     /// Of shapes beyond those that have streams of their own.
@@ -111,6 +114,18 @@ struct Shape {
     leaves: Vec<(Range<usize>, usize)>,
     /// What comes behind all holes, in the texts.
     tail: Range<usize>,
+}
+
+impl Column {
+    fn clear(&mut self) {
+        self.values.clear();
+        self.shapes.clear();
+        self.latest_shape = 0;
+        self.usual.clear();
+        self.rest = None;
+        self.latest = (0, Place::default());
+        self.of_visitors.clear();
+    }
 }
 
 impl Shape {
@@ -404,7 +419,7 @@ impl Streams {
 
 impl Content {
     fn clear(&mut self) {
-        self.columns.clear();
+        self.spare.append(&mut self.columns);
         self.texts.clear();
         self.raw.clear();
         self.values.clear();
@@ -429,17 +444,10 @@ impl Content {
 
     fn open_column(&mut self, streams: &mut Streams, is_json: bool) -> usize {
         let (codes, shape_codes) = (streams.open(), streams.open());
-        self.columns.push(Column {
-            is_json,
-            codes,
-            shape_codes,
-            values: Vec::new(),
-            shapes: Vec::new(),
-            usual: Vec::new(),
-            rest: None,
-            latest: (0, Place::default()),
-            of_visitors: Vec::new(),
-        });
+        let mut column = self.spare.pop().unwrap_or_default();
+        column.clear();
+        (column.is_json, column.codes, column.shape_codes) = (is_json, codes, shape_codes);
+        self.columns.push(column);
         self.columns.len() - 1
     }
 }
@@ -546,7 +554,8 @@ impl Texts<'_> {
         of.latest = (content.record, place);
         if let Some(visitor) = content.visitor {
             if of.of_visitors.len() <= visitor {
-                of.of_visitors.resize(visitor + 1, Place::default());
+                let with_others = (visitor + 1).next_multiple_of(VISITORS_AT_ONCE);
+                of.of_visitors.resize(with_others, Place::default());
             }
             of.of_visitors[visitor] = place;
         }
@@ -635,20 +644,27 @@ impl Texts<'_> {
 
     /// Tells the shape, and returns its number in the column.
     fn put_shape(&mut self, column: usize, shape: &[u8]) -> usize {
-        let key = xxh3_64_with_seed(shape, column as u64);
         let of = &mut self.content.columns[column];
-        let known = self.content.shapes.get(&key).map(|known| *known as usize);
-        let known = known.filter(|known| {
-            of.shapes.get(*known).is_some_and(|of| self.content.texts[of.at.clone()] == *shape)
+        let texts = &self.content.texts;
+        let is = |known: &usize| {
+            of.shapes.get(*known).is_some_and(|known| texts[known.at.clone()] == *shape)
+        };
+        let latest = Some(of.latest_shape).filter(is);
+        let key = latest.is_none().then(|| xxh3_64_with_seed(shape, column as u64));
+        let known = latest.or_else(|| {
+            let known = self.content.shapes.get(&key?).map(|known| *known as usize);
+            known.filter(is)
         });
         if let Some(known) = known {
+            of.latest_shape = known;
             self.streams.push(of.shape_codes, known as u64 + 1);
             return known;
         }
         self.streams.push(of.shape_codes, 0);
         let number = of.shapes.len();
+        of.latest_shape = number;
         let next = u32::try_from(number).expect("fewer shapes than bytes");
-        self.content.shapes.entry(key).or_insert(next);
+        key.map(|key| self.content.shapes.entry(key).or_insert(next));
         let start = self.content.texts.len();
         self.content.texts.extend_from_slice(shape);
         let at = start..self.content.texts.len();
@@ -669,5 +685,9 @@ const fn keyed(hash: u64, column: usize) -> u64 {
 
 /// A little-endian number of at most eight bytes.
 fn number_of(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    match *bytes {
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        _ => bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+    }
 }
