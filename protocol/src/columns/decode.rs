@@ -8,10 +8,11 @@ use super::heads::Heads;
 use super::layout::{Mention, Template, WhatIn, put_spans};
 use super::numbers::{StreamId, StreamsIn};
 use super::source::Source;
+use super::visitors::Latest;
 use super::{
     Areas, COLUMNS_MAX, ColumnsError, RECORD_NEW_TEMPLATE, RECORD_PLAIN, RECORD_REMOVED,
     RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN, TEXT_OF_VISITOR,
-    VISITORS_AT_ONCE, VISITORS_MAX,
+    VISITORS_MAX,
 };
 use crate::batch::{BATCH_BYTES_MAX, BatchHeader, EventTimes, Produced, Rewritten, Stamp};
 use crate::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, TopicId};
@@ -47,6 +48,7 @@ pub(super) fn decode_into(
         templates: Vec::new(),
         visitor_column,
         visitor: None,
+        of_visitors: Latest::default(),
         record: 0,
         starts: Vec::new(),
         spans: Vec::new(),
@@ -232,7 +234,6 @@ struct Column {
     rest: Option<StreamId>,
     /// The last text, and its record.
     latest: (u64, Place),
-    of_visitors: Vec<Place>,
 }
 
 /// A piece of a shape.
@@ -277,6 +278,7 @@ struct Decoder<'a> {
     templates: Vec<Rc<Template>>,
     visitor_column: Option<usize>,
     visitor: Option<usize>,
+    of_visitors: Latest<Place>,
     record: u64,
     /// Where the parts of the event at hand begin.
     starts: Vec<usize>,
@@ -510,7 +512,7 @@ impl<'a> Decoder<'a> {
             TEXT_NEW => Place::default(),
             TEXT_OF_VISITOR => {
                 let visitor = self.visitor.ok_or(ColumnsError::Malformed)?;
-                *of.of_visitors.get(visitor).ok_or(ColumnsError::Malformed)?
+                self.of_visitors.get(visitor, column).ok_or(ColumnsError::Malformed)?
             }
             TEXT_OF_COLUMN..TEXT_BEFORE => {
                 let other =
@@ -540,11 +542,7 @@ impl<'a> Decoder<'a> {
         }
         of.latest = (self.record, place);
         if let Some(visitor) = self.visitor {
-            let latest = of.of_visitors.get_mut(visitor);
-            match latest {
-                Some(latest) => *latest = place,
-                None => note_visitor(&mut of.of_visitors, visitor, place),
-            }
+            self.of_visitors.set(visitor, column, place);
         }
         Ok(place)
     }
@@ -608,14 +606,6 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Notes what a visitor sent of whom nothing was noted yet, with room for the next.
-fn note_visitor(of_visitors: &mut Vec<Place>, visitor: usize, place: Place) {
-    of_visitors.resize((visitor + 1).next_multiple_of(VISITORS_AT_ONCE), Place::default());
-    if let Some(latest) = of_visitors.get_mut(visitor) {
-        *latest = place;
-    }
-}
-
 /// Opens a text column where it is named for the first time.
 fn open_column(
     column: usize,
@@ -635,7 +625,6 @@ fn open_column(
         shapes: Vec::new(),
         rest: None,
         latest: (0, Place::default()),
-        of_visitors: Vec::new(),
     });
     Ok(())
 }

@@ -14,10 +14,11 @@ use super::json::{Leaf, find_leaves, leaf_bytes};
 use super::layout::{ColumnsOfPaths, IsJson, PATHS, Parts, Path, Template, WhatIn};
 use super::numbers::{Costs, StreamId, Streams};
 use super::source::{Source, put_number};
+use super::visitors::Latest;
 use super::{
     Areas, COLUMNS_MAX, COLUMNS_NAMED, COPIED_BYTES_MIN, RECORD_NEW_TEMPLATE, RECORD_PLAIN,
     RECORD_REMOVED, RECORD_TEMPLATE, SHAPES_APART, TEXT_BEFORE, TEXT_NEW, TEXT_OF_COLUMN,
-    TEXT_OF_VISITOR, VISITORS_AT_ONCE, VISITORS_MAX,
+    TEXT_OF_VISITOR, VISITORS_MAX,
 };
 use crate::PayloadKind;
 use crate::batch::BatchHeader;
@@ -69,6 +70,7 @@ struct Content {
     recent: Vec<Recent>,
     record: u32,
     visitor: Option<usize>,
+    of_visitors: Latest<Sent>,
 }
 
 /// The columns of the fields of events.
@@ -93,8 +95,14 @@ struct Column {
     rest: Option<StreamId>,
     /// The last text, and its record.
     latest: (u32, Place),
-    /// The last text of each visitor.
-    of_visitors: Vec<Place>,
+}
+
+/// What a visitor sent in a column.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    place: Place,
+    /// Which value of the column it is, where that is known.
+    value: Option<u32>,
 }
 
 /// A stretch of the batches.
@@ -124,7 +132,6 @@ impl Column {
         self.usual.clear();
         self.rest = None;
         self.latest = (0, Place::default());
-        self.of_visitors.clear();
     }
 }
 
@@ -435,6 +442,7 @@ impl Content {
         self.recent.resize(RECENT, Recent::default());
         self.record = 0;
         self.visitor = None;
+        self.of_visitors.clear();
     }
 
     fn begin_record(&mut self) {
@@ -498,11 +506,11 @@ impl Texts<'_> {
         let place = Place::of(&at);
         let text = place.in_space(self.space);
         let hash = xxh3_64(text);
-        let code = self.code(column, text, hash);
+        let (code, mut value) = self.code(column, text, hash);
         self.streams.push(self.content.columns[column].codes, code);
         if Some(column) == self.content.visitor_column {
-            let visitor = match code.checked_sub(TEXT_BEFORE) {
-                Some(before) => usize::try_from(before).expect("a place among its values"),
+            let visitor = match value {
+                Some(before) => before as usize,
                 None => self.content.columns[column].values.len(),
             };
             self.content.visitor = Some(visitor).filter(|visitor| *visitor < VISITORS_MAX);
@@ -511,56 +519,63 @@ impl Texts<'_> {
             let values = &mut self.content.columns[column].values;
             let next = u32::try_from(values.len()).expect("fewer texts than bytes");
             values.push(place);
+            value = Some(next);
             self.content.values.entry(keyed(hash, column)).or_insert(next);
             match leaves.filter(|_| self.content.columns[column].is_json) {
                 Some(leaves) => self.put_json(column, &at, leaves),
                 None => self.put_cut(column, text),
             }
         }
-        self.note(column, place, hash, code);
+        self.note(column, Sent { place, value }, hash, code);
     }
 
-    /// What tells the text, where something does.
-    fn code(&self, column: usize, text: &[u8], hash: u64) -> u64 {
+    /// What tells the text, where something does, and which value of the column it is, if that is
+    /// known.
+    fn code(&self, column: usize, text: &[u8], hash: u64) -> (u64, Option<u32>) {
         let content = &*self.content;
         let is = |place: Place| place.in_space(self.space) == text;
-        let of = &content.columns[column];
         let is_visitor = Some(column) == content.visitor_column;
         let recent = &content.recent[recent_at(hash)];
         if !is_visitor && recent.hash == hash && recent.record == content.record {
             let (record, place) = content.columns[recent.column].latest;
             if record == content.record && is(place) {
-                return TEXT_OF_COLUMN + recent.column as u64;
+                return (TEXT_OF_COLUMN + recent.column as u64, None);
             }
         }
-        let before = content.values.get(&keyed(hash, column)).copied();
-        let before = before.filter(|before| is(of.values[*before as usize]));
-        let before = before.map_or(u64::MAX, |before| TEXT_BEFORE + u64::from(before));
-        if before < FREQUENT {
-            return before;
-        }
         let visitor = content.visitor.filter(|_| !is_visitor);
-        let last = visitor.and_then(|visitor| of.of_visitors.get(visitor));
-        if last.is_some_and(|last| *last != Place::default() && is(*last)) {
-            return TEXT_OF_VISITOR;
-        }
-        if before == u64::MAX { TEXT_NEW } else { before }
+        let last = visitor.and_then(|visitor| content.of_visitors.get(visitor, column));
+        let last = last.filter(|last| last.place != Place::default() && is(last.place));
+        let value = match last.and_then(|last| last.value) {
+            // Looked up it would be found there.
+            Some(value) => Some(value),
+            None => self.value(column, text, hash),
+        };
+        let before = value.map(|value| TEXT_BEFORE + u64::from(value));
+        let code = match (before, last) {
+            (Some(before), _) if before < FREQUENT => before,
+            (_, Some(_)) => TEXT_OF_VISITOR,
+            (Some(before), None) => before,
+            (None, None) => TEXT_NEW,
+        };
+        (code, value)
+    }
+
+    /// Which value of the column the text is.
+    fn value(&self, column: usize, text: &[u8], hash: u64) -> Option<u32> {
+        let value = self.content.values.get(&keyed(hash, column)).copied()?;
+        let place = self.content.columns[column].values[value as usize];
+        (place.in_space(self.space) == text).then_some(value)
     }
 
     /// Remembers the text as the latest of its column.
-    fn note(&mut self, column: usize, place: Place, hash: u64, code: u64) {
+    fn note(&mut self, column: usize, sent: Sent, hash: u64, code: u64) {
         let content = &mut *self.content;
-        let of = &mut content.columns[column];
-        of.latest = (content.record, place);
+        content.columns[column].latest = (content.record, sent.place);
         if let Some(visitor) = content.visitor {
-            if of.of_visitors.len() <= visitor {
-                let with_others = (visitor + 1).next_multiple_of(VISITORS_AT_ONCE);
-                of.of_visitors.resize(with_others, Place::default());
-            }
-            of.of_visitors[visitor] = place;
+            content.of_visitors.set(visitor, column, sent);
         }
         let is_copy = (TEXT_OF_COLUMN..TEXT_BEFORE).contains(&code);
-        let is_long = place.bytes as usize >= COPIED_BYTES_MIN;
+        let is_long = sent.place.bytes as usize >= COPIED_BYTES_MIN;
         if !is_copy && is_long && column < COLUMNS_NAMED {
             content.recent[recent_at(hash)] = Recent { hash, record: content.record, column };
         }

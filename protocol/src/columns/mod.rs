@@ -32,6 +32,7 @@ mod numbers;
 mod source;
 #[cfg(test)]
 mod tests;
+mod visitors;
 
 pub use decode::decode;
 pub use encode::Encoder;
@@ -73,8 +74,6 @@ const SHAPES_APART: usize = 64;
 const COLUMNS_MAX: usize = 1_024;
 /// So many visitors are told apart.
 const VISITORS_MAX: usize = 4_096;
-/// For so many more of them there is room when one comes for whom there is none.
-const VISITORS_AT_ONCE: usize = 128;
 
 /// What the numbers that tell a text of a column mean.
 const TEXT_NEW: u64 = 0;

@@ -491,8 +491,8 @@ impl Costs {
 #[derive(Debug)]
 pub(super) struct StreamsIn {
     streams: Vec<StreamIn>,
-    /// What is listed, stream by stream.
-    residuals: Vec<u64>,
+    /// What is listed, stream by stream, and eight bytes more.
+    listed: Vec<u8>,
     opened: usize,
 }
 
@@ -506,11 +506,32 @@ struct StreamIn {
 enum Content {
     Same(u64),
     Twin(StreamId),
-    Listed {
-        way: Way,
-        /// Among the residuals.
-        rest: Range<usize>,
-    },
+    Listed { way: Way, rest: Listed },
+}
+
+/// The numbers of a stream, each in as few bytes as the greatest needs: one of each stream lies in
+/// the cache then.
+#[derive(Debug)]
+struct Listed {
+    at: Range<usize>,
+    number_bytes: usize,
+    mask: u64,
+}
+
+impl Listed {
+    fn new(at: Range<usize>, number_bytes: usize) -> Self {
+        Self { at, number_bytes, mask: u64::MAX >> (64 - 8 * number_bytes) }
+    }
+
+    #[inline]
+    fn next(&mut self, listed: &[u8]) -> Option<u64> {
+        if self.at.is_empty() {
+            return None;
+        }
+        let eight = listed.get(self.at.start..)?.first_chunk()?;
+        self.at.start += self.number_bytes;
+        Some(u64::from_le_bytes(*eight) & self.mask)
+    }
 }
 
 /// A stream whose head was read: what it holds, or how many planes of how many numbers come.
@@ -526,9 +547,9 @@ impl StreamsIn {
         raw: &mut Source<'_>,
     ) -> Result<Self, ColumnsError> {
         let count = numbers.size()?;
-        let (mut heads, mut residuals) = (Vec::new(), Vec::new());
+        let (mut heads, mut listed) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            heads.push(Head::read(numbers, count, raw, &mut residuals)?);
+            heads.push(Head::read(numbers, count, raw, &mut listed)?);
         }
         let stream = |head: Head| -> Result<StreamIn, ColumnsError> {
             let content = match head {
@@ -536,13 +557,14 @@ impl StreamsIn {
                 Head::Planes { way, count, width } => {
                     let bytes = count.checked_mul(width).ok_or(ColumnsError::Short)?;
                     let planes = numbers.take(bytes)?;
-                    Content::Listed { way, rest: join_planes(planes, count, &mut residuals) }
+                    Content::Listed { way, rest: join_planes(planes, width, &mut listed) }
                 }
             };
             Ok(StreamIn { latest: 0, content })
         };
         let streams = heads.into_iter().map(stream).collect::<Result<_, _>>()?;
-        Ok(Self { streams, residuals, opened: 0 })
+        listed.extend_from_slice(&[0; 8]);
+        Ok(Self { streams, listed, opened: 0 })
     }
 
     /// The next stream: they are opened in the order in which they were written.
@@ -564,8 +586,7 @@ impl StreamsIn {
                 return Ok(*value);
             }
             Content::Listed { way, rest } => {
-                let residual = rest.next().and_then(|next| self.residuals.get(next));
-                let residual = *residual.ok_or(ColumnsError::Short)?;
+                let residual = rest.next(&self.listed).ok_or(ColumnsError::Short)?;
                 if *way == Way::Itself {
                     stream.latest = residual;
                     return Ok(residual);
@@ -601,7 +622,7 @@ impl Head {
         heads: &mut Source<'_>,
         streams: usize,
         raw: &mut Source<'_>,
-        residuals: &mut Vec<u64>,
+        listed: &mut Vec<u8>,
     ) -> Result<Self, ColumnsError> {
         match heads.byte()? {
             SAME => Ok(Self::Whole(Content::Same(heads.number()?))),
@@ -624,7 +645,7 @@ impl Head {
                         let least = heads.number()?;
                         let all = count.checked_mul(bits as usize).ok_or(ColumnsError::Short)?;
                         let bytes = raw.take(all.div_ceil(8))?;
-                        let rest = unpack(bytes, count, bits, least, residuals);
+                        let rest = unpack(bytes, count, bits, least, listed);
                         Ok(Self::Whole(Content::Listed { way, rest }))
                     }
                     _ => Err(ColumnsError::Malformed),
@@ -635,28 +656,44 @@ impl Head {
     }
 }
 
-/// Numbers whose bytes lie in planes, the lowest first, behind what is there; returns where.
-fn join_planes(planes: &[u8], count: usize, out: &mut Vec<u64>) -> Range<usize> {
+/// Puts numbers whose bytes lie in so many planes, the lowest first, behind what is there.
+fn join_planes(planes: &[u8], width: usize, out: &mut Vec<u8>) -> Listed {
     let start = out.len();
-    let mut planes = planes.chunks_exact(count.max(1));
-    out.extend(planes.next().unwrap_or_default().iter().map(|byte| u64::from(*byte)));
-    for (plane, shift) in planes.zip((8..u64::BITS).step_by(8)) {
-        for (number, byte) in out.iter_mut().skip(start).zip(plane) {
-            *number |= u64::from(*byte) << shift;
+    if width == 1 {
+        out.extend_from_slice(planes);
+    } else {
+        out.resize(start + planes.len(), 0);
+        let numbers = out.get_mut(start..).unwrap_or_default();
+        for (plane, bytes) in planes.chunks_exact((planes.len() / width).max(1)).enumerate() {
+            for (number, byte) in numbers.chunks_exact_mut(width).zip(bytes) {
+                number[plane] = *byte;
+            }
         }
     }
-    start..out.len()
+    Listed::new(start..out.len(), width)
 }
 
 /// The other way of [`pack`].
-fn unpack(bytes: &[u8], count: usize, bits: u32, least: u64, out: &mut Vec<u64>) -> Range<usize> {
+fn unpack(bytes: &[u8], count: usize, bits: u32, least: u64, out: &mut Vec<u8>) -> Listed {
+    let mask = (1 << bits) - 1;
+    let number_bytes = least
+        .checked_add(mask)
+        .map_or(8, |most| (u64::BITS - most.leading_zeros()).div_ceil(8) as usize);
     let start = out.len();
-    out.extend((0..count).map(|at| {
+    let end = start + count * number_bytes;
+    // Of eight bytes that are written the next number takes back those that are too many.
+    out.resize(end + 8, 0);
+    for at in 0..count {
         let bit = at * bits as usize;
         let held = eight_bytes(bytes.get(bit / 8..).unwrap_or_default()) >> (bit % 8);
-        least.wrapping_add(held & ((1 << bits) - 1))
-    }));
-    start..out.len()
+        let number = least.wrapping_add(held & mask).to_le_bytes();
+        let place = out.get_mut(start + at * number_bytes..);
+        if let Some(place) = place.and_then(|place| place.first_chunk_mut()) {
+            *place = number;
+        }
+    }
+    out.truncate(end);
+    Listed::new(start..end, number_bytes)
 }
 
 /// The first eight bytes as a number, zeros where there are fewer.
