@@ -375,13 +375,27 @@ fn put_byte(byte: u8, at: usize, out: &mut [u8; SLOT_BYTES]) -> usize {
 /// Writes a number in so many digits at least, 20 at most; returns how many it takes.
 fn put_decimal(number: u64, width: usize, out: &mut [u8; SLOT_BYTES]) -> usize {
     let digits = digits_of(number).max(width);
-    let mut rest = number;
-    for digit in out[..digits.min(SLOT_BYTES)].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
+    let (mut rest, mut end) = (number, digits);
+    while end >= 2 {
+        [out[end - 2], out[end - 1]] = DECIMAL_PAIRS[(rest % 100) as usize];
+        rest /= 100;
+        end -= 2;
+    }
+    if end == 1 {
+        out[0] = b'0' + (rest % 10) as u8;
     }
     digits
 }
+
+static DECIMAL_PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100_u8 {
+        pairs[number as usize] = [b'0' + number / 10, b'0' + number % 10];
+        number += 1;
+    }
+    pairs
+};
 
 const fn digits_of(number: u64) -> usize {
     match number.checked_ilog10() {

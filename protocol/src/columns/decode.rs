@@ -70,6 +70,8 @@ struct Out {
 
 /// Memory is taken at once for so many times the areas.
 const AREAS_GROW: usize = 32;
+/// So many bytes are made ready to be written to: they are in the cache when they are.
+const BYTES_AT_ONCE: usize = 16 << 10;
 /// What is short is copied in pieces of one size, which costs less than to ask how long it is.
 const PIECE_BYTES: usize = 32;
 
@@ -77,9 +79,11 @@ impl Out {
     fn new(old: Vec<u8>, bytes_max: usize, areas: &Areas<'_>) -> Self {
         let there = areas.numbers.len() + areas.texts.len() + areas.raw.len();
         let likely = there.saturating_mul(AREAS_GROW).min(bytes_max);
-        let mut out = Self { bytes: old, len: 0, end: 0, bytes_max, steps: 0 };
-        out.grow(likely);
-        out
+        let mut bytes = old;
+        bytes.reserve((likely + SLOT_BYTES).saturating_sub(bytes.len()));
+        bytes.resize(bytes.len().max(SLOT_BYTES), 0);
+        let end = (bytes.len() - SLOT_BYTES).min(bytes_max);
+        Self { bytes, len: 0, end, bytes_max, steps: 0 }
     }
 
     fn len(&self) -> usize {
@@ -111,18 +115,9 @@ impl Out {
         if bytes > self.bytes_max - self.len {
             return Err(ColumnsError::Long);
         }
-        let needed = self.len + bytes;
-        self.grow(needed.saturating_mul(2).min(self.bytes_max));
+        self.end = (self.len + bytes).saturating_add(BYTES_AT_ONCE).min(self.bytes_max);
+        self.bytes.resize((self.end + SLOT_BYTES).max(self.bytes.len()), 0);
         Ok(())
-    }
-
-    fn grow(&mut self, end: usize) {
-        if self.bytes.is_empty() {
-            self.bytes = vec![0; end + SLOT_BYTES];
-        } else if self.bytes.len() < end + SLOT_BYTES {
-            self.bytes.resize(end + SLOT_BYTES, 0);
-        }
-        self.end = end;
     }
 
     #[inline]
@@ -224,6 +219,9 @@ struct Place {
     at: u32,
     bytes: u32,
 }
+
+/// A column with one text has room for so many.
+const VALUES_AT_ONCE: usize = 32;
 
 struct Column {
     codes: StreamId,
@@ -538,6 +536,9 @@ impl<'a> Decoder<'a> {
         };
         let of = self.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
         if code == TEXT_NEW {
+            if of.values.is_empty() {
+                of.values.reserve(VALUES_AT_ONCE);
+            }
             of.values.push(place);
         }
         of.latest = (self.record, place);
