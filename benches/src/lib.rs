@@ -5,6 +5,7 @@
 //! - [`traffic`]: a shop with 100,000 visitors, for what enrichment costs.
 //! - [`visits`]: a shop's events with random ids, as they lie in a partition, for what settling costs.
 //! - [`workload`]: producers, single callers, and the raw disk to compare them with.
+//! - [`process`]: roles that are played in processes of their own.
 //! - [`pace`]: how long criterion measures.
 //!
 //! `cargo bench -p tracklog-benches` runs all suites in under ten minutes on two cores; a name
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod pace;
+pub mod process;
 pub mod samples;
 pub mod scratch;
 pub mod traffic;

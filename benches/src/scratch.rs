@@ -1,6 +1,6 @@
 //! Where logs are written while they are measured, and a log opened for that.
 //!
-//! Promises: nothing is left behind; a log's journal stays at five slots; a folder in memory, and
+//! Promises: nothing is left behind; a log's journal stays at five slots, and is not settled; a folder in memory, and
 //! a backend that the machine refuses, are said aloud.
 
 use std::path::{Path, PathBuf};
@@ -78,6 +78,26 @@ impl Shape {
     }
 }
 
+/// Opens the log at `path` and becomes its writer; `runtime` wakes who waits for it.
+///
+/// # Errors
+/// As [`Engine::open`].
+///
+/// # Panics
+/// Never: a log that was just opened can be written.
+pub fn start(
+    path: &Path,
+    options: &Options,
+    runtime: &Runtime,
+) -> Result<(Arc<Engine>, Epoch), OpenError> {
+    let engine = Arc::new(Engine::open(path, options)?);
+    for _ in 0..runtime.metrics().num_workers() {
+        runtime.spawn(engine.relay());
+    }
+    let epoch = runtime.block_on(engine.open(Domain::WHOLE)).expect("a new log is open");
+    Ok((engine, epoch))
+}
+
 /// A log in a folder of its own, which goes with it.
 #[derive(Debug)]
 pub struct ScratchLog {
@@ -118,22 +138,20 @@ impl ScratchLog {
             backend: shape.backend,
             ring_bytes: shape.ring_bytes,
             replay_threads: shape.replay_threads,
+            // Else the journal would refuse what the settler is too slow for.
+            hot_bytes: None,
             journal_bytes_max: shape.bounded.then(|| shape.journal_bytes_max()),
             when_full: if shape.bounded { WhenFull::DropOldest } else { WhenFull::Refuse },
             ..Options::default()
         };
-        let engine = match Engine::open(folder.path(), &options) {
-            Ok(engine) => Arc::new(engine),
+        let (engine, epoch) = match start(folder.path(), &options, runtime) {
+            Ok(started) => started,
             Err(OpenError::Folder(tracklog_engine::disk::OpenFolderError::NoUring { source })) => {
                 eprintln!("skipped: this machine refuses io_uring: {source}");
                 return None;
             }
             Err(error) => panic!("cannot open a log to measure: {error}"),
         };
-        for _ in 0..runtime.metrics().num_workers() {
-            runtime.spawn(engine.relay());
-        }
-        let epoch = runtime.block_on(engine.open(Domain::WHOLE)).expect("a new log is open");
         Some(Self { engine, epoch, folder })
     }
 

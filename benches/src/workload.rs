@@ -153,7 +153,7 @@ pub fn call_from_tasks(
         let target = target.clone();
         runtime.spawn(async move {
             for event in 0..events {
-                acked(target.append_record(lane(caller), caller + event)).await;
+                acked(target.append_record(lane(caller), caller + event * callers)).await;
             }
         })
     });

@@ -113,6 +113,9 @@ pub struct Status {
     pub pack_bytes: u64,
     /// What the journal took for what is in them.
     pub settled_bytes: u64,
+    /// What the files of all packs took that were made since it was opened, of segments and of
+    /// smaller packs: what settling writes.
+    pub packs_made_bytes: u64,
     /// Size of a slot.
     pub slot_bytes: u64,
     /// Whether new appends are taken.
@@ -249,6 +252,7 @@ impl Engine {
             packs: packs.len(),
             pack_bytes: packs.iter().map(|head| head.file_bytes).sum(),
             settled_bytes: packs.iter().map(|head| head.journal_bytes).sum(),
+            packs_made_bytes: load(&counters.packs_made_bytes),
             slot_bytes: self.slot_bytes,
             state: self.state(),
             is_erasing,

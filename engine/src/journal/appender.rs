@@ -140,6 +140,8 @@ pub(crate) struct Counters {
     /// Ids of events that are known, and their memory.
     pub(crate) ids: AtomicU64,
     pub(crate) ids_bytes: AtomicU64,
+    /// What the files of packs took that were made.
+    pub(crate) packs_made_bytes: AtomicU64,
     /// A commit is past its deadline.
     pub(crate) shedding: AtomicBool,
 }

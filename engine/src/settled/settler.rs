@@ -25,6 +25,7 @@ mod erasing;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -228,6 +229,7 @@ pub(crate) struct Settler {
     client: IntakeClient,
     settling: Arc<Settling>,
     options: SettleOptions,
+    counters: Arc<Counters>,
     pace: Pace,
     /// A merge that failed.
     given_up: Option<PackId>,
@@ -270,7 +272,7 @@ impl Settler {
         counters: Arc<Counters>,
         options: SettleOptions,
     ) -> Self {
-        let pace = Pace::new(counters);
+        let pace = Pace::new(Arc::clone(&counters));
         Self {
             disk,
             published,
@@ -278,6 +280,7 @@ impl Settler {
             client,
             settling,
             options,
+            counters,
             pace,
             given_up: None,
             expires: false,
@@ -617,6 +620,7 @@ impl Settler {
         let current = (self.options.run, &self.options.opened);
         let Heritage { runs, commits } = heritage(&*self.disk, &stretch.sources, current)?;
         let index = builder.finish(head, (runs, commits), &self.witness())?;
+        self.counters.packs_made_bytes.fetch_add(index.head.file_bytes, Ordering::Relaxed);
         self.check(&index)?;
         Ok((index, any_new))
     }

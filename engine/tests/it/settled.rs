@@ -137,6 +137,7 @@ fn packs_are_merged_and_read_as_before() {
     }
     let status = log.status();
     assert!(status.packs <= 3 && status.settled_bytes >= 9 * SLOT_BYTES, "{status:?}");
+    assert!(status.packs_made_bytes > status.pack_bytes, "what was merged was written before");
     assert_same(&contents(log), &all);
     assert_eq!(records(log, raw[0]).len(), 75);
     let report = log.verify(&mut |_| {}).expect("it reads");
