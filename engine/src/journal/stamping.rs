@@ -14,6 +14,7 @@
 //!
 //! No I/O. Called by the journal's step machine.
 
+use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use tracklog_protocol::{
     KeyValue, Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch,
 };
 
-use crate::catalog::Row;
+use crate::catalog::{Catalog, ROWS_TOUCHED, Row};
 use crate::disk::{ChunkPool, PAGE_BYTES, PageBuffer};
 use crate::journal::commit::{
     COMMIT_BYTES_MAX, DirectoryEntry, ENTRY_BYTES, HEADER_BYTES, SegmentNumber, field,
@@ -228,6 +229,7 @@ impl Stamper {
             records: 0,
         };
         let mut touched = 0;
+        let mut rows_touched = 0;
         for append in 0..gather.appends.len() {
             let share = gather.appends[append];
             let row = |partition| topics.catalog.row(partition);
@@ -252,6 +254,9 @@ impl Stamper {
                 continue;
             }
             for index in share.first_item..share.first_item + share.items {
+                if index as usize >= rows_touched {
+                    rows_touched = self.touch_rows(&topics.catalog, gather, index as usize);
+                }
                 let item = &gather.items[index as usize];
                 let (row, count) = (item.row, gather.count(index));
                 let partition = topics.catalog.partition(row);
@@ -273,6 +278,18 @@ impl Stamper {
             }
         }
         given
+    }
+
+    /// Has what is looked up of the partitions of some items fetched, all at once: of 100,000 each
+    /// would be waited for. `first`: the first of them; returns the one behind the last.
+    fn touch_rows(&self, catalog: &Catalog, gather: &Gather, first: usize) -> usize {
+        let end = (first + ROWS_TOUCHED).min(gather.items.len());
+        let rows = gather.items[first..end].iter().map(|item| item.row);
+        black_box(rows.fold(0, |any, row| {
+            let partition = catalog.partition(row).partition;
+            any ^ self.rows[row.index()].next ^ u64::from(partition)
+        }));
+        end
     }
 
     /// Takes note of the ids of an item's events, of which the first was given its place.

@@ -10,13 +10,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::catalog::{Catalog, Row};
+use crate::catalog::{Catalog, ROWS_TOUCHED, Row};
 use crate::disk::{PackId, SlotId};
 use crate::journal::commit::{
     CommitHeader, CommitNumber, DirectoryEntry, Run, Salt, SegmentNumber,
@@ -289,6 +290,16 @@ struct Active {
     last_hash: u64,
 }
 
+impl Active {
+    /// Has the shares of some partitions fetched, and the ends of their lists, all at once.
+    fn touch(&self, entries: &[(Row, DirectoryEntry)]) {
+        let shares = || entries.iter().map(|(row, _)| &self.rows[row.index()]);
+        black_box(shares().fold(0, |any, share| any ^ share.end.0));
+        let last = |share: &ActiveShare| share.places.last().map_or(0, |last| last.base_offset.0);
+        black_box(shares().fold(0, |any, share| any ^ last(share)));
+    }
+}
+
 #[derive(Clone, Debug)]
 struct ActiveShare {
     places: Vec<Place>,
@@ -428,15 +439,18 @@ impl Places {
         assert!(active.id.number == header.segment, "commits are published in order");
         active.commits.push(commit_place(header));
         active.last_hash = header.hash();
-        for (row, entry) in entries {
-            let share = &mut active.rows[row.index()];
-            if share.places.is_empty() {
-                active.touched.push(*row);
+        for some in entries.chunks(ROWS_TOUCHED) {
+            active.touch(some);
+            for (row, entry) in some {
+                let share = &mut active.rows[row.index()];
+                if share.places.is_empty() {
+                    active.touched.push(*row);
+                }
+                assert!(share.end <= entry.base_offset, "offsets of a partition rise");
+                share.places.push(Place::new(header, entry));
+                share.event_time_max = share.event_time_max.max(entry.event_time_max);
+                share.end = entry.end_offset();
             }
-            assert!(share.end <= entry.base_offset, "offsets of a partition rise");
-            share.places.push(Place::new(header, entry));
-            share.event_time_max = share.event_time_max.max(entry.event_time_max);
-            share.end = entry.end_offset();
         }
     }
 
