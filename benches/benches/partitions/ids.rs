@@ -1,7 +1,8 @@
 //! Message ids: what an opening takes where many are known, and how long a look-up of one takes.
 //!
-//! Events are small, some 300 bytes in the journal: it is their number that counts. So much stays in the
-//! journal as holds some two million of them, as 2 GiB hold of events of 780 bytes of JSON.
+//! Events are small, some 200 bytes in the journal: it is their number that counts. Of 512 MiB and the
+//! segment being written the journal holds up to four million, more than 2 GiB hold of events of 780
+//! bytes of JSON.
 //! A look-up asks the log for the places of an id, reads what lies there and compares: what
 //! `tracklog find` has the node do, but for the way to it and what it tells besides.
 
