@@ -4,8 +4,8 @@
 //! highest bit of a byte set where it is one of those; of the lowest such byte that holds, above it
 //! an answer may say too much. So only the lowest is looked at.
 
-const LOWEST: u64 = u64::from_ne_bytes([0x01; 8]);
-const HIGHEST: u64 = u64::from_ne_bytes([0x80; 8]);
+const LOWEST: u64 = u64::from_le_bytes([0x01; 8]);
+const HIGHEST: u64 = u64::from_le_bytes([0x80; 8]);
 
 /// Where the first quote or backslash is.
 #[inline]
