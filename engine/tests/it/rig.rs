@@ -155,7 +155,8 @@ pub(crate) fn append_in_time(log: &dyn Log, partition: PartitionId, bytes: &[u8]
 
 /// Waits until no full segment is left to settle.
 pub(crate) fn settled(log: &Engine) {
-    for _ in 0..10_000 {
+    // The settler comes after all others on a machine that is busy.
+    for _ in 0..60_000 {
         if log.status().segments == 1 {
             return;
         }
