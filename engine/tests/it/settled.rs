@@ -535,7 +535,8 @@ fn an_event_that_is_settled_is_known_again_over_restarts_and_merges() {
         machine.open().expect("it opens");
     }
     let log = machine.engine();
-    assert!(log.status().packs <= 3, "they are merged: {:?}", log.status());
+    // Of nine segments eight became one; each opening left another, which may be settled by now.
+    assert!(log.status().packs <= 4, "they are merged: {:?}", log.status());
     assert_eq!(records(log, raw[0]).len() + records(log, raw[1]).len(), 1_400);
 }
 
