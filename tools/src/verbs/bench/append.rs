@@ -20,7 +20,7 @@ use tracklog_server::config::JournalSettings;
 use tracklog_server::offline::{self, Changing};
 use tracklog_server::topics::RAW;
 
-use super::raw::{Bare, RawDisk, micros};
+use super::raw::{RawDisk, Written, micros};
 use super::{Figure, Run, open_loop};
 use crate::failure::Failure;
 
@@ -126,8 +126,8 @@ const ROLLING: Case = Case {
     records: 100,
     content: BYTES,
 };
-/// How often two loads take turns.
-const TURNS: usize = 3;
+/// How often what is compared takes turns, each a part of the time: disks have moods of some seconds.
+const TURNS: u32 = 5;
 const ROLLING_SLOT_BYTES: u64 = 16 << 20;
 const ROLLING_BYTES_MAX: u64 = 256 << 20;
 
@@ -189,71 +189,111 @@ struct Bench<'a> {
     disk: Arc<RawDisk>,
 }
 
-/// What a case came to.
+/// What a case came to, in all its turns.
 struct Taken {
-    events_per_second: f64,
-    cpu_per_event: Duration,
+    events: u64,
+    time: Duration,
+    cpu: Duration,
     latencies: Histogram<u64>,
-    /// Whole pages.
-    commit_bytes: usize,
-    events_per_commit: f64,
+    commits: u64,
+    commits_bytes: u64,
+}
+
+impl Taken {
+    fn nothing() -> Self {
+        Self {
+            events: 0,
+            time: Duration::ZERO,
+            cpu: Duration::ZERO,
+            latencies: latencies(),
+            commits: 0,
+            commits_bytes: 0,
+        }
+    }
+
+    fn add(&mut self, turn: &Self) {
+        self.events += turn.events;
+        self.time += turn.time;
+        self.cpu += turn.cpu;
+        self.latencies.add(&turn.latencies).expect("the bounds are the same");
+        self.commits += turn.commits;
+        self.commits_bytes += turn.commits_bytes;
+    }
+
+    fn events_per_second(&self) -> f64 {
+        self.events as f64 / self.time.as_secs_f64()
+    }
+
+    fn cpu_nanos_per_event(&self) -> u64 {
+        let nanos = self.cpu.as_nanos() / u128::from(self.events.max(1));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// Of a commit on average, in whole pages.
+    fn commit_bytes(&self) -> usize {
+        let bytes = self.commits_bytes / self.commits.max(1);
+        usize::try_from(bytes.max(1)).unwrap_or(usize::MAX).next_multiple_of(PAGE_BYTES)
+    }
+
+    fn events_per_commit(&self) -> f64 {
+        self.events as f64 / self.commits.max(1) as f64
+    }
 }
 
 impl Bench<'_> {
     /// Events a second, beside both raw writers.
     async fn rate(&self, log: &Filled, case: Case) -> Result<Figure, Failure> {
-        let taken = self.take(log, case).await?;
         let (bytes, events) = match case.records {
             1 => (PAGE_BYTES, 1),
             records => (records * RECORD_BYTES, records),
         };
-        let time = self.run.time();
-        let serial = self.raw(move |disk| disk.serial(bytes, time)).await? * events as f64;
-        let writers = case.producers.min(IN_FLIGHT_MAX);
-        let bare = self.bare(taken.commit_bytes, writers).await?;
-        let mut figure = Figure::new(case.name, "events/s", taken.events_per_second)
+        let (time, writers) = (self.turn(), case.producers.min(IN_FLIGHT_MAX));
+        let (mut taken, mut serial, mut bare) =
+            (Taken::nothing(), Written::nothing(), Written::nothing());
+        for _ in 0..TURNS {
+            taken.add(&self.take(log, case).await?);
+            serial.add(&self.raw(move |disk| disk.serial(bytes, time)).await?);
+            bare.add(&self.bare(taken.commit_bytes(), writers).await?);
+        }
+        let mut figure = Figure::new(case.name, "events/s", taken.events_per_second())
             .latencies(&taken.latencies)
-            .beside(serial, if case.records == 1 { RAW_PAGE } else { RAW_SERIAL })
             .beside(
-                bare.rate * taken.events_per_commit,
-                bare_is(&bare, taken.commit_bytes, writers),
+                serial.writes_per_second() * events as f64,
+                if case.records == 1 { RAW_PAGE } else { RAW_SERIAL },
+            )
+            .beside(
+                bare.writes_per_second() * taken.events_per_commit(),
+                bare_is(&bare, taken.commit_bytes(), writers),
             );
-        figure.cpu_nanos_per_event = Some(taken.cpu_per_event.as_nanos() as u64);
+        figure.cpu_nanos_per_event = Some(taken.cpu_nanos_per_event());
         Ok(figure)
     }
 
-    /// Events a second where each is stored once, beside where none is known: in turns, for what
-    /// else the machine does changes meanwhile.
+    /// Events a second where each is stored once, beside where none is known.
     async fn once(&self, log: &Filled) -> Result<Figure, Failure> {
         let many = Case { content: Content::Event, ..ONCE };
-        let (mut once, mut kept) = (Vec::new(), Vec::new());
+        let (mut once, mut kept) = (Taken::nothing(), Taken::nothing());
         for _ in 0..TURNS {
-            kept.push(self.take(log, many).await?);
-            once.push(self.take(log, ONCE).await?);
+            kept.add(&self.take(log, many).await?);
+            once.add(&self.take(log, ONCE).await?);
         }
-        let rate = |taken: &[Taken]| {
-            taken.iter().map(|it| it.events_per_second).sum::<f64>() / taken.len() as f64
-        };
-        let nanos = |taken: &[Taken]| {
-            let all: Duration = taken.iter().map(|it| it.cpu_per_event).sum();
-            all.as_nanos() as u64 / taken.len() as u64
-        };
-        let last = once.last().expect("there are some turns");
-        let figure = Figure::new(ONCE.name, "events/s", rate(&once)).latencies(&last.latencies);
-        let is = format!("each kept, {} ns of CPU an event", nanos(&kept));
-        let mut figure = figure.beside(rate(&kept), is);
-        figure.cpu_nanos_per_event = Some(nanos(&once));
+        let is = format!("each kept, {} ns of CPU an event", kept.cpu_nanos_per_event());
+        let mut figure = Figure::new(ONCE.name, "events/s", once.events_per_second())
+            .latencies(&once.latencies)
+            .beside(kept.events_per_second(), is);
+        figure.cpu_nanos_per_event = Some(once.cpu_nanos_per_event());
         Ok(figure)
     }
 
     /// How long a few callers wait, beside one bare write of a page.
     async fn few_callers(&self, log: &Filled) -> Result<Figure, Failure> {
-        let taken = self.take(log, FEW_CALLERS).await?;
-        let bare = self.bare(PAGE_BYTES, 1).await?;
-        let value = taken.latencies.value_at_quantile(0.5) as f64;
-        let raw = bare.latencies.value_at_quantile(0.5) as f64;
-        let figure = Figure::new(FEW_CALLERS.name, "µs, p50", value).latencies(&taken.latencies);
-        Ok(figure.beside(raw, format!("{}, p50", bare_is(&bare, PAGE_BYTES, 1))))
+        let (mut taken, mut bare) = (Taken::nothing(), Written::nothing());
+        for _ in 0..TURNS {
+            taken.add(&self.take(log, FEW_CALLERS).await?);
+            bare.add(&self.bare(PAGE_BYTES, 1).await?);
+        }
+        let waits = Waits { name: FEW_CALLERS.name, unit: "µs, p50", quantile: 0.5 };
+        Ok(waits.figure(&taken, &bare, PAGE_BYTES))
     }
 
     /// The slowest appends while segments end, beside the slowest bare writes.
@@ -264,17 +304,24 @@ impl Bench<'_> {
             ..self.run.journal()
         };
         let log = Filled::make(folder, &settings).await?;
-        let taken = self.take(&log, ROLLING).await?;
+        let (mut taken, mut bare) = (Taken::nothing(), Written::nothing());
+        for _ in 0..TURNS {
+            taken.add(&self.take(&log, ROLLING).await?);
+            bare.add(&self.bare(taken.commit_bytes(), 1).await?);
+        }
         log.remove().await?;
-        let bare = self.bare(taken.commit_bytes, 1).await?;
-        let value = taken.latencies.value_at_quantile(0.999) as f64;
-        let raw = bare.latencies.value_at_quantile(0.999) as f64;
-        let figure = Figure::new(ROLLING.name, "µs, p99.9", value).latencies(&taken.latencies);
-        Ok(figure.beside(raw, format!("{}, p99.9", bare_is(&bare, taken.commit_bytes, 1))))
+        let waits = Waits { name: ROLLING.name, unit: "µs, p99.9", quantile: 0.999 };
+        Ok(waits.figure(&taken, &bare, taken.commit_bytes()))
     }
 
+    /// How long one turn is.
+    fn turn(&self) -> Duration {
+        self.run.time() / TURNS
+    }
+
+    /// One turn of a case.
     async fn take(&self, log: &Filled, case: Case) -> Result<Taken, Failure> {
-        let time = self.run.time();
+        let time = self.turn();
         let load = Load::start(log.opened.log(), case).await?;
         // The first moments open buffers and fill caches.
         tokio::time::sleep(time / 5).await;
@@ -284,21 +331,18 @@ impl Bench<'_> {
         tokio::time::sleep(time).await;
         load.recording(false);
         let after = now();
-        let latencies = load.end().await?;
-        let events = after.0 - before.0;
-        let commits = (after.1.commits - before.1.commits).max(1);
-        let bytes = usize::try_from((after.1.bytes - before.1.bytes) / commits).unwrap_or_default();
         Ok(Taken {
-            events_per_second: events as f64 / (after.3 - before.3).as_secs_f64(),
-            cpu_per_event: (after.2 - before.2).div_f64(events.max(1) as f64),
-            latencies,
-            commit_bytes: bytes.max(1).next_multiple_of(PAGE_BYTES),
-            events_per_commit: events as f64 / commits as f64,
+            events: after.0 - before.0,
+            time: after.3 - before.3,
+            cpu: after.2 - before.2,
+            latencies: load.end().await?,
+            commits: after.1.commits - before.1.commits,
+            commits_bytes: after.1.bytes - before.1.bytes,
         })
     }
 
-    async fn bare(&self, bytes: usize, writers: usize) -> Result<Bare, Failure> {
-        let time = self.run.time();
+    async fn bare(&self, bytes: usize, writers: usize) -> Result<Written, Failure> {
+        let time = self.turn();
         self.raw(move |disk| disk.bare(bytes, writers, time)).await
     }
 
@@ -312,7 +356,25 @@ impl Bench<'_> {
     }
 }
 
-fn bare_is(bare: &Bare, bytes: usize, writers: usize) -> String {
+/// A figure of how long was waited for an ack.
+struct Waits {
+    name: &'static str,
+    unit: &'static str,
+    quantile: f64,
+}
+
+impl Waits {
+    fn figure(&self, taken: &Taken, bare: &Written, bytes: usize) -> Figure {
+        let value = taken.latencies.value_at_quantile(self.quantile) as f64;
+        let raw = bare.latencies.value_at_quantile(self.quantile) as f64;
+        let quantile = self.unit.trim_start_matches("µs, ");
+        Figure::new(self.name, self.unit, value)
+            .latencies(&taken.latencies)
+            .beside(raw, format!("{}, {quantile}", bare_is(bare, bytes, 1)))
+    }
+}
+
+fn bare_is(bare: &Written, bytes: usize, writers: usize) -> String {
     let how = if bare.direct { "bare" } else { "bare, no O_DIRECT here," };
     let writers = if writers == 1 { "1 writer".to_owned() } else { format!("{writers} writers") };
     format!("{how} {writers} of {} KiB", bytes >> 10)

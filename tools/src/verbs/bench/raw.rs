@@ -26,14 +26,32 @@ pub(super) struct RawDisk {
     path: PathBuf,
 }
 
-/// What bare writers did.
-pub(super) struct Bare {
-    /// Writes a second, all of them together.
-    pub(super) rate: f64,
+/// What raw writers did, in all their turns.
+pub(super) struct Written {
+    writes: u64,
+    time: Duration,
     /// Of each write, in micros.
     pub(super) latencies: Histogram<u64>,
     /// Whether they went past the page cache; else each was followed by a sync.
     pub(super) direct: bool,
+}
+
+impl Written {
+    pub(super) fn nothing() -> Self {
+        Self { writes: 0, time: Duration::ZERO, latencies: latencies(), direct: false }
+    }
+
+    pub(super) fn add(&mut self, turn: &Self) {
+        self.writes += turn.writes;
+        self.time += turn.time;
+        self.latencies.add(&turn.latencies).expect("the bounds are the same");
+        self.direct = turn.direct;
+    }
+
+    /// All of them together.
+    pub(super) fn writes_per_second(&self) -> f64 {
+        self.writes as f64 / self.time.as_secs_f64()
+    }
 }
 
 impl RawDisk {
@@ -48,23 +66,26 @@ impl RawDisk {
         Ok(Self { path })
     }
 
-    /// Serial pwrite + fdatasync of `bytes`, a second.
-    pub(super) fn serial(&self, bytes: usize, time: Duration) -> io::Result<f64> {
+    /// Serial pwrite + fdatasync of `bytes`.
+    pub(super) fn serial(&self, bytes: usize, time: Duration) -> io::Result<Written> {
         let file = OpenOptions::new().write(true).open(&self.path)?;
         let buffer = vec![0xA5; bytes];
         let places = SERIAL_BYTES / bytes as u64;
+        let mut taken = Written::nothing();
         let began = Instant::now();
-        let mut writes = 0_u64;
-        while began.elapsed() < time {
-            file.write_all_at(&buffer, writes % places * bytes as u64)?;
+        while taken.time < time {
+            file.write_all_at(&buffer, taken.writes % places * bytes as u64)?;
             file.sync_data()?;
-            writes += 1;
+            taken.writes += 1;
+            let now = began.elapsed();
+            taken.latencies.saturating_record(micros(now - taken.time));
+            taken.time = now;
         }
-        Ok(writes as f64 / began.elapsed().as_secs_f64())
+        Ok(taken)
     }
 
     /// So many writers of `bytes` each, which are whole pages.
-    pub(super) fn bare(&self, bytes: usize, writers: usize, time: Duration) -> io::Result<Bare> {
+    pub(super) fn bare(&self, bytes: usize, writers: usize, time: Duration) -> io::Result<Written> {
         let (file, direct) = self.open_bare()?;
         let (next, began) = (AtomicU64::new(0), Instant::now());
         let written = std::thread::scope(|scope| {
@@ -77,8 +98,7 @@ impl RawDisk {
         })?;
         let mut all = latencies();
         written.iter().for_each(|of_one| all.add(of_one).expect("the bounds are the same"));
-        let rate = all.len() as f64 / began.elapsed().as_secs_f64();
-        Ok(Bare { rate, latencies: all, direct })
+        Ok(Written { writes: all.len(), time: began.elapsed(), latencies: all, direct })
     }
 
     /// The file, past the page cache where its system takes that, which a write shows.
