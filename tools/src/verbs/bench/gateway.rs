@@ -3,14 +3,15 @@
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -22,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tracklog_server::config::{Flags, Settings};
 use tracklog_server::node::Node;
 
-use super::wire::{Load, post};
+use super::wire::{ID_BEGINS, ID_DIGITS, Load, Request, post};
 use super::{Figure, Run};
 use crate::failure::Failure;
 use crate::tls;
@@ -40,7 +41,7 @@ const SCHEMA: &str = r#"{"type":"object","required":["product_id","price","curre
 
 pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     let scratch = run.scratch()?;
-    let node = start(scratch.path(), run).await?;
+    let node = start(scratch.path(), run, Stages::Off).await?;
     let put = node.registry().put("product.viewed", Bytes::from_static(SCHEMA.as_bytes())).await;
     put.map_err(Failure::could_not_run)?;
     let measured = measure_on(&node, run).await;
@@ -48,7 +49,14 @@ pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
     measured
 }
 
-pub(super) async fn start(folder: &Path, run: &Run) -> Result<Node, Failure> {
+/// Whether what is stored is enriched, routed and archived at once, on the same cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stages {
+    On,
+    Off,
+}
+
+pub(super) async fn start(folder: &Path, run: &Run, stages: Stages) -> Result<Node, Failure> {
     let flags = Flags {
         data: Some(folder.join("node")),
         http: Some("127.0.0.1:0".to_owned()),
@@ -57,6 +65,8 @@ pub(super) async fn start(folder: &Path, run: &Run) -> Result<Node, Failure> {
     };
     let mut settings = Settings::load(&flags, []).map_err(Failure::could_not_run)?;
     settings.journal = run.journal();
+    settings.enrich.enabled = stages == Stages::On;
+    settings.archive.enabled = stages == Stages::On;
     Node::start(&settings).await.map_err(Failure::could_not_run)
 }
 
@@ -70,9 +80,16 @@ async fn measure_on(node: &Node, run: &Run) -> Result<Vec<Figure>, Failure> {
     let https = node.https().expect("it was asked for").port();
     let http = node.http().expect("it was asked for").port();
     let secure = server_config(node)?;
-    let single =
-        Load { port: https, tls: Some(client), connections: CONNECTIONS, requests: singles };
-    let many = Load { port: http, tls: None, connections: CONNECTIONS, requests: batches };
+    let ids = Arc::new(AtomicU64::new(0));
+    let load = |port, tls, requests| Load {
+        port,
+        tls,
+        connections: CONNECTIONS,
+        requests,
+        ids: Arc::clone(&ids),
+    };
+    let single = load(https, Some(client), singles);
+    let many = load(http, None, batches);
     Ok(vec![
         beside_bare(
             run,
@@ -87,15 +104,15 @@ async fn measure_on(node: &Node, run: &Run) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-fn requests(make: impl Fn(usize) -> Vec<u8>) -> Arc<Vec<Vec<u8>>> {
-    Arc::new((0..REQUESTS).map(make).collect())
+fn requests(make: impl Fn(usize) -> Vec<u8>) -> Arc<Vec<Request>> {
+    Arc::new((0..REQUESTS).map(make).map(Request::new).collect())
 }
 
 /// One event of about 780 bytes.
 pub(super) fn event(number: usize) -> String {
     let event = |filler: &str| {
         format!(
-            r#"{{"type":"track","event":"product.viewed","messageId":"bench-{number:08}","anonymousId":"anon-{number:06}","userId":"user-{number:05}","timestamp":"2026-01-02T03:04:05.678Z","properties":{{"product_id":"p-{number}","name":"Linen shirt","category":"clothing","price":59.00,"currency":"EUR","quantity":1,"list":"search results","position":7}},"context":{{"library":{{"name":"bench","version":"1.0.0"}},"locale":"en-GB","page":{{"path":"/shop/linen-shirt","url":"https://shop.example/shop/linen-shirt","title":"Linen shirt"}},"userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0","note":"{filler}"}}}}"#
+            r#"{{"type":"track","event":"product.viewed","messageId":"{ID_BEGINS}{number:0ID_DIGITS$}","anonymousId":"anon-{number:06}","userId":"user-{number:05}","timestamp":"2026-01-02T03:04:05.678Z","properties":{{"product_id":"p-{number}","name":"Linen shirt","category":"clothing","price":59.00,"currency":"EUR","quantity":1,"list":"search results","position":7}},"context":{{"library":{{"name":"bench","version":"1.0.0"}},"locale":"en-GB","page":{{"path":"/shop/linen-shirt","url":"https://shop.example/shop/linen-shirt","title":"Linen shirt"}},"userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0","note":"{filler}"}}}}"#
         )
     };
     let filler = "x".repeat(EVENT_BYTES.saturating_sub(event("").len()));
@@ -174,7 +191,7 @@ async fn serve(stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
     }
 }
 
-async fn yes(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn yes(request: hyper::Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     drop(request.into_body().collect().await);
     Ok(Response::new(Full::new(Bytes::from_static(b"{\"success\":true}"))))
 }

@@ -20,7 +20,7 @@ use tracklog_protocol::event::EventView;
 use tracklog_server::node::Node;
 
 use super::append::latencies;
-use super::gateway::{event, start};
+use super::gateway::{Stages, event, start};
 use super::raw::micros;
 use super::wire::{ANSWER_BYTES_MAX, post, read_answer};
 use super::{Figure, Run};
@@ -111,7 +111,7 @@ async fn measure_with(run: &Run, rules: &str) -> Result<[Taken; 2], Failure> {
     let written =
         std::fs::create_dir(&data).and_then(|()| std::fs::write(data.join("routes.toml"), rules));
     written.map_err(|error| Failure::of(data.display(), error))?;
-    let node = start(scratch.path(), run).await?;
+    let node = start(scratch.path(), run, Stages::On).await?;
     let measured = measure_on(&node, run).await;
     node.stop().await;
     measured

@@ -11,6 +11,7 @@ mod pipeline;
 mod raw;
 mod replay;
 mod soak;
+mod standstill;
 mod visitors;
 mod wire;
 
@@ -62,6 +63,8 @@ Examples:
     Replay,
     /// Events over HTTPS and HTTP; raw: a bare hyper answer to the same request
     #[command(after_help = "\
+No event is sent twice. Nothing is enriched, routed or archived meanwhile.
+
 Examples:
   tracklog bench gateway --json")]
     Gateway,
@@ -241,6 +244,7 @@ impl BenchCommand {
             .enable_all()
             .build()
             .map_err(Failure::could_not_run)?;
+        let watcher = standstill::Watcher::start();
         let figures = runtime.block_on(async {
             match self.what {
                 What::Append => append::measure(&self.run).await,
@@ -250,8 +254,13 @@ impl BenchCommand {
                 What::Pipeline => pipeline::measure(&self.run).await,
                 What::Soak => soak::measure(&self.run).await,
             }
-        })?;
-        show(&figures, self.run.json)
+        });
+        let stood_still = watcher.end().told();
+        show(&figures?, self.run.json)?;
+        if let Some(told) = stood_still {
+            notice(&told);
+        }
+        Ok(())
     }
 }
 

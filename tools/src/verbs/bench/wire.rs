@@ -1,4 +1,5 @@
-//! A client that costs little: one request as bytes, sent over and over; answers are only framed.
+//! A client that costs little: requests as bytes, in which only the ids are new; answers are only
+//! framed.
 //!
 //! On two cores the client takes its share of the machine from the server that is measured. This
 //! one takes less than any library would, and the raw server gets the same one.
@@ -28,8 +29,44 @@ pub(super) struct Load {
     pub(super) port: u16,
     pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) connections: usize,
-    /// Head and body of each request, in turn.
-    pub(super) requests: Arc<Vec<Vec<u8>>>,
+    /// In turn.
+    pub(super) requests: Arc<Vec<Request>>,
+    /// Ids that were sent.
+    pub(super) ids: Arc<AtomicU64>,
+}
+
+/// Head and body of a request. Each time it is sent its events have other ids: the second time they
+/// would else be known already, and not be stored.
+pub(super) struct Request {
+    bytes: Vec<u8>,
+    /// Where the numbers of its ids are.
+    ids: Vec<usize>,
+}
+
+/// An id of a message is this and so many digits.
+pub(super) const ID_BEGINS: &str = "bench-";
+pub(super) const ID_DIGITS: usize = 10;
+
+impl Request {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        let begins = ID_BEGINS.as_bytes();
+        let begun = bytes.windows(begins.len()).enumerate().filter(|(_, begun)| *begun == begins);
+        let ids = begun.map(|(at, _)| at + begins.len()).collect();
+        Self { bytes, ids }
+    }
+
+    /// The request with ids from `first` on, in `out`.
+    fn write(&self, first: u64, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.bytes);
+        for (number, at) in (first..).zip(&self.ids) {
+            let mut rest = number;
+            for digit in out[*at..*at + ID_DIGITS].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+    }
 }
 
 /// A POST as bytes.
@@ -102,13 +139,14 @@ impl Load {
         answered: &AtomicU64,
     ) -> io::Result<Histogram<u64>> {
         let mut taken = latencies();
-        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let (mut request, mut buffer) = (Vec::new(), vec![0; ANSWER_BYTES_MAX]);
         let mut turn = number;
         while !stop.load(Ordering::Relaxed) {
-            let request = &self.requests[turn % self.requests.len()];
+            let next = &self.requests[turn % self.requests.len()];
+            next.write(self.ids.fetch_add(next.ids.len() as u64, Ordering::Relaxed), &mut request);
             turn += self.connections;
             let began = Instant::now();
-            stream.write_all(request).await?;
+            stream.write_all(&request).await?;
             stream.flush().await?;
             read_answer(&mut stream, &mut buffer).await?;
             taken.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -169,6 +207,14 @@ fn answer(begun: &[u8]) -> io::Result<Option<(u16, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_never_sent_twice_with_the_same_ids() {
+        let request = Request::new(b"bench-0000000000 and bench-0000000001".to_vec());
+        let mut sent = Vec::new();
+        request.write(41, &mut sent);
+        assert_eq!(sent, b"bench-0000000041 and bench-0000000042");
+    }
 
     #[test]
     fn answers_are_framed_by_their_stated_length() {
