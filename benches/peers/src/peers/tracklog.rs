@@ -66,7 +66,7 @@ impl Peer for Tracklog {
         let append = |bytes, item| {
             let permit = self.log.engine.reserve(lane, bytes)?;
             let append = Append { conditions: &[], items: &[item] };
-            self.runtime.block_on(self.log.engine.append(permit, self.log.epoch, append))?;
+            self.log.engine.append_blocking(permit, self.log.epoch, append)?;
             Ok(())
         };
         if let [record] = batch.records {
