@@ -9,7 +9,7 @@ use tracklog_log::Log;
 use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
 use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::stage::Enlisted;
-use tracklog_pipeline::groups::GroupLag;
+use tracklog_pipeline::groups::{GroupLag, GroupWait};
 use tracklog_pipeline::realtime::{Alerts, Live};
 use tracklog_pipeline::stage::{Counter, StageCounters};
 use tracklog_pipeline::state::StateCounts;
@@ -45,6 +45,12 @@ pub(crate) fn encode(status: &Status, text: &mut String) {
         "tracklog_log_settled_bytes",
         "What the journal took for what is in packs.",
         settled,
+    );
+    counter(
+        text,
+        "tracklog_log_packs_made_bytes",
+        "Bytes of packs that were written, of segments and of smaller packs.",
+        status.packs_made_bytes,
     );
     gauge(text, "tracklog_log_slot_bytes", "Size of a slot.", status.slot_bytes);
     const IDS: &str = "Message ids of the journal by which events are known again.";
@@ -163,21 +169,20 @@ pub(crate) fn encode_retries(counters: &RetryCounters, text: &mut String) {
 
 /// Appends how far groups are behind.
 pub(crate) fn encode_lags(lags: &[GroupLag], text: &mut String) {
-    const RECORDS: &str = "tracklog_group_lag_records";
-    const SECONDS: &str = "tracklog_group_lag_seconds";
-    let labels = |lag: &GroupLag| format!("{{group=\"{}\",topic=\"{}\"}}", lag.group, lag.topic);
-    declare(text, RECORDS, "gauge", "Records that a group has still to read.");
-    for lag in lags {
-        line(text, RECORDS, &labels(lag), lag.records);
+    const NAME: &str = "tracklog_group_lag_records";
+    declare(text, NAME, "gauge", "Records that a group has still to read.");
+    for GroupLag { group, topic, records } in lags {
+        line(text, NAME, &format!("{{group=\"{group}\",topic=\"{topic}\"}}"), *records);
     }
-    declare(
-        text,
-        SECONDS,
-        "gauge",
-        "How long the first record that a group has still to read waits.",
-    );
-    for lag in lags {
-        writeln!(text, "{SECONDS}{} {}", labels(lag), lag.seconds)
+}
+
+/// Appends how long groups were behind when that was last looked at.
+pub(crate) fn encode_waits(waits: &[GroupWait], text: &mut String) {
+    const NAME: &str = "tracklog_group_lag_seconds";
+    const HELP: &str = "How long the first record that a group has still to read waits.";
+    declare(text, NAME, "gauge", HELP);
+    for GroupWait { group, topic, seconds } in waits {
+        writeln!(text, "{NAME}{{group=\"{group}\",topic=\"{topic}\"}} {seconds}")
             .expect("a string takes all text");
     }
 }

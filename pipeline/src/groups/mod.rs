@@ -24,4 +24,4 @@ pub use claim::{Claim, Generation};
 pub use coordinator::{Clock, GroupError, Groups, Member, SILENCE_MAX, Start};
 pub use ledger::{Committed, GroupName, GroupNameError, TOPIC};
 pub use membership::{Assignment, MemberId, NoMember};
-pub use operator::{GroupDescription, GroupLag, GroupSummary, PartitionLag, ResetTo};
+pub use operator::{GroupDescription, GroupLag, GroupSummary, GroupWait, PartitionLag, ResetTo};

@@ -64,8 +64,8 @@ pub struct PartitionLag {
     pub member: Option<String>,
 }
 
-/// How far a group is behind, for metrics.
-#[derive(Clone, Debug, PartialEq)]
+/// How far a group is behind in a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupLag {
     /// Its name.
     pub group: String,
@@ -73,7 +73,16 @@ pub struct GroupLag {
     pub topic: String,
     /// Records that are still to be read, in all partitions.
     pub records: u64,
-    /// How long the oldest of them has waited.
+}
+
+/// How long what a group has still to read of a topic has waited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupWait {
+    /// Its name.
+    pub group: String,
+    /// Its topic.
+    pub topic: String,
+    /// Since the oldest of it was stored; 0 where there is nothing.
     pub seconds: f64,
 }
 
@@ -143,26 +152,42 @@ impl<L: Log + ?Sized> Groups<L> {
         })
     }
 
-    /// How far each group is behind in each topic.
+    /// How far each group is behind in each topic. Reads nothing but the ledger.
     ///
     /// # Errors
-    /// As [`describe`](Self::describe).
+    /// [`GroupError::Ledger`] when the ledger can't be read.
     pub async fn lags(&self) -> Result<Vec<GroupLag>, GroupError> {
         self.ledger.refresh().await?;
         let mut lags = Vec::new();
         for name in self.names() {
             for topic in self.topics_of(&self.record(&name)?) {
-                let (mut records, mut seconds) = (0, 0_f64);
-                for at in topic.partitions() {
-                    let lag = self.partition_lag(&name, &topic, at).await?;
-                    records += lag.lag;
-                    seconds = seconds.max(lag.lag_seconds);
-                }
+                let records = topic.partitions().map(|at| self.behind(&name, at).1).sum();
                 let topic = topic.name().to_owned();
-                lags.push(GroupLag { group: name.to_string(), topic, records, seconds });
+                lags.push(GroupLag { group: name.to_string(), topic, records });
             }
         }
         Ok(lags)
+    }
+
+    /// How long what each group has still to read waits. Reads a record of each partition that has
+    /// some.
+    ///
+    /// # Errors
+    /// As [`describe`](Self::describe).
+    pub async fn waits(&self) -> Result<Vec<GroupWait>, GroupError> {
+        self.ledger.refresh().await?;
+        let mut waits = Vec::new();
+        for name in self.names() {
+            for topic in self.topics_of(&self.record(&name)?) {
+                let mut seconds = 0_f64;
+                for at in topic.partitions() {
+                    seconds = seconds.max(self.partition_lag(&name, &topic, at).await?.lag_seconds);
+                }
+                let topic = topic.name().to_owned();
+                waits.push(GroupWait { group: name.to_string(), topic, seconds });
+            }
+        }
+        Ok(waits)
     }
 
     /// Lets the group go on elsewhere in `topic`.

@@ -81,7 +81,7 @@ use crate::verify::VerifyLine;
 pub const RECORDS_HEADER: &str = "tracklog-records";
 
 /// Writes the text of `/metrics`.
-pub type MetricsText = Box<dyn Fn() -> String + Send + Sync>;
+pub type MetricsText = Box<dyn Fn() -> Pending<'static, String> + Send + Sync>;
 /// Runs a verification and tells its lines as they come.
 pub type Verification = Box<dyn Fn(&mut dyn FnMut(VerifyLine)) + Send + Sync>;
 
@@ -320,7 +320,7 @@ impl Shared {
         };
         let methods = route.methods();
         match (request.method(), route) {
-            (&Method::GET, Route::Metrics) => self.metrics(),
+            (&Method::GET, Route::Metrics) => self.metrics().await,
             (&Method::GET, Route::Live) => self.watch(&request),
             (&Method::GET, Route::Verify) => self.verify(request.uri().query()),
             (&Method::GET, Route::Topics) => {
@@ -375,10 +375,10 @@ impl Shared {
         }
     }
 
-    fn metrics(&self) -> Response<Content> {
+    async fn metrics(&self) -> Response<Content> {
         const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         match self.metrics.get() {
-            Some(text) => whole(StatusCode::OK, TYPE, text()),
+            Some(text) => whole(StatusCode::OK, TYPE, text().await),
             None => refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the node is starting"),
         }
     }

@@ -35,6 +35,7 @@ use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
     AppendError, CatalogError, Domain, Epoch, Log, Meta, Retention, Topic, TopicName, TopicSpec,
 };
+use tracklog_pipeline::archive::archiver::ArchiveCounters;
 use tracklog_pipeline::archive::store::Store;
 use tracklog_registry::{Limits, Registry};
 
@@ -54,7 +55,7 @@ use crate::topics::OWN_TOPICS;
 use archive::Archive;
 pub use archive::ArchiveError;
 pub use stages::StagesError;
-use stages::{NodeTime, StageTopics, Stages};
+use stages::{NodeTime, StageMetrics, StageTopics, Stages};
 
 /// How long requests in hand may take after a node was told to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -336,26 +337,43 @@ impl Node {
     }
 
     fn metrics_text(&self) -> crate::admin::MetricsText {
-        let (gateway, log) = (Arc::clone(&self.gateway), Arc::clone(&self.log));
-        let stages = self.stages.metrics();
-        let archive = self.archive.as_ref().map(Archive::counters);
-        let retries = Arc::clone(&self.retries);
+        let sources = Arc::new(MetricsSources {
+            gateway: Arc::clone(&self.gateway),
+            log: Arc::clone(&self.log),
+            stages: self.stages.metrics(),
+            archive: self.archive.as_ref().map(Archive::counters),
+            retries: Arc::clone(&self.retries),
+        });
         Box::new(move || {
-            let mut text = String::new();
-            let gateway = gateway.lock().expect("no holder of this lock panics");
-            if let Some(running) = &*gateway {
-                running.metrics().encode(&mut text).expect("a string takes all text");
-            }
-            drop(gateway);
-            log.encode_metrics(&mut text);
-            stages.encode(&mut text);
-            crate::metrics::encode_retries(retries.counters(), &mut text);
-            if let Some(archive) = &archive {
-                crate::metrics::encode_archive(archive, clock::now(), &mut text);
-            }
-            text.push_str("# EOF\n");
-            text
+            let sources = Arc::clone(&sources);
+            Box::pin(async move { sources.text().await })
         })
+    }
+}
+
+/// Who tells something to metrics.
+struct MetricsSources {
+    gateway: Arc<Mutex<Option<Running>>>,
+    log: Arc<DiskLog>,
+    stages: StageMetrics,
+    archive: Option<Arc<ArchiveCounters>>,
+    retries: Arc<Retries>,
+}
+
+impl MetricsSources {
+    async fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(running) = &*self.gateway.lock().expect("no holder of this lock panics") {
+            running.metrics().encode(&mut text).expect("a string takes all text");
+        }
+        self.log.encode_metrics(&mut text);
+        self.stages.encode(&mut text).await;
+        crate::metrics::encode_retries(self.retries.counters(), &mut text);
+        if let Some(archive) = &self.archive {
+            crate::metrics::encode_archive(archive, clock::now(), &mut text);
+        }
+        text.push_str("# EOF\n");
+        text
     }
 }
 

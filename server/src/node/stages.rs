@@ -23,7 +23,7 @@ use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
-use tracklog_pipeline::groups::{GroupError, GroupLag, GroupName, Groups, Start};
+use tracklog_pipeline::groups::{GroupError, GroupName, GroupWait, Groups, Start};
 use tracklog_pipeline::realtime::Live;
 use tracklog_pipeline::route::HistoryError;
 use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
@@ -42,7 +42,7 @@ use crate::quarantine::StageOf;
 
 use super::routing::{Routing, RoutingParts};
 
-/// How often geo files are looked at, silent members given up, and lags told to metrics.
+/// How often geo files are looked at, silent members given up, and what waits is looked at.
 const ROUND_EVERY: Duration = Duration::from_secs(2);
 /// Beside what is read of the state's store, its own blocks.
 const STORE_CACHE_BYTES: u64 = 32 << 20;
@@ -88,7 +88,8 @@ pub(super) struct Stages {
     enrich: Option<(Arc<Enriching>, Flusher)>,
     routing: Arc<Routing>,
     live: Option<LiveFigures>,
-    lags: Arc<Mutex<Vec<GroupLag>>>,
+    /// As they were in the last round.
+    waits: Arc<Mutex<Vec<GroupWait>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     threads: Threads,
@@ -165,12 +166,12 @@ impl Stages {
         let groups = Groups::open(Arc::clone(&log), epoch, Arc::new(clock::now)).await?;
         let threads = Threads::new(runtime(&settings.enrich)?);
         let (stop, stopped) = watch::channel(false);
-        let lags = Arc::default();
+        let waits = Arc::default();
         let parts =
             routing_parts(settings, folder, &log, epoch, &groups, &topics, threads.handle());
         let (enrich, routing, tasks) = (None, Routing::start(parts).await?, Vec::new());
         let live = None;
-        let mut stages = Self { groups, enrich, routing, live, lags, stop, tasks, threads };
+        let mut stages = Self { groups, enrich, routing, live, waits, stop, tasks, threads };
         if settings.live.enabled {
             let last = if settings.enrich.enabled { &topics.enriched } else { &topics.raw };
             let live = LiveFigures::open(&settings.live, &log, epoch, last.clone()).await?;
@@ -229,7 +230,7 @@ impl Stages {
 
     /// What is to be done now and then.
     fn start_rounds(&mut self, geo: Option<Arc<Geo>>) {
-        let (groups, lags) = (Arc::clone(&self.groups), Arc::clone(&self.lags));
+        let (groups, waits) = (Arc::clone(&self.groups), Arc::clone(&self.waits));
         let routing = Arc::clone(&self.routing);
         let mut stopped = self.stop.subscribe();
         self.tasks.push(self.threads.spawn(async move {
@@ -246,9 +247,9 @@ impl Stages {
                 if let Err(error) = groups.expire().await {
                     tracing::debug!(%error, "silent members are given up later");
                 }
-                match groups.lags().await {
-                    Ok(now) => *lags.lock().expect("no holder of this lock panics") = now,
-                    Err(error) => tracing::debug!(%error, "lags are told later"),
+                match groups.waits().await {
+                    Ok(now) => *waits.lock().expect("no holder of this lock panics") = now,
+                    Err(error) => tracing::debug!(%error, "what waits is looked at later"),
                 }
             }
         }));
@@ -294,8 +295,8 @@ impl Stages {
     /// Where metrics come from.
     pub(super) fn metrics(&self) -> StageMetrics {
         let enriching = self.enrich.as_ref().map(|(enriching, _)| Arc::clone(enriching));
-        let (lags, live) = (Arc::clone(&self.lags), self.live.clone());
-        StageMetrics { lags, enriching, routing: self.routing(), live }
+        let (groups, waits) = (Arc::clone(&self.groups), Arc::clone(&self.waits));
+        StageMetrics { groups, waits, enriching, routing: self.routing(), live: self.live.clone() }
     }
 
     /// Ends the stages between two commits, and writes what the state's store lacks.
@@ -323,7 +324,8 @@ impl Stages {
 
 /// What stages tell to metrics.
 pub(crate) struct StageMetrics {
-    lags: Arc<Mutex<Vec<GroupLag>>>,
+    groups: Arc<Groups<dyn Log>>,
+    waits: Arc<Mutex<Vec<GroupWait>>>,
     enriching: Option<Arc<Enriching>>,
     routing: Arc<Routing>,
     live: Option<LiveFigures>,
@@ -331,10 +333,13 @@ pub(crate) struct StageMetrics {
 
 impl StageMetrics {
     /// Appends them to `text`.
-    pub(crate) fn encode(&self, text: &mut String) {
-        let lags = self.lags.lock().expect("no holder of this lock panics");
-        crate::metrics::encode_lags(&lags, text);
-        drop(lags);
+    pub(crate) async fn encode(&self, text: &mut String) {
+        match self.groups.lags().await {
+            Ok(lags) => crate::metrics::encode_lags(&lags, text),
+            Err(error) => tracing::warn!(%error, "metrics do not have the lags of groups"),
+        }
+        let waits = self.waits.lock().expect("no holder of this lock panics").clone();
+        crate::metrics::encode_waits(&waits, text);
         let mut stages = self.routing.counters();
         stages.extend(
             self.enriching.as_ref().map(|it| (stage::NAME.to_owned(), Arc::clone(&it.counters))),

@@ -26,15 +26,21 @@ fn settings(data: &Path) -> Settings {
 async fn track(node: &Node, name: &str) -> String {
     let body =
         format!(r#"{{"event":"{name}","userId":"1","writeKey":"{}"}}"#, node.default_key().text);
+    let answer = ask(node, "POST /v1/track", &body).await;
+    answer.lines().next().unwrap().to_owned()
+}
+
+/// The whole answer to a request.
+async fn ask(node: &Node, what: &str, body: &str) -> String {
     let request = format!(
-        "POST /v1/track HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut stream = TcpStream::connect(node.http().unwrap()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    answer.lines().next().unwrap().to_owned()
+    answer
 }
 
 async fn lines(log: Arc<dyn tracklog_log::Log>) -> String {
@@ -62,6 +68,24 @@ async fn a_node_starts_again_in_the_same_process_and_its_folder_reads_the_same_o
     let node = Node::start(&settings(data.path())).await.unwrap();
     assert_eq!(track(&node, "two").await, "HTTP/1.1 200 OK");
     assert_eq!(lines(node.log()).await.lines().count(), 2);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acked_and_not_yet_enriched_is_in_the_lag_that_metrics_tell_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(data.path())).await.unwrap();
+    let log = node.log();
+    let enriched = log.topic("enriched").unwrap();
+    for acked in 1..=200_u64 {
+        assert_eq!(track(&node, "one").await, "HTTP/1.1 200 OK");
+        let metrics = ask(&node, "GET /metrics", "").await;
+        let lag = r#"tracklog_group_lag_records{group="enrich",topic="raw"} "#;
+        let lag = metrics.lines().find_map(|line| line.strip_prefix(lag));
+        let lag: u64 = lag.expect("a group that reads").parse().unwrap();
+        let done: u64 = enriched.partitions().map(|at| log.extent(at).unwrap().end.0).sum();
+        assert!(lag + done >= acked, "{lag} to be read and {done} done of {acked}");
+    }
     node.stop().await;
 }
 
