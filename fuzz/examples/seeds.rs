@@ -235,6 +235,50 @@ const BATCHES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bare", &["", r#"{"type":"identify","userId":7,"traits":{"plan":"pro"}}"#, "{}"]),
+    (
+        "kinds",
+        &[
+            r#""context":{"locale":"en","page":{"url":"https://x.example/"},"traits":{"a":1}},"timestamp":"2026-01-02T03:04:05Z","sentAt":1767322800000"#,
+            r#"{"type":"identify","userId":"u-1","traits":{"userId":"u-1"},"context":{"locale":"de","sessionId":5}}"#,
+            r#"{"type":"page","name":"Home","category":"Docs","anonymousId":"a","properties":{"url":"https://y.example/","title":"T"}}"#,
+            r#"{"type":"screen","event":"Viewed","userId":7,"channel":"mobile"}"#,
+            r#"{"type":"group","groupId":9007199254740993,"userId":-7,"integrations":{"All":false}}"#,
+            r#"{"type":"track","event":"\u0045\n","user\u0049d":"1","properties":{"i":-1,"f":1.5e3,"u":18446744073709551615}}"#,
+        ],
+    ),
+    (
+        "refused",
+        &[
+            r#""integrations":null,"timestamp":{},"context":7,"more":[1]"#,
+            r#"{"type":"track","event":5,"userId":"1"}"#,
+            r#"{"type":"track","event":"E","userId":{}}"#,
+            r#"{"type":"nothing"}"#,
+            r#"7"#,
+            r#"{"type":"track","event":"E","event":"F","userId":"1"}"#,
+            r#"{"type":"track","event":"E","userId":"a\u0000"}"#,
+            r#"{"type":"track","event":"E","userId":"1","timestamp":"soon"}"#,
+            r#"{"type":"page","userId":"","anonymousId":null}"#,
+        ],
+    ),
+    (
+        "times",
+        &[
+            r#""sentAt":"2026-01-02T03:04:06Z""#,
+            r#"{"type":"track","event":"E","userId":"1","timestamp":1767322800}"#,
+            r#"{"type":"track","event":"E","userId":"1","originalTimestamp":"2026-01-02T03:04:05"}"#,
+            r#"{"type":"track","event":"E","userId":"1","timestamp":1767322800000,"sentAt":"2026-01-02T03:04:07Z"}"#,
+            r#"{"type":"track","event":"E","userId":"1","timestamp":"2030-01-01T00:00:00Z","messageId":""}"#,
+        ],
+    ),
+    (
+        "same",
+        &[
+            r#""writeKey":"k""#,
+            r#"{"type":"track","event":"E","userId":"1","messageId":"m"}"#,
+            r#"{"type":"track","event":"E","userId":"1","messageId":"m"}"#,
+            r#"{"type":"track","event":"F","userId":"1","messageId":"m"}"#,
+        ],
+    ),
 ];
 
 const LINES: &[(&str, &str, &str)] = &[
@@ -266,6 +310,114 @@ const SCHEMAS: &[(&str, &str, &str)] = &[
         r##"{"$defs":{"a":{"const":1}},"if":{"required":["a"]},"then":{"patternProperties":{"^a+$":{"$ref":"#/$defs/a"}}},"else":{"propertyNames":{"pattern":"b"}},"dependentRequired":{"a":["b"]},"oneOf":[{"minProperties":1},{"not":{}}],"unevaluatedProperties":{"enum":[1,3.0,"x"]}}"##,
         r#"{"a":1.0,"b":3}"#,
     ),
+    (
+        "shapes",
+        r#"{"type":["object","null"],"minProperties":1,"maxProperties":3,"patternProperties":{"^a":{"type":"string"},"b$":{"type":"integer"}},"additionalProperties":{"type":"boolean"},"propertyNames":{"maxLength":2}}"#,
+        r#"{"a1":"x","b":7,"c":true}"#,
+    ),
+    (
+        "shapes-refused",
+        r#"{"properties":{"a":false,"b":true},"patternProperties":{"^p":{"minimum":3}},"additionalProperties":false}"#,
+        r#"{"b":null,"p":2,"z":1}"#,
+    ),
+    (
+        "lists",
+        r#"{"properties":{"l":{"type":"array","prefixItems":[{"type":"integer"},{"type":"string"}],"items":{"enum":[1,"x",null,[1.0],{"a":2}]},"contains":{"const":{"a":2}},"minContains":1,"maxContains":2,"minItems":1,"maxItems":6,"uniqueItems":true,"unevaluatedItems":false}}}"#,
+        r#"{"l":[4,"t",{"a":2},[1],null]}"#,
+    ),
+    (
+        "lists-old",
+        r#"{"$schema":"http://json-schema.org/draft-07/schema#","properties":{"l":{"items":[{"type":"number"},{"type":"boolean"}],"additionalItems":{"type":"null"},"contains":{"type":"null"}}},"dependencies":{"l":["m"],"m":{"required":["n"]}}}"#,
+        r#"{"l":[1.5,true,null],"m":1,"n":2}"#,
+    ),
+    (
+        "numbers",
+        r#"{"properties":{"i":{"type":"integer","multipleOf":3,"exclusiveMinimum":-9,"exclusiveMaximum":18446744073709551616},"f":{"type":"number","minimum":-1.5e300,"maximum":0.25,"multipleOf":0.125},"e":{"enum":[1.0,2,-3]},"c":{"const":1e2}}}"#,
+        r#"{"i":9007199254740993,"f":0.25,"e":1,"c":100}"#,
+    ),
+    (
+        "texts",
+        r#"{"properties":{"s":{"type":"string","minLength":1,"maxLength":9,"pattern":"^(a|\\d+)\\p{L}?$","contentEncoding":"base64","contentMediaType":"application/json"},"t":{"pattern":"^abc"},"u":{"pattern":"abc$"},"v":{"enum":["\ud83d\ude00"]}}}"#,
+        r#"{"s":"12\u00e4","t":"abcd","u":"xabc","v":"\ud83d\ude00"}"#,
+    ),
+    (
+        "formats",
+        r#"{"properties":{"a":{"format":"date-time"},"b":{"format":"date"},"c":{"format":"time"},"d":{"format":"duration"},"e":{"format":"email"},"f":{"format":"hostname"},"g":{"format":"ipv4"},"h":{"format":"ipv6"},"i":{"format":"uri"},"j":{"format":"uri-reference"},"k":{"format":"uuid"},"l":{"format":"regex"},"m":{"format":"json-pointer"},"n":{"format":"relative-json-pointer"},"o":{"format":"uri-template"},"p":{"format":"iri"},"q":{"format":"idn-hostname"},"r":{"format":"unknown"}}}"#,
+        r#"{"a":"2026-01-02T03:04:05.6+01:00","b":"2024-02-29","c":"23:59:60Z","d":"P1DT2H","e":"a@b.example","f":"b.example","g":"203.0.113.9","h":"::ffff:1.2.3.4","i":"https://x.example/?a#b","j":"../a","k":"2f1b0a55-0000-4000-8000-000000000000","l":"^a+$","m":"/a~1b/0","n":"1/a","o":"/{a}","p":"https://x.example/%C3%A4","q":"x.example","r":7}"#,
+    ),
+    (
+        "choices",
+        r#"{"allOf":[{"required":["a"]},{"properties":{"a":{"anyOf":[{"type":"string"},{"type":"integer","minimum":5}]}}}],"anyOf":[{"required":["b"]}],"oneOf":[{"properties":{"k":{"const":1}},"required":["k"]},{"properties":{"k":{"const":2}},"required":["k"]}],"not":{"required":["never"]}}"#,
+        r#"{"a":6,"b":0,"k":2}"#,
+    ),
+    (
+        "choices-refused",
+        r#"{"oneOf":[{"type":"object"},{"minProperties":1}],"allOf":[{"not":{}}],"anyOf":[{"type":"string"},{"maxProperties":0}]}"#,
+        r#"{"a":1}"#,
+    ),
+    (
+        "conditions",
+        r#"{"if":{"properties":{"kind":{"const":"card"}},"required":["kind"]},"then":{"required":["number"]},"else":{"required":["iban"],"if":{"required":["bic"]},"then":false},"dependentRequired":{"iban":["name"]},"dependentSchemas":{"name":{"properties":{"name":{"minLength":2}}}}}"#,
+        r#"{"kind":"sepa","iban":"DE1","name":"xy"}"#,
+    ),
+    (
+        "rest-of-all",
+        r##"{"allOf":[{"properties":{"a":true}},{"if":{"required":["b"]},"then":{"properties":{"b":{"type":"null"}}},"else":{"patternProperties":{"^c":{}}}},{"$ref":"#/$defs/d"},{"dependentSchemas":{"a":{"properties":{"e":true}}}},{"anyOf":[{"properties":{"f":true}},{"properties":{"g":true}}]},{"oneOf":[{"properties":{"h":{"const":1}},"required":["h"]},false]},{"not":{"not":{"properties":{"i":true}}}}],"unevaluatedProperties":{"type":"boolean"},"$defs":{"d":{"properties":{"d":true},"additionalProperties":{"type":["number","null","boolean"]}}}}"##,
+        r#"{"a":1,"b":null,"d":2,"e":3,"f":4,"g":5,"h":1,"z":true}"#,
+    ),
+    (
+        "rest-of-lists",
+        r#"{"properties":{"l":{"allOf":[{"prefixItems":[true]},{"contains":{"type":"string"}},{"if":{"minItems":2},"then":{"prefixItems":[true,true]}}],"unevaluatedItems":{"type":"null"}}},"unevaluatedProperties":false}"#,
+        r#"{"l":[1,2,"a",null]}"#,
+    ),
+    (
+        "graph",
+        r##"{"$id":"https://x.example/tree","$anchor":"root","type":"object","properties":{"next":{"$ref":"#root"},"leaf":{"$ref":"#/$defs/leaf"},"same":{"$ref":"tree#/$defs/leaf"}},"$defs":{"leaf":{"$id":"leaf","type":"integer","$defs":{"deep":{"$anchor":"deep","type":"string"}}},"use":{"$ref":"leaf#deep"}},"required":["leaf"]}"##,
+        r#"{"leaf":1,"next":{"leaf":2,"next":{"leaf":3,"same":4}}}"#,
+    ),
+    (
+        "dynamic",
+        r##"{"$schema":"https://json-schema.org/draft/2020-12/schema","$id":"https://x.example/strict","$dynamicAnchor":"node","$ref":"#/$defs/tree","unevaluatedProperties":false,"$defs":{"tree":{"$dynamicAnchor":"base","properties":{"data":true,"children":{"type":"array","items":{"$dynamicRef":"#node"}}}}}}"##,
+        r#"{"data":1,"children":[{"data":2},{"children":[]}]}"#,
+    ),
+    (
+        "recursive",
+        r##"{"$schema":"https://json-schema.org/draft/2019-09/schema","$recursiveAnchor":true,"properties":{"kids":{"items":{"$recursiveRef":"#"}},"n":{"type":"number"}},"unevaluatedProperties":false}"##,
+        r#"{"n":1,"kids":[{"n":2},{"kids":[{"n":"3"}]}]}"#,
+    ),
+    (
+        "circles",
+        r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}"##,
+        r#"{}"#,
+    ),
+    (
+        "nowhere",
+        r##"{"$ref":"https://elsewhere.example/schema","properties":{"a":{"$ref":"#/$defs/missing"}}}"##,
+        r#"{}"#,
+    ),
+    (
+        "draft-four",
+        r#"{"$schema":"http://json-schema.org/draft-04/schema#","id":"https://x.example/four","properties":{"n":{"minimum":1,"exclusiveMinimum":true,"maximum":9,"exclusiveMaximum":false,"type":"integer"}},"required":["n"]}"#,
+        r#"{"n":1}"#,
+    ),
+    (
+        "draft-six",
+        r#"{"$schema":"http://json-schema.org/draft-06/schema#","properties":{"n":{"const":null},"m":{"contains":{"minimum":2}},"x":{"examples":[1],"default":2}},"propertyNames":{"enum":["n","m","x"]}}"#,
+        r#"{"n":null,"m":[1,2],"x":0}"#,
+    ),
+    (
+        "steps",
+        r##"{"$ref":"#/$defs/a","$defs":{"a":{"anyOf":[{"$ref":"#/$defs/b"},{"$ref":"#/$defs/b"}]},"b":{"allOf":[{"$ref":"#/$defs/c"},{"$ref":"#/$defs/c"}]},"c":{"properties":{"x":{"$ref":"#/$defs/a"}},"additionalProperties":false}}}"##,
+        r#"{"x":{"x":{"x":{"x":{"x":{"x":{"y":0}}}}}}}"#,
+    ),
+    (
+        "annotations",
+        r#"{"title":"t","description":"d","$comment":"c","deprecated":true,"readOnly":true,"writeOnly":false,"examples":[{}],"default":{},"$vocabulary":{"https://x.example/v":true},"unknown":{"type":"no"},"type":"object"}"#,
+        r#"{"a":"\u0000\"\\\/\b\f\n\r\t"}"#,
+    ),
+    ("no-schema", r#"{"type":"strin","properties":[],"required":"a","minimum":"x"}"#, r#"{}"#),
+    ("false", r#"false"#, r#"{"a":[]}"#),
+    ("true", r#"true"#, r#"[1,-0.0,1e-7,123456789012345678901234567890]"#),
 ];
 
 /// Doors are numbered as in the target.
@@ -295,6 +447,96 @@ const BODIES: &[(u8, &str, &str)] = &[
         "import-strict",
         r#"{"batch":[{"type":"track","event":"A","userId":"7","originalTimestamp":"1767322800","context":{"userId":"7","ip":"10.0.0.1"},"previousId":"6"}]}"#,
     ),
+    (
+        1,
+        "identify",
+        r#"{"userId":"u-1","anonymousId":"a-1","messageId":"m-1","traits":{"email":"a@b.example","userId":"u-1","nested":{"user_id":"u-1","ids":["u-1",7]}},"context":{"traits":{"plan":"pro"},"locale":"en-GB","timezone":"Europe/Berlin","userAgent":"Mozilla/5.0","sessionId":1767322800,"sessionStart":true,"protocols":{"violations":[]}},"timestamp":1767322800,"originalTimestamp":"2026-01-02T03:04:05"}"#,
+    ),
+    (
+        2,
+        "page",
+        r#"{"name":"Home","category":"Docs","anonymousId":"a-1","properties":{"url":"https://x.example/?utm_source=a","path":"/","referrer":"https://y.example/","title":"T","search":""},"context":{"page":{"url":"https://z.example/","path":"/z","referrer":"","title":null},"campaign":{"name":"c"}},"channel":"web","sessionId":"9"}"#,
+    ),
+    (
+        3,
+        "screen",
+        r#"{"name":"","event":"Viewed","userId":7,"properties":{},"context":{"device":{"id":"d","advertisingId":"x"},"os":{"name":"iOS"}},"category":7}"#,
+    ),
+    (
+        4,
+        "group",
+        r#"{"groupId":9007199254740993,"userId":-7,"traits":{"name":"g"},"integrations":{"All":false,"S3":{"a":1}}}"#,
+    ),
+    (5, "alias", r#"{"previousId":"a-1","userId":"u-1","anonymousId":null}"#),
+    (
+        0x15,
+        "alias-hashed",
+        r#"{"previousId":6,"userId":7,"context":{"previous_id":6,"otherId":7,"list":["7",6,true,null],"ip":"203.0.113.9"},"traits":{"userId":""},"properties":{"user_id":8}}"#,
+    ),
+    (
+        0x10,
+        "track-hashed",
+        r#"{"event":"E","userId":"u-1","properties":{"userId":"u-1","u":"u-1","k":{"\u0075serId":"u-2"}},"context":{"ip":"2001:db8::7","traits":{"user_id":"u-1"}},"more":{"userId":"u-1"}}"#,
+    ),
+    (0x30, "kept", r#"{"event":"E","userId":"u-1","properties":[1]}"#),
+    (0x40, "no-address", r#"{"event":"E","userId":"1","context":{"ip":"203.0.113.9"}}"#),
+    (
+        0x80,
+        "required",
+        r#"{"event":"E","userId":"1","context":{"sessionId":5},"timestamp":"2026-01-02T03:04:05Z"}"#,
+    ),
+    (0x80, "required-missing", r#"{"event":"E","userId":"1","timestamp":"soon"}"#),
+    (0, "ids-of-no-kind", r#"{"event":"E","userId":{},"anonymousId":[1],"messageId":true}"#),
+    (0, "nul", r#"{"event":"E\u0000","userId":"a\u0000b"}"#),
+    (0, "name-of-no-kind", r#"{"event":5,"userId":"1"}"#),
+    (0, "nobody", r#"{"event":"E","userId":"","anonymousId":null}"#),
+    (0, "twice", r#"{"event":"E","event":"F","userId":"1","\u0075serId":"2"}"#),
+    (
+        0,
+        "spelt",
+        r#"{"\u0065vent":"\u00c4\n\"","user\u0049d":"1","propert\u0069es":{"\u006e":-12,"i":-9223372036854775808,"u":18446744073709551615,"f":1e308,"z":-0,"e":2E+3},"conte\u0078t":{"li\u0062rary":{"name":"x","version":"1"},"\u0070age":{"\u0075rl":"https:\/\/x.example"}}}"#,
+    ),
+    (
+        0,
+        "parts-of-no-kind",
+        r#"{"event":"E","userId":"1","context":7,"properties":"x","traits":[1],"integrations":null,"timestamp":{},"sentAt":[],"writeKey":5,"sessionId":1.5,"channel":{}}"#,
+    ),
+    (
+        0,
+        "deep",
+        r#"{"event":"E","userId":"1","properties":{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[1]}]}]}]}]}]}]}}"#,
+    ),
+    (
+        0,
+        "too-deep",
+        r#"{"event":"E","userId":"1","properties":{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[{"a":[1]}]}]}]}]}]}]}]}]}}"#,
+    ),
+    (0, "cut", r#"{"event":"E","userId":"1","properties":{"a":"b"#),
+    (0, "surrogate", r#"{"event":"\ud800","userId":"1"}"#),
+    (
+        6,
+        "batch-of-all",
+        r#"{"batch":[{"type":"screen","name":"n","userId":"1"},{"type":"group","groupId":"g","userId":"1"},{"type":"identify","userId":"1","traits":{}},{"type":"nothing","userId":"1"},{},7,{"type":"track","userId":"1"},{"type":"track","event":"E","userId":"1","context":{"locale":"de"},"writeKey":"k"}],"context":{"locale":"en","library":{"name":"x"}},"timestamp":"2026-01-02T03:04:05Z","sentAt":1767322800000}"#,
+    ),
+    (6, "batch-of-none", r#"{"batch":[],"writeKey":"k"}"#),
+    (6, "no-batch", r#"{"batch":{},"x":1}"#),
+    (
+        7,
+        "import",
+        r#"{"batch":[{"type":"track","event":"A","userId":"7","timestamp":"2020-01-02T03:04:05Z","messageId":"m"},{"type":"page","anonymousId":"a","originalTimestamp":1577934245000}]}"#,
+    ),
+    (8, "one", r#"{"type":"track","event":"E","userId":"1"}"#),
+    (
+        8,
+        "lines-mixed",
+        "{\"type\":\"track\",\"event\":\"E\",\"userId\":\"1\"}\n[{\"type\":\"page\",\"userId\":\"1\"}]\n{\"type\":",
+    ),
+    (
+        9,
+        "merge",
+        r#"{"userId":"7","mergeProperties":[{"type":"email","value":"a@b.example"},{"type":"mobile","value":"+491"}],"messageId":"m"}"#,
+    ),
+    (9, "merge-short", r#"{"mergeProperties":[{"type":"email"},{"value":7}]}"#),
 ];
 
 fn full_event() -> EventParts<'static> {
