@@ -186,6 +186,47 @@ mod tests {
         assert_eq!(log.status().packs, 1);
     }
 
+    /// Else the settler could make no pack any more, and no slot would ever be free again.
+    #[test]
+    fn a_journal_that_grows_leaves_room_for_a_pack() {
+        const SLOT_BYTES: u64 = 2 << 20;
+        let disk = SimDisk::new(1);
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            hot_bytes: Some(0),
+            replay_threads: 0,
+            ..Options::default()
+        };
+        let (log, mut stepper) = Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
+        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let partition =
+            finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap().partition(0);
+        disk.set_capacity(9 * SLOT_BYTES + SLOT_BYTES / 2);
+        let bytes = vec![7; 450_000];
+        let record = tracklog_protocol::Record::opaque(&bytes);
+        let items = [tracklog_log::Item::Record { partition, record }];
+        let mut context = Context::from_waker(Waker::noop());
+        // The settler does nothing meanwhile.
+        let stored = (0..100).take_while(|_| {
+            let permit = log.reserve(tracklog_log::Lane(9), 450_000).unwrap();
+            let append = tracklog_log::Append { conditions: &[], items: &items };
+            let mut append = log.append(permit, epoch, append);
+            let mut is_stored = || {
+                stepper.step_journal();
+                disk.step();
+                stepper.run_keeper();
+                matches!(pin!(&mut append).poll(&mut context), Poll::Ready(Ok(_)))
+            };
+            (0..100).any(|_| is_stored())
+        });
+        let stored = stored.count();
+        assert!((16..100).contains(&stored), "four go into each of some slots: {stored}");
+        let free_bytes = disk.free_bytes().unwrap();
+        assert!((SLOT_BYTES..2 * SLOT_BYTES).contains(&free_bytes), "{free_bytes} are left");
+    }
+
     /// The append waits while a commit is in flight, and meanwhile the pack is listed: what its caller
     /// asked the filters, and what the table knew, is both out of date.
     #[test]

@@ -292,7 +292,7 @@ impl Bench<'_> {
             taken.add(&self.take(log, FEW_CALLERS).await?);
             bare.add(&self.bare(PAGE_BYTES, 1).await?);
         }
-        let waits = Waits { name: FEW_CALLERS.name, unit: "µs, p50", quantile: 0.5 };
+        let waits = Waits { case: FEW_CALLERS.name, unit: "µs, p50", name: "p50", quantile: 0.5 };
         Ok(waits.figure(&taken, &bare, PAGE_BYTES))
     }
 
@@ -310,7 +310,8 @@ impl Bench<'_> {
             bare.add(&self.bare(taken.commit_bytes(), 1).await?);
         }
         log.remove().await?;
-        let waits = Waits { name: ROLLING.name, unit: "µs, p99.9", quantile: 0.999 };
+        let waits =
+            Waits { case: ROLLING.name, unit: "µs, p99.9", name: "p99.9", quantile: 0.999 };
         Ok(waits.figure(&taken, &bare, taken.commit_bytes()))
     }
 
@@ -358,8 +359,10 @@ impl Bench<'_> {
 
 /// A figure of how long was waited for an ack.
 struct Waits {
-    name: &'static str,
+    case: &'static str,
     unit: &'static str,
+    /// What the quantile is called.
+    name: &'static str,
     quantile: f64,
 }
 
@@ -367,10 +370,9 @@ impl Waits {
     fn figure(&self, taken: &Taken, bare: &Written, bytes: usize) -> Figure {
         let value = taken.latencies.value_at_quantile(self.quantile) as f64;
         let raw = bare.latencies.value_at_quantile(self.quantile) as f64;
-        let quantile = self.unit.trim_start_matches("µs, ");
-        Figure::new(self.name, self.unit, value)
+        Figure::new(self.case, self.unit, value)
             .latencies(&taken.latencies)
-            .beside(raw, format!("{}, {quantile}", bare_is(bare, bytes, 1)))
+            .beside(raw, format!("{}, {}", bare_is(bare, bytes, 1), self.name))
     }
 }
 
