@@ -5,7 +5,7 @@
 //! which). Commits gather what waits: group commit, several in flight.
 //!
 //! Its slots have been written before it is measured, as those of a log that has run for a while.
-//! A producer is a thread that parks until its one ticket resolves.
+//! A producer is a thread that waits for each append, and makes the write itself where nobody else does.
 
 use std::sync::Arc;
 
