@@ -97,7 +97,8 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    use tracklog_log::{Domain, Log, Retention, TopicName, TopicSpec};
+    use tracklog_log::{Domain, Epoch, Log, Retention, TopicName, TopicSpec};
+    use tracklog_protocol::PartitionId;
     use tracklog_protocol::event::{EventBuilder, EventParts};
 
     use super::*;
@@ -147,11 +148,7 @@ mod tests {
         };
         let open = |disk: &SimDisk| Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
         let (log, mut stepper) = open(&disk);
-        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
-        let name = TopicName::new("t").unwrap();
-        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
-        let made = finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap();
-        let partition = made.partition(0);
+        let (epoch, partition) = begin(&disk, &log, &mut stepper);
         let bytes = vec![7; 450_000];
         let append = || {
             let record = tracklog_protocol::Record::opaque(&bytes);
@@ -198,11 +195,7 @@ mod tests {
             ..Options::default()
         };
         let (log, mut stepper) = Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
-        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
-        let name = TopicName::new("t").unwrap();
-        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
-        let partition =
-            finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap().partition(0);
+        let (epoch, partition) = begin(&disk, &log, &mut stepper);
         disk.set_capacity(9 * SLOT_BYTES + SLOT_BYTES / 2);
         let bytes = vec![7; 450_000];
         let record = tracklog_protocol::Record::opaque(&bytes);
@@ -274,6 +267,15 @@ mod tests {
         finish(&disk, &mut stepper, Box::pin(in_flight), false).unwrap();
     }
 
+    /// Becomes the writer of a new log, and makes a topic of one partition.
+    fn begin(disk: &SimDisk, log: &Engine, stepper: &mut Stepper) -> (Epoch, PartitionId) {
+        let epoch = finish(disk, stepper, log.open(Domain::WHOLE), true).unwrap();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let made = finish(disk, stepper, log.create_topic(spec), true).unwrap();
+        (epoch, made.partition(0))
+    }
+
     /// Drives the log until `future` is over.
     fn finish<T>(
         disk: &SimDisk,
@@ -309,11 +311,7 @@ mod tests {
         };
         let open = |disk: &SimDisk| Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
         let (log, mut stepper) = open(&disk);
-        let epoch = finish(&disk, &mut stepper, log.open(Domain::WHOLE), true).unwrap();
-        let name = TopicName::new("t").unwrap();
-        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
-        let made = finish(&disk, &mut stepper, log.create_topic(spec), true).unwrap();
-        let partition = made.partition(0);
+        let (epoch, partition) = begin(&disk, &log, &mut stepper);
         let bytes = vec![7; 150_000];
         let start = |log: &Engine| log.extent(partition).unwrap().start;
         // The keeper gives the oldest segment up, and does not come to write that down.
