@@ -172,7 +172,7 @@ pub(crate) fn encode_lags(lags: &[GroupLag], text: &mut String) {
     const NAME: &str = "tracklog_group_lag_records";
     declare(text, NAME, "gauge", "Records that a group has still to read.");
     for GroupLag { group, topic, records } in lags {
-        line(text, NAME, &format!("{{group=\"{group}\",topic=\"{topic}\"}}"), *records);
+        line(text, NAME, &of_group(group, topic), *records);
     }
 }
 
@@ -182,9 +182,13 @@ pub(crate) fn encode_waits(waits: &[GroupWait], text: &mut String) {
     const HELP: &str = "How long the first record that a group has still to read waits.";
     declare(text, NAME, "gauge", HELP);
     for GroupWait { group, topic, seconds } in waits {
-        writeln!(text, "{NAME}{{group=\"{group}\",topic=\"{topic}\"}} {seconds}")
-            .expect("a string takes all text");
+        let labels = of_group(group, topic);
+        writeln!(text, "{NAME}{labels} {seconds}").expect("a string takes all text");
     }
+}
+
+fn of_group(group: &str, topic: &str) -> String {
+    format!("{{group=\"{group}\",topic=\"{topic}\"}}")
 }
 
 type OfStage = fn(&StageCounters) -> u64;

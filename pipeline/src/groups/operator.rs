@@ -158,15 +158,12 @@ impl<L: Log + ?Sized> Groups<L> {
     /// [`GroupError::Ledger`] when the ledger can't be read.
     pub async fn lags(&self) -> Result<Vec<GroupLag>, GroupError> {
         self.ledger.refresh().await?;
-        let mut lags = Vec::new();
-        for name in self.names() {
-            for topic in self.topics_of(&self.record(&name)?) {
-                let records = topic.partitions().map(|at| self.behind(&name, at).1).sum();
-                let topic = topic.name().to_owned();
-                lags.push(GroupLag { group: name.to_string(), topic, records });
-            }
-        }
-        Ok(lags)
+        let lag = |(name, topic): (GroupName, Topic)| GroupLag {
+            records: topic.partitions().map(|at| self.behind(&name, at).1).sum(),
+            group: name.to_string(),
+            topic: topic.name().to_owned(),
+        };
+        Ok(self.read_topics()?.into_iter().map(lag).collect())
     }
 
     /// How long what each group has still to read waits. Reads a record of each partition that has
@@ -177,17 +174,25 @@ impl<L: Log + ?Sized> Groups<L> {
     pub async fn waits(&self) -> Result<Vec<GroupWait>, GroupError> {
         self.ledger.refresh().await?;
         let mut waits = Vec::new();
-        for name in self.names() {
-            for topic in self.topics_of(&self.record(&name)?) {
-                let mut seconds = 0_f64;
-                for at in topic.partitions() {
-                    seconds = seconds.max(self.partition_lag(&name, &topic, at).await?.lag_seconds);
-                }
-                let topic = topic.name().to_owned();
-                waits.push(GroupWait { group: name.to_string(), topic, seconds });
+        for (name, topic) in self.read_topics()? {
+            let mut seconds = 0_f64;
+            for at in topic.partitions() {
+                seconds = seconds.max(self.partition_lag(&name, &topic, at).await?.lag_seconds);
             }
+            let topic = topic.name().to_owned();
+            waits.push(GroupWait { group: name.to_string(), topic, seconds });
         }
         Ok(waits)
+    }
+
+    /// Each group with each topic that it reads.
+    fn read_topics(&self) -> Result<Vec<(GroupName, Topic)>, GroupError> {
+        let mut all = Vec::new();
+        for name in self.names() {
+            let topics = self.topics_of(&self.record(&name)?);
+            all.extend(topics.into_iter().map(|topic| (name.clone(), topic)));
+        }
+        Ok(all)
     }
 
     /// Lets the group go on elsewhere in `topic`.
