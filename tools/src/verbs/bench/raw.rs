@@ -28,7 +28,6 @@ pub(super) struct RawDisk {
 
 /// What raw writers did, in all their turns.
 pub(super) struct Written {
-    writes: u64,
     time: Duration,
     /// Of each write, in micros.
     pub(super) latencies: Histogram<u64>,
@@ -38,11 +37,10 @@ pub(super) struct Written {
 
 impl Written {
     pub(super) fn nothing() -> Self {
-        Self { writes: 0, time: Duration::ZERO, latencies: latencies(), direct: false }
+        Self { time: Duration::ZERO, latencies: latencies(), direct: false }
     }
 
     pub(super) fn add(&mut self, turn: &Self) {
-        self.writes += turn.writes;
         self.time += turn.time;
         self.latencies.add(&turn.latencies).expect("the bounds are the same");
         self.direct = turn.direct;
@@ -50,7 +48,7 @@ impl Written {
 
     /// All of them together.
     pub(super) fn writes_per_second(&self) -> f64 {
-        self.writes as f64 / self.time.as_secs_f64()
+        self.latencies.len() as f64 / self.time.as_secs_f64()
     }
 }
 
@@ -74,9 +72,8 @@ impl RawDisk {
         let mut taken = Written::nothing();
         let began = Instant::now();
         while taken.time < time {
-            file.write_all_at(&buffer, taken.writes % places * bytes as u64)?;
+            file.write_all_at(&buffer, taken.latencies.len() % places * bytes as u64)?;
             file.sync_data()?;
-            taken.writes += 1;
             let now = began.elapsed();
             taken.latencies.saturating_record(micros(now - taken.time));
             taken.time = now;
@@ -98,7 +95,7 @@ impl RawDisk {
         })?;
         let mut all = latencies();
         written.iter().for_each(|of_one| all.add(of_one).expect("the bounds are the same"));
-        Ok(Written { writes: all.len(), time: began.elapsed(), latencies: all, direct })
+        Ok(Written { time: began.elapsed(), latencies: all, direct })
     }
 
     /// The file, past the page cache where its system takes that, which a write shows.

@@ -1,8 +1,8 @@
 //! Whether the machine stood still while it was measured.
 //!
 //! A host that gives a virtual machine so much CPU time in each tenth of a second halts all of it for
-//! the rest, and counts that as nobody's: no load shows it, and every latency has it. A thread that
-//! does nothing but sleep a millisecond notices, as jHiccup (Gil Tene) does for Java.
+//! the rest. The machine's own figures need not show that, and what waits meanwhile waits longer. A
+//! thread that does nothing but sleep a millisecond notices, as jHiccup (Gil Tene) does for Java.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const SLEEP: Duration = Duration::from_millis(1);
 /// Less is what a thread waits for its turn on a busy core.
 const STANDSTILL_MIN: Duration = Duration::from_millis(6);
+/// Less of the time does not move a p99.
+const SHARE_TOLD: f64 = 0.005;
 
 /// The thread that sleeps.
 pub(super) struct Watcher {
@@ -60,13 +62,13 @@ impl Standstills {
         }
     }
 
-    /// A line for people, where it is enough to be seen in one wait of a hundred.
+    /// A line for people, where it is enough to show.
     pub(super) fn told(&self) -> Option<String> {
         let share = self.total.as_secs_f64() / self.watched.as_secs_f64().max(f64::MIN_POSITIVE);
-        (share >= 0.005).then(|| {
+        (share >= SHARE_TOLD).then(|| {
             format!(
                 "this machine stood still for {:.1} % of the time, for up to {} ms at once: its host \
-                 or other work held it up, and waits that long are not the log's",
+                 or other work held it up, and waits of that length may be that alone",
                 share * 1e2,
                 self.longest.as_millis()
             )
