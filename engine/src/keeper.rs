@@ -314,10 +314,10 @@ impl Keeper {
         if self.slots < SLOTS_MIN || !self.settling.is_on() {
             return Ok(());
         }
-        if self.settling.is_making_room() {
+        let free = self.disk.free_bytes().map_err(|error| Lack::Other(error.to_string()))?;
+        if self.settling.makes_room_below().is_some_and(|low| free < low) {
             return Err(Lack::Other("the disk is nearly full, and room is being made".to_owned()));
         }
-        let free = self.disk.free_bytes().map_err(|error| Lack::Other(error.to_string()))?;
         if free < self.heading.slot_bytes + PACK_SLOTS * self.heading.slot_bytes {
             return Err(Lack::Room(format!("the disk is full but for {free} bytes")));
         }

@@ -218,6 +218,13 @@ mod tests {
         assert!((16..100).contains(&stored), "four go into each of some slots: {stored}");
         let free_bytes = disk.free_bytes().unwrap();
         assert!((SLOT_BYTES..2 * SLOT_BYTES).contains(&free_bytes), "{free_bytes} are left");
+
+        // A pack makes room, but is not listed yet: the journal waits for it, unless room comes sooner.
+        assert!(stepper.run_settler() && stepper.look_for_room());
+        assert!(stepper.look_for_room(), "it still waits");
+        disk.set_capacity(100 * SLOT_BYTES);
+        assert!(stepper.look_for_room());
+        assert!(!stepper.look_for_room(), "it does not wait any more");
     }
 
     /// The append waits while a commit is in flight, and meanwhile the pack is listed: what its caller

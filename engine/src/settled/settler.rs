@@ -101,8 +101,9 @@ struct State {
     is_on: bool,
     /// The last attempt to settle segments failed.
     failed: bool,
-    /// The disk is nearly full, and the last look found something to do about it.
-    is_making_room: bool,
+    /// The last look found the disk nearly full, which it is below so many bytes free, and something to
+    /// do about it.
+    making_room_below: Option<u64>,
     /// There may be something to settle.
     to_look: bool,
     /// A pack is made, and not listed or refused yet; or spare files are being wiped.
@@ -137,10 +138,10 @@ impl Settling {
         self.state.lock().is_on
     }
 
-    /// Whether room on a disk that is nearly full comes by itself, as packs are made and what may go
-    /// is given up.
-    pub(crate) fn is_making_room(&self) -> bool {
-        self.state.lock().is_making_room
+    /// While room on a disk that is nearly full comes by itself, as packs are made and what may go is
+    /// given up: the bytes free below which it is nearly full.
+    pub(crate) fn makes_room_below(&self) -> Option<u64> {
+        self.state.lock().making_room_below
     }
 
     /// Whether something is to be erased, and what it waits for, if it does.
@@ -338,13 +339,11 @@ impl Settler {
         }
     }
 
-    /// How much room there is, and what of it in bytes.
-    fn room(&self) -> io::Result<(Room, u64)> {
+    /// The bytes free below which the disk counts as nearly full.
+    fn low_bytes(&self) -> u64 {
         let packs = self.published.places.read().settled();
         let largest = packs.iter().map(|(_, head)| head.file_bytes).max().unwrap_or(0);
-        let free = self.disk.free_bytes()?;
-        let is_short = free < LOW_SLOTS * self.options.slot_bytes + 2 * largest;
-        Ok((if is_short { Room::Short } else { Room::Plenty }, free))
+        LOW_SLOTS * self.options.slot_bytes + 2 * largest
     }
 
     /// Has topics that allow it give up what they hold of the oldest pack that has something of
@@ -407,10 +406,15 @@ impl Settler {
         if self.options.hot_segments == u64::MAX {
             return false;
         }
-        let (room, free_bytes) = self.room().unwrap_or_else(|error| {
-            tracing::warn!("cannot tell how much room there is: {error}");
-            (Room::Plenty, 0)
-        });
+        let low_bytes = self.low_bytes();
+        let (room, free_bytes) = match self.disk.free_bytes() {
+            Ok(free) if free < low_bytes => (Room::Short, free),
+            Ok(free) => (Room::Plenty, free),
+            Err(error) => {
+                tracing::warn!("cannot tell how much room there is: {error}");
+                (Room::Plenty, 0)
+            }
+        };
         let segments = self.segments_to_settle(room, free_bytes).unwrap_or_else(|why| {
             self.settling.state.lock().failed = true;
             tell(&why)
@@ -424,7 +428,8 @@ impl Settler {
             Some(stretch) => (true, self.settle_stretch(&stretch)),
             None => (false, room == Room::Short && self.give_up(free_bytes)),
         };
-        self.settling.state.lock().is_making_room = room == Room::Short && went;
+        let makes_room = room == Room::Short && went;
+        self.settling.state.lock().making_room_below = makes_room.then_some(low_bytes);
         is_tried
     }
 

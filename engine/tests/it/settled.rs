@@ -338,7 +338,7 @@ fn a_full_disk_keeps_the_segments_and_settles_when_there_is_room() {
     machine.disk.set_capacity(u64::MAX >> 1);
     let log = machine.engine();
     for number in 0..20 {
-        append(log, raw, &payload(number, 1 << 20)).expect("it is stored");
+        append_in_time(log, raw, &payload(number, 1 << 20));
     }
     settled(log);
     assert!(records(log, raw).len() == 60);
