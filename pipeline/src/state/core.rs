@@ -2,7 +2,8 @@
 //!
 //! A look-up asks the tables, then a cache of what the store said, then the store. The cache is
 //! right because a table goes into the store only when every living batch sees all of it: until
-//! then its keys are answered by the table, afterwards the cache has their new values.
+//! then its keys are answered by the table, afterwards the cache has their new values. For the same
+//! reason all of it begins anew only while no batch lives.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use tokio::sync::Notify;
 use tracklog_log::FetchedPartition;
 use tracklog_protocol::{BatchView, Offset};
 
@@ -37,6 +39,8 @@ pub(super) struct Core {
     /// Who writes the store: one at a time.
     flushing: Mutex<()>,
     pub(super) due: Due,
+    /// Told when a batch ends.
+    pub(super) batch_ended: Notify,
     pub(super) counts: Counts,
 }
 
@@ -90,6 +94,7 @@ impl Core {
             applying: Mutex::default(),
             flushing: Mutex::default(),
             due: Due::default(),
+            batch_ended: Notify::new(),
             counts: Counts::default(),
         }
     }
@@ -121,12 +126,18 @@ impl Core {
         Ok(entry)
     }
 
-    /// Takes in what was read of the changelog below `until`; what is known already is skipped.
-    pub(super) fn apply(&self, found: &FetchedPartition, until: Offset) -> Result<(), StoreError> {
+    /// Takes in what was read of the changelog from `from` on and below `until`; what is known already
+    /// is skipped. All of it, where what lies before `from` is not known any more.
+    pub(super) fn apply(
+        &self,
+        from: Offset,
+        found: &FetchedPartition,
+        until: Offset,
+    ) -> Result<(), StoreError> {
         let _one_at_a_time = self.applying.lock();
         let known = self.end();
         let next = found.next.min(until);
-        if next <= known {
+        if next <= known || known < from {
             return Ok(());
         }
         let records = found.batches.iter().flat_map(BatchView::records);
@@ -197,9 +208,23 @@ impl Core {
         tables.end_batch(below);
         let due = tables.has_frozen();
         drop(tables);
+        self.batch_ended.notify_waiters();
         if due {
             self.due.tell();
         }
+    }
+
+    /// Begins anew with an empty store, if no batch lives: whether that is so.
+    pub(super) fn clear(&self) -> Result<bool, StoreError> {
+        let _no_changes = self.applying.lock();
+        let _no_flush = self.flushing.lock();
+        let mut tables = self.tables.write();
+        if !tables.clear() {
+            return Ok(false);
+        }
+        self.cache.clear();
+        self.store.clear()?;
+        Ok(true)
     }
 
     /// Freezes what is there, full or not.

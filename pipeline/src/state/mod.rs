@@ -222,8 +222,15 @@ impl<L: Log + ?Sized> State<L> {
     /// # Errors
     /// [`StateError`] when it cannot be told what that is.
     pub async fn begin(&self, source: PartitionId) -> Result<StateBatch<'_>, StateError> {
-        self.catch_up(self.extent()?.end, FetchMode::Live).await?;
-        Ok(StateBatch::new(&self.core, self.core.begin()?, source))
+        let end = self.extent()?.end;
+        loop {
+            self.catch_up(end, FetchMode::Live).await?;
+            let batch = StateBatch::new(&self.core, self.core.begin()?, source);
+            if batch.offset() >= end {
+                return Ok(batch);
+            }
+            // All of it began anew in between.
+        }
     }
 
     /// Begins a batch of `source` that sees what one saw that named `offset`. The batches of a run
@@ -239,6 +246,23 @@ impl<L: Log + ?Sized> State<L> {
     ) -> Result<StateBatch<'_>, StateError> {
         self.reach(offset, FetchMode::Replay).await?;
         Ok(StateBatch::new(&self.core, self.core.begin()?, source))
+    }
+
+    /// Empties the store, tables and cache, and builds all of it again from the changelog, as that is
+    /// now: what was erased there is nowhere any more. Batches that live are waited for; those that
+    /// begin meanwhile wait for it.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store cannot be emptied or the changelog cannot be read. Again is safe.
+    pub async fn begin_anew(&self) -> Result<(), StateError> {
+        loop {
+            let ended = self.core.batch_ended.notified();
+            if self.core.clear()? {
+                break;
+            }
+            ended.await;
+        }
+        self.catch_up(self.extent()?.end, FetchMode::Replay).await
     }
 
     /// Writes what is due into the store; whether it wrote something. It waits for the disk.
@@ -311,7 +335,7 @@ impl<L: Log + ?Sized> State<L> {
             match self.log.fetch(fetch).await {
                 Ok(fetched) => {
                     let mut found = fetched.partitions.iter();
-                    found.try_for_each(|found| self.core.apply(found, until))?;
+                    found.try_for_each(|found| self.core.apply(next, found, until))?;
                 }
                 Err(FetchError::OutOfRange { extent, .. }) if next < extent.start => {
                     self.core.skip_to(extent.start.min(until));

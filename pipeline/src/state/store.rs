@@ -35,6 +35,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         entries: &mut dyn Iterator<Item = (&[u8], &[u8])>,
         applied: Offset,
     ) -> Result<(), StoreError>;
+
+    /// Begins anew: nothing is in it any more, and no byte of it is left where it lay.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be. What is there then is not to be used before another try
+    /// was a good one.
+    fn clear(&self) -> Result<(), StoreError>;
 }
 
 /// The store failed.
@@ -106,6 +113,15 @@ impl Store for std::sync::Arc<MemoryStore> {
         }
         kept.entries.extend(entries.map(|(key, value)| (key.to_vec(), value.to_vec())));
         kept.applied = applied;
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        let mut kept = self.kept.lock();
+        if kept.failing {
+            return Err(StoreError { why: "asked to fail".to_owned() });
+        }
+        *kept = Kept::default();
         Ok(())
     }
 }

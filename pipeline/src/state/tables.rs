@@ -116,6 +116,15 @@ impl Tables {
         self.frozen.take()
     }
 
+    /// Begins anew from an empty store, if no batch lives: whether that is so.
+    pub(super) fn clear(&mut self) -> bool {
+        let is_unseen = self.live.is_empty();
+        if is_unseen {
+            *self = Self::new(Offset::ZERO);
+        }
+        is_unseen
+    }
+
     /// A batch begins; it sees the changes below what is returned.
     pub(super) fn begin(&mut self) -> Offset {
         *self.live.entry(self.active.end).or_default() += 1;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tracklog_log::Log;
 use tracklog_log::conformance::block_on;
+use tracklog_log::{Fetch, FetchMode, Log};
 use tracklog_protocol::event::EventParts;
 use tracklog_protocol::{Offset, Records, TimeMicros};
 
@@ -448,4 +448,80 @@ mod order {
             prop_assert_eq!(two_partitions(&said, &turns), two_partitions(&said, &[]));
         }
     }
+}
+
+#[test]
+fn begun_anew_it_is_what_the_changelog_says_and_no_more() {
+    let rig = Rig::new(SMALL);
+    for (number, user) in ["alice", "bob", "carol", "dave"].into_iter().enumerate() {
+        let text = format!("device {number}");
+        set(&rig, LinkId::Anonymous(&text), user, 1);
+    }
+    rig.state.flush_all().unwrap();
+    // Only the store has it.
+    let strange = [(&b"\x01strange"[..], &b"1"[..])];
+    rig.store.write(&mut strange.into_iter(), rig.store.applied()).unwrap();
+    rig.store.fail_writes(true);
+    assert!(matches!(block_on(rig.state.begin_anew()), Err(StateError::Store(_))));
+    rig.store.fail_writes(false);
+    block_on(rig.state.begin_anew()).unwrap();
+    assert_eq!(rig.store.get(b"\x01strange").unwrap(), None);
+    for (number, user) in ["alice", "bob", "carol", "dave"].into_iter().enumerate() {
+        let text = format!("device {number}");
+        assert_eq!(link(&mut rig.begin(0), LinkId::Anonymous(&text)).as_deref(), Some(user));
+    }
+    set(&rig, D, "erin", 2);
+    assert_eq!(link(&mut rig.begin(0), D).as_deref(), Some("erin"), "it goes on");
+}
+
+#[test]
+fn a_batch_that_lives_is_waited_for_before_it_begins_anew() {
+    let rig = Rig::new(SMALL);
+    set(&rig, D, "alice", 1);
+    let mut batch = rig.begin(0);
+    let mut anew = std::pin::pin!(rig.state.begin_anew());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(anew.as_mut().poll(&mut context).is_pending());
+    assert_eq!(link(&mut batch, D).as_deref(), Some("alice"));
+    drop(batch);
+    block_on(anew).unwrap();
+    assert_eq!(link(&mut rig.begin(0), D).as_deref(), Some("alice"));
+}
+
+#[test]
+fn what_was_read_before_it_began_anew_is_not_taken_in_with_a_hole_below() {
+    let rig = Rig::new(SMALL);
+    for time in 1..5 {
+        set(&rig, D, "alice", time);
+    }
+    let from = vec![(rig.state.partition(), Offset(2))];
+    let fetch = Fetch { from, bytes_max: 1 << 10, wait: false, mode: FetchMode::Live };
+    let fetched = block_on(rig.log.fetch(fetch)).unwrap();
+    assert!(rig.state.core.clear().unwrap());
+    rig.state.core.apply(Offset(2), &fetched.partitions[0], Offset(4)).unwrap();
+    assert_eq!(rig.state.core.end(), Offset::ZERO);
+}
+
+#[test]
+fn batches_on_other_threads_see_all_of_it_while_it_begins_anew_again_and_again() {
+    // Soon full, and room for all of it while it waits for the store.
+    let rig = Rig::new(StateOptions { table_bytes: 4 << 10, ..SMALL });
+    for number in 0..50 {
+        let text = format!("device {number}");
+        set(&rig, LinkId::Anonymous(&text), "alice", 1);
+    }
+    let _flusher = rig.state.spawn_flusher().unwrap();
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            for number in 0..20_000 {
+                let text = format!("device {}", number % 50);
+                let mut batch = rig.begin(1);
+                assert_eq!(link(&mut batch, LinkId::Anonymous(&text)).as_deref(), Some("alice"));
+            }
+        });
+        while !looking.is_finished() {
+            block_on(rig.state.begin_anew()).unwrap();
+        }
+        looking.join().unwrap();
+    });
 }

@@ -10,10 +10,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use parking_lot::{Mutex, RwLock};
 use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 use super::{Store, StoreError};
@@ -43,10 +44,17 @@ pub struct DiskStoreOptions {
 
 /// State in a folder of its own.
 pub struct DiskStore {
-    tree: Keyspace,
+    folder: PathBuf,
+    options: DiskStoreOptions,
+    /// `None` after it was cleared and could not be opened again.
+    tree: RwLock<Option<Tree>>,
+    applied: Mutex<Offset>,
+}
+
+/// An open tree. Dropped, it lets go of its folder.
+struct Tree {
+    state: Keyspace,
     database: Database,
-    head: Head,
-    applied: parking_lot::Mutex<Offset>,
 }
 
 /// Which store it is.
@@ -62,19 +70,23 @@ impl DiskStore {
     /// # Errors
     /// [`StoreError`] when the folder cannot be used at all.
     pub fn open(folder: &Path, options: DiskStoreOptions) -> Result<Self, StoreError> {
-        let head = Head { changelog: options.changelog, created: options.created };
-        match Self::open_as_is(folder, options, head) {
-            Ok(store) => Ok(store),
+        let (tree, applied) = match Tree::open(folder, options) {
+            Ok(opened) => opened,
             Err(Refused::Unusable(why)) => {
                 tracing::warn!(why, "the state's store is built again from its changelog");
                 delete(folder).map_err(fjall::Error::Io)?;
-                Ok(Self::open_as_is(folder, options, head)?)
+                Tree::open(folder, options)?
             }
-            Err(Refused::Failed(error)) => Err(error),
-        }
+            Err(Refused::Failed(error)) => return Err(error),
+        };
+        let (tree, applied) = (RwLock::new(Some(tree)), Mutex::new(applied));
+        Ok(Self { folder: folder.to_owned(), options, tree, applied })
     }
+}
 
-    fn open_as_is(folder: &Path, options: DiskStoreOptions, head: Head) -> Result<Self, Refused> {
+impl Tree {
+    /// Opens what is in the folder, and tells how far it is.
+    fn open(folder: &Path, options: DiskStoreOptions) -> Result<(Self, Offset), Refused> {
         let database = Database::builder(folder)
             .cache_size(options.cache_bytes)
             .worker_threads(1)
@@ -89,16 +101,16 @@ impl DiskStore {
                 .filter_block_partitioning_policy(in_pieces.clone())
                 .index_block_partitioning_policy(in_pieces.clone())
         };
-        let tree = database.keyspace("state", tree_options)?;
-        let applied = match tree.get(HEAD)? {
-            Some(bytes) => head
+        let state = database.keyspace("state", tree_options)?;
+        let applied = match state.get(HEAD)? {
+            Some(bytes) => Head::of(options)
                 .read(&bytes)
                 .filter(|applied| *applied <= options.changelog_end)
                 .ok_or_else(Refused::of_another)?,
-            None if tree.is_empty()? => Offset::ZERO,
+            None if state.is_empty()? => Offset::ZERO,
             None => return Err(Refused::of_another()),
         };
-        Ok(Self { tree, database, head, applied: parking_lot::Mutex::new(applied) })
+        Ok((Self { state, database }, applied))
     }
 }
 
@@ -110,6 +122,10 @@ fn delete(folder: &Path) -> io::Result<()> {
 }
 
 impl Head {
+    const fn of(options: DiskStoreOptions) -> Self {
+        Self { changelog: options.changelog, created: options.created }
+    }
+
     fn bytes(self, applied: Offset) -> Vec<u8> {
         let mut bytes = LAYOUT.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.changelog.topic.0.to_le_bytes());
@@ -133,7 +149,9 @@ impl Store for DiskStore {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(key)?.map(|value| value.to_vec()))
+        let tree = self.tree.read();
+        let tree = tree.as_ref().ok_or_else(not_open)?;
+        Ok(tree.state.get(key)?.map(|value| value.to_vec()))
     }
 
     fn write(
@@ -141,16 +159,31 @@ impl Store for DiskStore {
         entries: &mut dyn Iterator<Item = (&[u8], &[u8])>,
         applied: Offset,
     ) -> Result<(), StoreError> {
-        let mut batch = self.database.batch();
+        let tree = self.tree.read();
+        let tree = tree.as_ref().ok_or_else(not_open)?;
+        let mut batch = tree.database.batch();
         for (key, value) in entries {
-            batch.insert(&self.tree, key, value);
+            batch.insert(&tree.state, key, value);
         }
         // Last: where a power cut leaves half of a batch, the offset is not in it.
-        batch.insert(&self.tree, HEAD, self.head.bytes(applied));
+        batch.insert(&tree.state, HEAD, Head::of(self.options).bytes(applied));
         batch.commit()?;
         *self.applied.lock() = applied;
         Ok(())
     }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        let mut tree = self.tree.write();
+        drop(tree.take());
+        delete(&self.folder).map_err(fjall::Error::Io)?;
+        let (opened, applied) = Tree::open(&self.folder, self.options)?;
+        (*tree, *self.applied.lock()) = (Some(opened), applied);
+        Ok(())
+    }
+}
+
+fn not_open() -> StoreError {
+    StoreError { why: "it was cleared and could not be opened again".to_owned() }
 }
 
 impl fmt::Debug for DiskStore {
@@ -234,6 +267,21 @@ mod tests {
         assert_eq!(store.applied(), Offset(77));
         assert_eq!(store.get(b"\x01b").unwrap().as_deref(), Some(&b"2"[..]));
         assert_eq!(store.get(b"\x01c").unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_that_was_cleared_is_empty_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let store = DiskStore::open(&path, options(3)).unwrap();
+        for applied in 70..75 {
+            write(&store, applied);
+            store.clear().unwrap();
+            assert_eq!((store.applied(), store.get(b"\x01b").unwrap()), (Offset::ZERO, None));
+        }
+        write(&store, 77);
+        drop(store);
+        assert_eq!(DiskStore::open(&path, options(3)).unwrap().applied(), Offset(77));
     }
 
     #[test]
