@@ -15,21 +15,24 @@
 //!   itself when it is opened again.
 //! - Memory is bounded: by a piece of the log, by one file of the archive, by the person's ids.
 //!
-//! It works on a folder that no node holds. Backups, and what went to destinations, is out of its
-//! reach: the receipt says so.
+//! [`forget`] works on a folder that no node holds. On a node that runs, `node::forgetting` has those
+//! stand still who make something of events, and does the same; there the store of the state begins
+//! anew while it is open. Backups, and what went to destinations, is out of its reach: the receipt says
+//! so.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracklog_ingest_gateway::source::HmacKey;
 use tracklog_log::erase::STRETCHES_MAX;
-use tracklog_log::{Domain, Erase, EraseError, FetchError, Log, Topic};
+use tracklog_log::{Domain, Epoch, Erase, EraseError, FetchError, Log, Topic};
 use tracklog_pipeline::archive::erasure;
 use tracklog_pipeline::archive::store::Store;
 use tracklog_pipeline::destination::undelivered::{self, Undelivered};
-use tracklog_pipeline::state::{self, Linking, Person};
+use tracklog_pipeline::state::{self, Linking, Person, State, StateError};
 use tracklog_protocol::event::EventView;
 use tracklog_protocol::rejected::RejectedView;
 use tracklog_protocol::{Offset, PartitionId, Record};
@@ -56,7 +59,7 @@ pub struct Forget<'a> {
 }
 
 /// What was forgotten.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// The user ids that were looked for, as they were stored.
@@ -76,7 +79,7 @@ pub struct Receipt {
     /// Whether it was only counted.
     pub dry_run: bool,
     /// What may hold more of them, and is out of reach.
-    pub unreached: Vec<&'static str>,
+    pub unreached: Vec<Cow<'static, str>>,
 }
 
 /// Copies that nobody here can reach.
@@ -109,21 +112,71 @@ pub enum ForgetError {
     Retries(#[from] quarantine::ForgetError),
     /// The store of the state stays.
     #[error("the state's store cannot be removed: {0}")]
-    State(io::Error),
+    StateStays(io::Error),
+    /// The store of the state cannot begin anew.
+    #[error("the state's store: {0}")]
+    State(#[from] StateError),
     /// The archive is not done.
     #[error("the archive: {0}")]
     Archive(#[from] erasure::EraseError),
 }
 
 /// What it is at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Told {
     /// A topic is read.
-    Topic(&'a str),
+    Topic(String),
     /// The log erases so many records.
     Erasing(u64),
-    /// The archive's files are read.
-    Archive,
+    /// The files of the archive at this URL are read.
+    Archive(String),
+}
+
+/// What a node tells, as a line of JSON. The last is a receipt or an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ForgetLine {
+    /// What it is at.
+    Told(Told),
+    /// It is done.
+    Receipt(Receipt),
+    /// Why it could not be finished.
+    Error(String),
+}
+
+impl ForgetLine {
+    /// The line, with its end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("texts and numbers become JSON");
+        line.push('\n');
+        line
+    }
+}
+
+/// Where somebody is forgotten.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) log: &'a Arc<dyn Log>,
+    pub(crate) folder: &'a DataFolder,
+    pub(crate) archive: Option<&'a Store>,
+    pub(crate) holder: Holder<'a>,
+}
+
+/// Who holds the log.
+#[derive(Clone, Copy)]
+pub(crate) enum Holder<'a> {
+    /// Nobody else: it is open for this.
+    Nobody,
+    /// A node, and nobody on it makes anything of events meanwhile. It has the log's writer, and its
+    /// state open, if it has one.
+    Node {
+        /// Of the writer.
+        epoch: Epoch,
+        /// Of enrichment.
+        state: Option<&'a State<dyn Log>>,
+    },
 }
 
 /// Forgets somebody in a folder that no node holds, and in its archive.
@@ -134,28 +187,32 @@ pub async fn forget(
     folder: &DataFolder,
     archive: Option<&Store>,
     whom: Forget<'_>,
-    told: &mut (dyn FnMut(Told<'_>) + Send),
+    told: &mut (dyn FnMut(Told) + Send),
 ) -> Result<Receipt, ForgetError> {
+    let holder = Holder::Nobody;
     if whom.dry_run {
         // Counting leaves the folder as it is.
         let log = offline::open(folder.path(), &mut |note| tracing::warn!("{note}"))?;
-        return forget_in(&log, folder, archive, whom, told).await;
+        return forget_at(Site { log: &log, folder, archive, holder }, whom, told).await;
     }
     let changing = offline::open_for_change(folder.path()).await?;
     let log = changing.log();
-    let done = forget_in(&log, folder, archive, whom, told).await;
+    let done = forget_at(Site { log: &log, folder, archive, holder }, whom, told).await;
     drop(log);
     changing.close().await;
     done
 }
 
-async fn forget_in(
-    shared: &Arc<dyn Log>,
-    folder: &DataFolder,
-    archive: Option<&Store>,
+/// Forgets somebody at a site.
+///
+/// # Errors
+/// [`ForgetError`].
+pub(crate) async fn forget_at(
+    site: Site<'_>,
     whom: Forget<'_>,
-    told: &mut (dyn FnMut(Told<'_>) + Send),
+    told: &mut (dyn FnMut(Told) + Send),
 ) -> Result<Receipt, ForgetError> {
+    let Site { log: shared, folder, archive, holder } = site;
     let log = &**shared;
     let person = person(log, folder, whom.user).await?;
     let mut receipt = Receipt {
@@ -163,17 +220,20 @@ async fn forget_in(
         anonymous_ids: person.devices().iter().cloned().collect(),
         archive: archive.map(|store| store.url().to_owned()),
         dry_run: whom.dry_run,
-        unreached: UNREACHED.to_vec(),
+        unreached: UNREACHED.map(Cow::Borrowed).to_vec(),
         ..Receipt::default()
     };
     let mut erasing = Erasing { log, person: &person, whom, receipt: &mut receipt };
     erasing.topics(|name| name != CATALOG && name != state::TOPIC, told).await?;
     if !whom.dry_run {
-        let epoch = log.open(Domain::WHOLE).await.map_err(EraseError::from)?;
+        let epoch = match holder {
+            Holder::Nobody => log.open(Domain::WHOLE).await.map_err(EraseError::from)?,
+            Holder::Node { epoch, .. } => epoch,
+        };
         quarantine::forget_erased(shared, epoch).await?;
     }
     if let Some(store) = archive {
-        told(Told::Archive);
+        told(Told::Archive(store.url().to_owned()));
         let is_doomed = |event: &EventView<'_>| person.did(event);
         if whom.dry_run {
             receipt.archived = erasure::count(store, &is_doomed).await?;
@@ -187,7 +247,10 @@ async fn forget_in(
     if !whom.dry_run {
         // What an earlier call began may be on its way still.
         log.erase(Vec::new()).await?;
-        remove_state(folder).map_err(ForgetError::State)?;
+        match holder {
+            Holder::Node { state: Some(state), .. } => state.begin_anew().await?,
+            _ => remove_state(folder).map_err(ForgetError::StateStays)?,
+        }
     }
     Ok(receipt)
 }
@@ -233,11 +296,11 @@ impl Erasing<'_> {
     async fn topics(
         &mut self,
         is_meant: impl Fn(&str) -> bool,
-        told: &mut (dyn FnMut(Told<'_>) + Send),
+        told: &mut (dyn FnMut(Told) + Send),
     ) -> Result<(), ForgetError> {
         let mut found = Vec::new();
         for topic in self.log.topics().iter().filter(|topic| is_meant(topic.name())) {
-            told(Told::Topic(topic.name()));
+            told(Told::Topic(topic.name().to_owned()));
             for partition in topic.partitions() {
                 self.partition(topic, partition, &mut found, told).await?;
             }
@@ -250,7 +313,7 @@ impl Erasing<'_> {
         topic: &Topic,
         partition: PartitionId,
         found: &mut Vec<Erase>,
-        told: &mut (dyn FnMut(Told<'_>) + Send),
+        told: &mut (dyn FnMut(Told) + Send),
     ) -> Result<(), ForgetError> {
         let Some(extent) = self.log.extent(partition) else { return Ok(()) };
         let (mut next, mut count) = (extent.start, 0);
@@ -277,7 +340,7 @@ impl Erasing<'_> {
     async fn erase(
         &self,
         found: &mut Vec<Erase>,
-        told: &mut (dyn FnMut(Told<'_>) + Send),
+        told: &mut (dyn FnMut(Told) + Send),
     ) -> Result<(), ForgetError> {
         let found = std::mem::take(found);
         if found.is_empty() || self.whom.dry_run {

@@ -12,7 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub const TOPIC: &str = "_reprocesses";
 /// What a job's own state takes of memory.
 const STATE: StateOptions = StateOptions { table_bytes: 16 << 20, cache_bytes: 32 << 20 };
 const STORE_CACHE_BYTES: u64 = 16 << 20;
+/// How the folder of a job's own state begins.
+const STATE_PREFIX: &str = "reprocess-";
 /// How long a job waits that could not begin again with the node.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
@@ -125,6 +128,9 @@ pub struct JobView {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReprocessError {
+    /// All jobs stand still for a while.
+    #[error("jobs stand still while somebody is forgotten: try again when that is done")]
+    Paused,
     /// The node has no enrichment.
     #[error("the stage enrich is off in the node's configuration")]
     Off,
@@ -208,7 +214,15 @@ pub(crate) struct Workshop {
 pub struct Reprocesses {
     shop: Arc<Workshop>,
     jobs: Arc<MetaTopic<dyn Log>>,
-    running: Mutex<BTreeMap<String, Running>>,
+    running: Mutex<Jobs>,
+}
+
+/// The jobs that are not done.
+#[derive(Default)]
+struct Jobs {
+    at_work: BTreeMap<String, Running>,
+    /// All stand still, and none is begun.
+    are_paused: bool,
 }
 
 /// A job at work.
@@ -235,13 +249,24 @@ impl Reprocesses {
         let name = TopicName::new(TOPIC).expect("our own names are good");
         let jobs = MetaTopic::open(Arc::clone(&shop.log), shop.epoch, name).await?;
         let all = Self { shop: Arc::new(shop), jobs: Arc::new(jobs), running: Mutex::default() };
-        for (name, _) in all.jobs.list(b"") {
-            let job = all.job(&String::from_utf8_lossy(&name))?;
-            if job.status == Status::Running {
-                all.start(&mut *all.running.lock().await, &job, None);
+        all.go_on().await?;
+        Ok(all)
+    }
+
+    /// Lets those go on that are not done.
+    ///
+    /// # Errors
+    /// [`ReprocessError`] when they can't be read.
+    pub(crate) async fn go_on(&self) -> Result<(), ReprocessError> {
+        let mut running = self.running.lock().await;
+        running.are_paused = false;
+        for (name, _) in self.jobs.list(b"") {
+            let job = self.job(&String::from_utf8_lossy(&name))?;
+            if job.status == Status::Running && !running.at_work.contains_key(&job.asked.into) {
+                self.start(&mut running, &job, None);
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     fn job(&self, name: &str) -> Result<Job, ReprocessError> {
@@ -268,6 +293,9 @@ impl Reprocesses {
             }
             return Err(ReprocessError::Exists(asked.into));
         }
+        if running.are_paused {
+            return Err(ReprocessError::Paused);
+        }
         let topic = self.shop.check_topic(&asked.into)?;
         group_of(&asked.into)?;
         let source = self.shop.source(&asked).await?;
@@ -288,12 +316,7 @@ impl Reprocesses {
     }
 
     /// Lets a job run, by `runner` or by one that is made when it can be.
-    fn start(
-        &self,
-        running: &mut BTreeMap<String, Running>,
-        job: &Job,
-        runner: Option<StageRunner<dyn Log>>,
-    ) {
+    fn start(&self, running: &mut Jobs, job: &Job, runner: Option<StageRunner<dyn Log>>) {
         let (stop, mut stopped) = watch::channel(false);
         let (shop, jobs, job) = (Arc::clone(&self.shop), Arc::clone(&self.jobs), job.clone());
         let name = job.asked.into.clone();
@@ -309,7 +332,7 @@ impl Reprocesses {
                 tracing::warn!(%error, "a reprocess that is done runs again and finds nothing");
             }
         });
-        running.insert(name, Running { stop, task });
+        running.at_work.insert(name, Running { stop, task });
     }
 
     /// Ends a job. What it wrote stays.
@@ -319,7 +342,7 @@ impl Reprocesses {
     pub async fn cancel(&self, name: &str) -> Result<(), ReprocessError> {
         let mut running = self.running.lock().await;
         let job = self.job(name)?;
-        if let Some(running) = running.remove(name) {
+        if let Some(running) = running.at_work.remove(name) {
             running.stop().await;
         }
         if self.job(name)?.status == Status::Running {
@@ -359,13 +382,34 @@ impl Reprocesses {
         Ok(JobView { into, stage, state, status: *status, done, records })
     }
 
-    /// Lets all of them pause, until the node runs again.
-    pub async fn stop(&self) {
+    /// Ends all of them between two commits, until they [go on](Self::go_on) or the node runs again.
+    pub(crate) async fn stand_still(&self) {
         let mut running = self.running.lock().await;
-        while let Some((_, running)) = running.pop_first() {
+        running.are_paused = true;
+        while let Some((_, running)) = running.at_work.pop_first() {
             running.stop().await;
         }
+        // A job that goes on makes its state anew.
+        let folder = self.shop.folder.clone();
+        if let Err(error) = blocking::run(move || remove_states(&folder)).await {
+            tracing::warn!(%error, "the state of a reprocess stays");
+        }
     }
+}
+
+/// Removes the states of all jobs, of those too that a killed node left.
+fn remove_states(folder: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(STATE_PREFIX) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes down how a job ended. Its group has no members any more and goes.
@@ -544,7 +588,7 @@ impl Workshop {
     }
 
     fn state_folder(&self, job: &Job) -> PathBuf {
-        self.folder.join(format!("reprocess-{}", job.asked.into))
+        self.folder.join(format!("{STATE_PREFIX}{}", job.asked.into))
     }
 
     /// A state of the job's own, at the beginning of the changelog. One that an earlier process
@@ -562,7 +606,7 @@ impl Workshop {
         let place = self.state_folder(job);
         let opened = blocking::run(move || {
             match std::fs::remove_dir_all(&place) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError { why: error.to_string() });
                 }
                 _ => {}

@@ -193,6 +193,24 @@ impl NodeClient {
         Ok(None)
     }
 
+    /// Takes an answer that comes as lines of JSON, each as it comes.
+    pub(crate) async fn lines<T: DeserializeOwned>(
+        &self,
+        answer: Response<Incoming>,
+        take: &mut dyn FnMut(T),
+    ) -> Result<(), Failure> {
+        let mut body = answer.into_body();
+        let mut begun = Vec::new();
+        while let Some(piece) = self.piece(&mut body).await? {
+            begun.extend_from_slice(&piece);
+            while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = begun.drain(..=end).collect();
+                take(serde_json::from_slice(&line).map_err(Failure::could_not_run)?);
+            }
+        }
+        Ok(())
+    }
+
     async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
         let body = response.into_body().collect().await;
         let body = body.map_err(|error| Failure::of(&self.endpoint, error))?;

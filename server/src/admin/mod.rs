@@ -29,6 +29,7 @@
 //! | | POST | `{"into":…,"stage":"enrich","from":…,"to":…,"state":"then"}` → the job |
 //! | `/v1/reprocesses/{topic}` | GET | the job and how far it is |
 //! | | DELETE | cancels it → `{"success":true}` |
+//! | `/v1/forget` | POST | `{"user":…,"dryRun":…}` → what it is at, line by line, and last `{"receipt":…}` or `{"error":…}`; 409 while another is forgotten |
 //! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
 //!
 //! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
@@ -42,6 +43,7 @@ mod answer;
 mod backfills;
 mod explain;
 mod find;
+mod forget;
 mod groups;
 mod live;
 mod query;
@@ -70,6 +72,7 @@ use tracklog_protocol::TimeMicros;
 use crate::backfill::Backfills;
 use crate::explain::Explainer;
 use crate::find::Finder;
+use crate::node::forgetting::Forgetting;
 use crate::node::routing::Routing;
 use crate::quarantine::Retries;
 use crate::replay::{Replay, ReplayError, Step};
@@ -106,6 +109,7 @@ struct Shared {
     reprocesses: OnceLock<Arc<Reprocesses>>,
     retries: OnceLock<Arc<Retries>>,
     finder: OnceLock<Finder>,
+    forgetting: OnceLock<Arc<Forgetting>>,
     /// Whoever holds it changes limits: what one request does not say is not undone by another.
     limiting: tokio::sync::Mutex<()>,
 }
@@ -133,6 +137,7 @@ impl Admin {
             reprocesses: OnceLock::new(),
             retries: OnceLock::new(),
             finder: OnceLock::new(),
+            forgetting: OnceLock::new(),
             limiting: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -199,6 +204,12 @@ impl Admin {
         assert!(first, "the finder is set once");
     }
 
+    /// What forgets somebody.
+    pub(crate) fn set_forgetting(&self, forgetting: Arc<Forgetting>) {
+        let first = self.shared.forgetting.set(forgetting).is_ok();
+        assert!(first, "it is set once");
+    }
+
     /// How the log verifies itself.
     pub fn set_verification(&self, verification: Verification) {
         let first = self.shared.verification.set(verification).is_ok();
@@ -223,6 +234,7 @@ enum Route {
     Events(String),
     Explain,
     Find,
+    Forget,
     Groups,
     Group(String),
     Reset(String),
@@ -249,6 +261,7 @@ impl Route {
             "/v1/topics" => return Some(Self::Topics),
             "/v1/enrich/explain" => return Some(Self::Explain),
             "/v1/find" => return Some(Self::Find),
+            "/v1/forget" => return Some(Self::Forget),
             "/v1/groups" => return Some(Self::Groups),
             "/v1/rejected" => return Some(Self::Rejected),
             "/v1/rejected/retry" => return Some(Self::Retry),
@@ -294,6 +307,7 @@ impl Route {
             Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
             Self::Reset(_)
             | Self::Explain
+            | Self::Forget
             | Self::WhereTo
             | Self::Destination(..)
             | Self::Retry => "POST",
@@ -344,6 +358,7 @@ impl Shared {
             },
             (&Method::POST, Route::Explain) => self.explain(request.body()).await,
             (&Method::GET, Route::Find) => self.find(request.uri().query()).await,
+            (&Method::POST, Route::Forget) => self.forget(request.body()),
             (&Method::GET, Route::Groups) => self.list_groups().await,
             (&Method::GET, Route::Group(name)) => self.describe_group(&name).await,
             (&Method::DELETE, Route::Group(name)) => self.delete_group(&name).await,

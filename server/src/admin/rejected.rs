@@ -64,7 +64,9 @@ fn answer(told: Result<impl serde::Serialize, QuarantineError>) -> Response<Cont
     let (status, code) = match &error {
         QuarantineError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         QuarantineError::Moved => (StatusCode::CONFLICT, "moved"),
-        QuarantineError::Busy(_) | QuarantineError::Append(AppendError::Full { .. }) => {
+        QuarantineError::Busy(_)
+        | QuarantineError::Held
+        | QuarantineError::Append(AppendError::Full { .. }) => {
             (StatusCode::TOO_MANY_REQUESTS, "overloaded")
         }
         _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

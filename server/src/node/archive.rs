@@ -4,7 +4,7 @@
 //! - A store that is slow or fails holds up the archive and nothing else.
 //! - A place that cannot be one is known before the log is opened; one that fails later is tried
 //!   again.
-//! - [`Archive::stop`] waits for no flush: what is not archived yet is in the log.
+//! - [`Archive::stand_still`] waits for no flush: what is not archived yet is in the log.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracklog_log::{Log, Topic};
 use tracklog_pipeline::archive::archiver::{
     ArchiveCounters, Archiver, ArchiverEnd, Flush, Schemas,
@@ -44,9 +44,20 @@ pub enum ArchiveError {
     Thread(#[from] io::Error),
 }
 
-/// The running archive.
+/// The archive, which runs or stands still.
 pub(super) struct Archive {
+    store: Store,
+    log: Arc<dyn Log>,
+    registry: Arc<Registry>,
+    folder: DataFolder,
+    flush: Flush,
+    topics: Vec<Topic>,
     counters: Arc<ArchiveCounters>,
+    running: Mutex<Option<Running>>,
+}
+
+/// It runs.
+struct Running {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -72,24 +83,47 @@ pub(super) fn reader(store: &Store) -> Option<Store> {
 
 impl Archive {
     /// Begins where the last manifest in `store` ends.
-    pub(super) fn start(
+    pub(super) async fn start(
         settings: &ArchiveSettings,
         store: Store,
         log: &Arc<dyn Log>,
         registry: &Arc<Registry>,
         folder: &DataFolder,
     ) -> Result<Self, ArchiveError> {
-        let restored = Restored::read(folder, store.url())?;
         let topics: Vec<Topic> = TOPICS.iter().filter_map(|name| log.topic(name)).collect();
-        let counters = Arc::new(ArchiveCounters::new(&topics));
-        let archiver = Archiver {
-            log: Arc::clone(log),
+        let archive = Self {
             store,
-            topics,
-            schemas: Arc::new(Registered(Arc::clone(registry))),
+            log: Arc::clone(log),
+            registry: Arc::clone(registry),
+            folder: folder.clone(),
             flush: Flush { bytes: settings.flush_bytes(), interval: settings.flush_interval() },
+            counters: Arc::new(ArchiveCounters::new(&topics)),
+            topics,
+            running: Mutex::default(),
+        };
+        archive.go_on().await?;
+        Ok(archive)
+    }
+
+    /// Lets it go on where its last manifest ends.
+    pub(super) async fn go_on(&self) -> Result<(), ArchiveError> {
+        let mut running = self.running.lock().await;
+        if running.is_none() {
+            *running = Some(self.run()?);
+        }
+        Ok(())
+    }
+
+    fn run(&self) -> Result<Running, ArchiveError> {
+        let restored = Restored::read(&self.folder, self.store.url())?;
+        let archiver = Archiver {
+            log: Arc::clone(&self.log),
+            store: self.store.clone(),
+            topics: self.topics.clone(),
+            schemas: Arc::new(Registered(Arc::clone(&self.registry))),
+            flush: self.flush,
             time: Arc::new(NodeTime),
-            counters: Arc::clone(&counters),
+            counters: Arc::clone(&self.counters),
         };
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -107,7 +141,12 @@ impl Archive {
             // A call that hangs in a store must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Self { counters, stop, thread })
+        Ok(Running { stop, thread })
+    }
+
+    /// Where it lies.
+    pub(super) const fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Where metrics come from.
@@ -115,10 +154,11 @@ impl Archive {
         Arc::clone(&self.counters)
     }
 
-    /// Ends it between two steps.
-    pub(super) async fn stop(self) {
-        self.stop.send_replace(true);
-        let ending = tokio::task::spawn_blocking(move || self.thread.join());
+    /// Ends it between two steps, until [`go_on`](Self::go_on).
+    pub(super) async fn stand_still(&self) {
+        let Some(Running { stop, thread }) = self.running.lock().await.take() else { return };
+        stop.send_replace(true);
+        let ending = tokio::task::spawn_blocking(move || thread.join());
         if !matches!(ending.await, Ok(Ok(()))) {
             tracing::warn!("the archive's thread did not end by itself");
         }

@@ -10,12 +10,14 @@
 //!
 //! The first start makes the topics, the secrets and, without certificate files, a self-signed
 //! pair. `sources` turns settings into the gateway's; `stages` runs what becomes of events, `archive`
-//! keeps them; `disk_log` is the only file that knows the
+//! keeps them, `forgetting` lets them go; `disk_log` is the only file that knows the
 //! engine.
 
 mod archive;
+pub(crate) mod forgetting;
 mod live;
 pub(crate) mod routing;
+mod runner;
 pub(crate) mod sources;
 pub(crate) mod stages;
 
@@ -54,6 +56,7 @@ use crate::schemas::SCHEMAS_TOPIC;
 use crate::topics::OWN_TOPICS;
 use archive::Archive;
 pub use archive::ArchiveError;
+use forgetting::{Forgetting, Parts};
 pub use stages::StagesError;
 use stages::{NodeTime, StageMetrics, StageTopics, Stages};
 
@@ -144,7 +147,8 @@ pub struct Node {
     stages: Stages,
     reprocesses: Arc<Reprocesses>,
     retries: Arc<Retries>,
-    archive: Option<Archive>,
+    archive: Option<Arc<Archive>>,
+    forgetting: Arc<Forgetting>,
     stopping: watch::Sender<bool>,
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
@@ -181,9 +185,13 @@ impl Node {
         let topics = own_topics(&*log).await?;
         let registry = Arc::new(open_registry(settings, &log, epoch).await?);
         let archive_read = archive.as_ref().and_then(archive::reader);
-        let archive = archive
-            .map(|store| Archive::start(&settings.archive, store, &log, &registry, &folder))
-            .transpose()?;
+        let archive = match archive {
+            Some(store) => {
+                let started = Archive::start(&settings.archive, store, &log, &registry, &folder);
+                Some(Arc::new(started.await?))
+            }
+            None => None,
+        };
         let stages = stages(settings, &folder, &log, epoch, &topics).await?;
         let (stopping, stopped) = watch::channel(false);
         let admin = Admin::new(Arc::clone(&log), clock::now, stopped);
@@ -203,6 +211,18 @@ impl Node {
         let retries = retries(&log, epoch, running.row_desk(), &stages).await?;
         admin.set_retries(Arc::clone(&retries));
         admin.set_finder(finder(settings, &log, &stages, &retries, archive_read));
+        let forgetting = Arc::new(Forgetting::new(Parts {
+            log: Arc::clone(&log),
+            epoch,
+            folder: folder.clone(),
+            state: stages.enrichment().map(|(_, state)| state),
+            working: stages.working(),
+            reprocesses: Arc::clone(&reprocesses),
+            retries: Arc::clone(&retries),
+            archive: archive.clone(),
+            threads: stages.threads(),
+        }));
+        admin.set_forgetting(Arc::clone(&forgetting));
         let mut addresses = running.addresses().iter().copied();
         let http = settings.http.and_then(|_| addresses.next());
         let https = settings.https.and_then(|_| addresses.next());
@@ -216,6 +236,7 @@ impl Node {
             reprocesses,
             retries,
             archive,
+            forgetting,
             stopping,
             http,
             https,
@@ -317,14 +338,15 @@ impl Node {
         if ended.is_err() {
             tracing::debug!("a reader that does not read is cut");
         }
+        self.forgetting.stop().await;
         let running = self.gateway.lock().expect("no holder of this lock panics").take();
         if let Some(running) = running {
             running.drain(DRAIN_PATIENCE).await;
         }
-        self.reprocesses.stop().await;
+        self.reprocesses.stand_still().await;
         self.stages.stop().await;
         if let Some(archive) = self.archive {
-            archive.stop().await;
+            archive.stand_still().await;
         }
         if let Err(error) = self.folder.remove_node() {
             tracing::warn!(%error, "node.json stays behind");
@@ -341,7 +363,7 @@ impl Node {
             gateway: Arc::clone(&self.gateway),
             log: Arc::clone(&self.log),
             stages: self.stages.metrics(),
-            archive: self.archive.as_ref().map(Archive::counters),
+            archive: self.archive.as_ref().map(|archive| archive.counters()),
             retries: Arc::clone(&self.retries),
         });
         Box::new(move || {

@@ -17,8 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::Mutex as AsyncMutex;
 use tracklog_log::{Epoch, Log, Topic, TopicName};
 use tracklog_pipeline::destination::file::Files;
 use tracklog_pipeline::destination::retry::{Retried, Retry};
@@ -33,11 +32,12 @@ use tracklog_pipeline::route::{
     Activated, DestinationName, DestinationSpec, History, Lane, RouteStage, Routes, Rules, Version,
     stage,
 };
-use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
+use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, Time};
 use tracklog_protocol::event::EventView;
 use tracklog_protocol::line::format_time;
 use tracklog_protocol::{Offset, PartitionId, Record};
 
+use super::runner::Runner;
 use super::stages::{NodeTime, StagesError, Threads};
 use crate::clock;
 use crate::config::{RouteFrom, read_key_file};
@@ -82,8 +82,18 @@ pub(crate) struct Routing {
 struct Running {
     lanes: BTreeMap<Lane, Runner>,
     destinations: BTreeMap<DestinationName, Started>,
-    /// Nothing is begun any more.
-    is_over: bool,
+    phase: Phase,
+}
+
+/// Whether lanes and destinations run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Running,
+    /// They stand still, and go on when they are told to.
+    Paused,
+    /// None is begun any more.
+    Over,
 }
 
 /// What metrics tell of.
@@ -97,7 +107,7 @@ impl Shown {
     fn of(running: &Running) -> Self {
         let of_destinations = running.destinations.values().flat_map(|it| it.lanes.values());
         let stages = running.lanes.values().chain(of_destinations);
-        let stages = stages.map(|runner| (runner.name.clone(), Arc::clone(&runner.counters)));
+        let stages = stages.map(Runner::shown);
         let destinations = running.destinations.values().filter_map(|it| it.to.as_ref().ok());
         Self { stages: stages.collect(), destinations: destinations.cloned().collect() }
     }
@@ -108,23 +118,6 @@ struct Started {
     spec: DestinationSpec,
     to: Result<Arc<Delivering<dyn Log>>, String>,
     lanes: BTreeMap<Lane, Runner>,
-}
-
-/// A stage at work.
-struct Runner {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    counters: Arc<StageCounters>,
-    name: String,
-}
-
-impl Runner {
-    async fn end(self) {
-        self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
-            tracing::warn!(%error, stage = self.name, "did not end by itself");
-        }
-    }
 }
 
 /// The file as it was looked at last.
@@ -310,7 +303,7 @@ impl Routing {
     async fn apply(&self) -> Result<(), StagesError> {
         let history = self.routes.history().await;
         let mut running = self.running.lock().await;
-        if running.is_over {
+        if running.phase != Phase::Running {
             return Ok(());
         }
         let applied = self.apply_to(&mut running, &history).await;
@@ -342,9 +335,7 @@ impl Routing {
         let mut told = BTreeMap::new();
         for name in gone {
             let started = running.destinations.remove(&name).expect("it was found there");
-            for runner in started.lanes.into_values() {
-                runner.end().await;
-            }
+            Runner::end_all(started.lanes.into_values().collect()).await;
             if let Err(why) = started.to {
                 told.insert(name, why);
             }
@@ -477,8 +468,6 @@ impl Routing {
         lane: Lane,
         start: BTreeMap<PartitionId, Offset>,
     ) -> Result<Runner, StagesError> {
-        let counters: Arc<StageCounters> = Arc::default();
-        let name = stage.name().to_owned();
         let shared = PartitionLoop {
             log: Arc::clone(&self.parts.log),
             epoch: self.parts.epoch,
@@ -487,18 +476,10 @@ impl Routing {
             rejected: self.parts.rejected.clone(),
             delivery: Delivery::OneCommit,
             time: Arc::new(NodeTime),
-            counters: Arc::clone(&counters),
+            counters: Arc::default(),
         };
-        let runner = StageRunner {
-            shared: Arc::new(shared),
-            groups: Arc::clone(&self.parts.groups),
-            group: GroupName::new(&name).expect("a stage is called as its group"),
-            member: format!("node-{}", std::process::id()),
-            start: Start::At(start),
-        };
-        let (stop, stopped) = watch::channel(false);
-        let task = self.threads(lane)?.spawn(runner.run(stopped));
-        Ok(Runner { stop, task, counters, name })
+        let (threads, groups) = (self.threads(lane)?, &self.parts.groups);
+        Ok(Runner::begin(&threads, groups, Arc::new(shared), Start::At(start)))
     }
 
     fn threads(&self, lane: Lane) -> io::Result<Handle> {
@@ -517,20 +498,35 @@ impl Routing {
         Ok(self.threads_high.get_or_init(|| Threads::new(runtime)).handle())
     }
 
-    /// Ends lanes and destinations between two commits.
+    /// Ends lanes and destinations between two commits, for good.
     pub(super) async fn stop(&self) {
+        self.end(Phase::Over).await;
+    }
+
+    /// Ends lanes and destinations between two commits, until [`go_on`](Self::go_on).
+    pub(super) async fn stand_still(&self) {
+        self.end(Phase::Paused).await;
+    }
+
+    /// Lets them go on where they were.
+    pub(super) async fn go_on(&self) {
         let mut running = self.running.lock().await;
-        running.is_over = true;
+        if running.phase == Phase::Paused {
+            running.phase = Phase::Running;
+        }
+        drop(running);
+        if let Err(error) = self.apply().await {
+            tracing::warn!(%error, "destinations begin later");
+        }
+    }
+
+    async fn end(&self, phase: Phase) {
+        let mut running = self.running.lock().await;
+        running.phase = phase;
         let lanes = std::mem::take(&mut running.lanes).into_values();
         let destinations = std::mem::take(&mut running.destinations).into_values();
-        let runners: Vec<_> =
-            lanes.chain(destinations.flat_map(|it| it.lanes.into_values())).collect();
-        for runner in &runners {
-            runner.stop.send_replace(true);
-        }
-        for runner in runners {
-            runner.end().await;
-        }
+        let runners = lanes.chain(destinations.flat_map(|it| it.lanes.into_values()));
+        Runner::end_all(runners.collect()).await;
     }
 
     /// What routes events now.

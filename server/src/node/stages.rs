@@ -4,13 +4,14 @@
 //! - Stages have threads of their own: one that is slow holds up no request.
 //! - A stage that stands still costs the node nothing but its lag.
 //! - [`Stages::stop`] ends them between two commits, and writes the state's store.
+//! - [`Working::stand_still`] ends them likewise; they go on where they were when they are told to.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinHandle;
 use tracklog_log::meta::MetaError;
 use tracklog_log::{Epoch, Log, Pending, Topic};
@@ -23,10 +24,10 @@ use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::session::Session;
 use tracklog_pipeline::enrich::stage::{self, EnrichStage};
 use tracklog_pipeline::enrich::{self, Enricher};
-use tracklog_pipeline::groups::{GroupError, GroupName, GroupWait, Groups, Start};
+use tracklog_pipeline::groups::{GroupError, GroupWait, Groups, Start};
 use tracklog_pipeline::realtime::Live;
 use tracklog_pipeline::route::HistoryError;
-use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, StageRunner, Time};
+use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageCounters, Time};
 use tracklog_pipeline::state::{
     self, DiskStore, DiskStoreOptions, Flusher, State, StateError, StateOptions, StoreError,
 };
@@ -41,6 +42,7 @@ use crate::profiles;
 use crate::quarantine::StageOf;
 
 use super::routing::{Routing, RoutingParts};
+use super::runner::Runner;
 
 /// How often geo files are looked at, silent members given up, and what waits is looked at.
 const ROUND_EVERY: Duration = Duration::from_secs(2);
@@ -87,12 +89,58 @@ pub(super) struct Stages {
     groups: Arc<Groups<dyn Log>>,
     enrich: Option<(Arc<Enriching>, Flusher)>,
     routing: Arc<Routing>,
+    working: Arc<Working>,
     live: Option<LiveFigures>,
     /// As they were in the last round.
     waits: Arc<Mutex<Vec<GroupWait>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     threads: Threads,
+}
+
+/// The stages that make something of events.
+pub(super) struct Working {
+    enrich: Option<EnrichLoop>,
+    routing: Arc<Routing>,
+}
+
+/// The stage `enrich` as it is begun, and as it runs.
+struct EnrichLoop {
+    shared: Arc<PartitionLoop<dyn Log>>,
+    groups: Arc<Groups<dyn Log>>,
+    threads: Handle,
+    runner: AsyncMutex<Option<Runner>>,
+}
+
+impl EnrichLoop {
+    async fn begin(&self) {
+        let (shared, groups) = (Arc::clone(&self.shared), &self.groups);
+        let mut runner = self.runner.lock().await;
+        runner.get_or_insert_with(|| Runner::begin(&self.threads, groups, shared, Start::Earliest));
+    }
+
+    async fn end(&self) {
+        let runner = self.runner.lock().await.take();
+        Runner::end_all(runner.into_iter().collect()).await;
+    }
+}
+
+impl Working {
+    /// Ends all of them between two commits, until [`go_on`](Self::go_on).
+    pub(super) async fn stand_still(&self) {
+        if let Some(enrich) = &self.enrich {
+            enrich.end().await;
+        }
+        self.routing.stand_still().await;
+    }
+
+    /// Lets them go on where they were.
+    pub(super) async fn go_on(&self) {
+        if let Some(enrich) = &self.enrich {
+            enrich.begin().await;
+        }
+        self.routing.go_on().await;
+    }
 }
 
 /// The stages' threads. Dropped anywhere, they end by themselves.
@@ -152,6 +200,25 @@ impl Enriching {
         let stage = EnrichStage::new(all, state_too, enriched, failed_lookup, clock::nanos);
         Ok(Self { enrichers, stage: Arc::new(stage), counters: Arc::default(), state })
     }
+
+    /// What works on each partition of `raw`.
+    fn partition_loop(
+        &self,
+        log: &Arc<dyn Log>,
+        epoch: Epoch,
+        topics: &StageTopics,
+    ) -> PartitionLoop<dyn Log> {
+        PartitionLoop {
+            log: Arc::clone(log),
+            epoch,
+            stage: Arc::clone(&self.stage) as Arc<dyn Stage>,
+            source: topics.raw.clone(),
+            rejected: topics.rejected.clone(),
+            delivery: Delivery::OneCommit,
+            time: Arc::new(NodeTime),
+            counters: Arc::clone(&self.counters),
+        }
+    }
 }
 
 impl Stages {
@@ -165,60 +232,42 @@ impl Stages {
     ) -> Result<Self, StagesError> {
         let groups = Groups::open(Arc::clone(&log), epoch, Arc::new(clock::now)).await?;
         let threads = Threads::new(runtime(&settings.enrich)?);
-        let (stop, stopped) = watch::channel(false);
-        let waits = Arc::default();
+        let (stop, waits) = (watch::channel(false).0, Arc::default());
         let parts =
             routing_parts(settings, folder, &log, epoch, &groups, &topics, threads.handle());
-        let (enrich, routing, tasks) = (None, Routing::start(parts).await?, Vec::new());
-        let live = None;
-        let mut stages = Self { groups, enrich, routing, live, waits, stop, tasks, threads };
+        let routing = Routing::start(parts).await?;
+        let geo = geo(settings)?.map(Arc::new);
+        if let Some(geo) = geo.clone() {
+            look_at_files(geo).await;
+        }
+        let (mut enrich, mut enrich_loop) = (None, None);
+        if settings.enrich.enabled {
+            let (geo, log_too, enriched) = (geo.clone(), Arc::clone(&log), topics.enriched.clone());
+            let opening = Enriching::open(&settings.enrich, geo, folder, log_too, enriched);
+            let enriching = Arc::new(opening.await?);
+            let flusher = enriching.state.spawn_flusher()?;
+            enrich_loop = Some(EnrichLoop {
+                shared: Arc::new(enriching.partition_loop(&log, epoch, &topics)),
+                groups: Arc::clone(&groups),
+                threads: threads.handle(),
+                runner: AsyncMutex::default(),
+            });
+            enrich = Some((enriching, flusher));
+        }
+        let working = Arc::new(Working { enrich: enrich_loop, routing: Arc::clone(&routing) });
+        let (live, tasks) = (None, Vec::new());
+        let mut stages =
+            Self { groups, enrich, routing, working, live, waits, stop, tasks, threads };
         if settings.live.enabled {
             let last = if settings.enrich.enabled { &topics.enriched } else { &topics.raw };
             let live = LiveFigures::open(&settings.live, &log, epoch, last.clone()).await?;
             stages.start_live(live);
         }
-        let geo = geo(settings)?.map(Arc::new);
-        if let Some(geo) = geo.clone() {
-            look_at_files(geo).await;
-        }
-        if settings.enrich.enabled {
-            let (geo, log_too, enriched) = (geo.clone(), Arc::clone(&log), topics.enriched.clone());
-            let opening = Enriching::open(&settings.enrich, geo, folder, log_too, enriched);
-            stages.start_enrich(Arc::new(opening.await?), log, epoch, topics, stopped)?;
+        if let Some(enrich) = &stages.working.enrich {
+            enrich.begin().await;
         }
         stages.start_rounds(geo);
         Ok(stages)
-    }
-
-    fn start_enrich(
-        &mut self,
-        enriching: Arc<Enriching>,
-        log: Arc<dyn Log>,
-        epoch: Epoch,
-        topics: StageTopics,
-        stopped: watch::Receiver<bool>,
-    ) -> Result<(), StagesError> {
-        let flusher = enriching.state.spawn_flusher()?;
-        let shared = PartitionLoop {
-            log,
-            epoch,
-            stage: Arc::clone(&enriching.stage) as Arc<dyn Stage>,
-            source: topics.raw,
-            rejected: topics.rejected,
-            delivery: Delivery::OneCommit,
-            time: Arc::new(NodeTime),
-            counters: Arc::clone(&enriching.counters),
-        };
-        let runner = StageRunner {
-            shared: Arc::new(shared),
-            groups: Arc::clone(&self.groups),
-            group: GroupName::new(stage::NAME).expect("our own names are good"),
-            member: format!("node-{}", std::process::id()),
-            start: Start::Earliest,
-        };
-        self.tasks.push(self.threads.spawn(runner.run(stopped)));
-        self.enrich = Some((enriching, flusher));
-        Ok(())
     }
 
     /// Live figures, of what comes last.
@@ -282,6 +331,11 @@ impl Stages {
         Arc::clone(&self.routing)
     }
 
+    /// Those that make something of events.
+    pub(super) fn working(&self) -> Arc<Working> {
+        Arc::clone(&self.working)
+    }
+
     /// The node's live figures.
     pub(super) fn live(&self) -> Option<Arc<Live<dyn Log>>> {
         self.live.as_ref().map(LiveFigures::live)
@@ -303,6 +357,9 @@ impl Stages {
     pub(super) async fn stop(self) {
         self.stop.send_replace(true);
         self.routing.stop().await;
+        if let Some(enrich) = &self.working.enrich {
+            enrich.end().await;
+        }
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::warn!(%error, "a stage did not end by itself");

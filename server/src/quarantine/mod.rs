@@ -275,6 +275,9 @@ pub enum QuarantineError {
     /// The log did not store it.
     #[error(transparent)]
     Append(AppendError),
+    /// Nothing is tried for a while. Try again.
+    #[error("nothing is tried again while somebody is forgotten: try when that is done")]
+    Held,
     /// Somebody else tried the same events. Go on.
     #[error("another retry was faster")]
     Moved,

@@ -11,9 +11,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tracklog_ingest_gateway::intake::kept::Kept;
 use tracklog_ingest_gateway::{JudgedRows, RowDesk};
 use tracklog_log::dedupe::{self, Outcomes as Known, VerdictKind, has_same_content, has_same_id};
@@ -68,7 +69,20 @@ pub struct Retries {
     desk: RowDesk,
     stage_of: StageOf,
     turn: Mutex<()>,
+    is_held: AtomicBool,
     counters: RetryCounters,
+}
+
+/// Nothing is tried again until it is dropped.
+pub(crate) struct Held<'r> {
+    retries: &'r Retries,
+    _turn: MutexGuard<'r, ()>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.retries.is_held.store(false, Ordering::Release);
+    }
 }
 
 /// What retries have done since the node began.
@@ -135,8 +149,16 @@ impl Retries {
         stage_of: StageOf,
     ) -> Result<Self, MetaError> {
         let of = Rejections::open(log, epoch, rejected).await?;
-        let (turn, counters) = (Mutex::default(), RetryCounters::default());
-        Ok(Self { of, epoch, desk, stage_of, turn, counters })
+        let (turn, is_held) = (Mutex::default(), AtomicBool::default());
+        let counters = RetryCounters::default();
+        Ok(Self { of, epoch, desk, stage_of, turn, is_held, counters })
+    }
+
+    /// Waits for who tries something now, and refuses whoever comes until what is returned is dropped.
+    pub(crate) async fn hold(&self) -> Held<'_> {
+        let turn = self.turn.lock().await;
+        self.is_held.store(true, Ordering::Release);
+        Held { retries: self, _turn: turn }
     }
 
     /// What is rejected.
@@ -158,6 +180,9 @@ impl Retries {
         filter: &Filter,
         after: Option<Place>,
     ) -> Result<Retried, QuarantineError> {
+        if self.is_held.load(Ordering::Acquire) {
+            return Err(QuarantineError::Held);
+        }
         let _turn = self.turn.lock().await;
         self.of.outcomes.refresh().await?;
         let mut walk = Walk::new(&self.of, filter, after);

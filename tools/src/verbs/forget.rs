@@ -1,22 +1,27 @@
 //! `tracklog forget`: erases what is stored of a user.
 
-use std::path::PathBuf;
-
+use bytes::Bytes;
 use clap::Args;
+use hyper::Method;
 use tracklog_server::archive::{Opening, Store, StoreError};
 use tracklog_server::folder::DataFolder;
-use tracklog_server::forget::{self, Forget, ForgetError, Receipt, Told};
-use tracklog_server::offline::OfflineError;
+use tracklog_server::forget::{self, Forget, ForgetLine, Receipt, Told};
 
 use crate::failure::Failure;
+use crate::node_client::NodeClient;
 use crate::output::{Output, notice};
+use crate::reading::Place;
 
 /// Erase what is stored of a user, for good
 ///
-/// Stop the node first. The user's events, rejected and undelivered ones, what enrichment knows of
-/// them, and their rows in the archive go, with all ids that are linked to them: devices on which they
-/// were seen last, and aliases. All else stays where it is. When it ends well no file of the folder
-/// holds them any more, spare ones included. Interrupted at any time, run it again: it goes on.
+/// The user's events, rejected and undelivered ones, what enrichment knows of them, and their rows in
+/// the archive go, with all ids that are linked to them: devices on which they were seen last, and
+/// aliases. All else stays where it is. When it ends well no file of the folder holds them any more,
+/// spare ones included. Interrupted at any time, run it again: it goes on.
+///
+/// A node that runs does it itself. It goes on taking events, while enrichment, routing and the archive
+/// stand still until it is done; what it takes of the user meanwhile stays. It does not end with this
+/// command.
 #[derive(Args)]
 #[command(after_help = "\
 What it cannot reach is told: backups, and what went out to webhooks, files and other systems.
@@ -37,12 +42,12 @@ pub(crate) struct ForgetCommand {
     /// The receipt as one object
     #[arg(long)]
     json: bool,
-    /// The archive: a folder, or the URL of an object store [default: `archive` in the data folder]
+    /// Of a folder whose node is stopped, the archive: a folder, or the URL of an object store; a node
+    /// has its own [default: `archive` in the data folder]
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
-    /// The data folder [default: $TRACKLOG_DATA, else ./tracklog-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl ForgetCommand {
@@ -57,23 +62,35 @@ impl ForgetCommand {
     }
 
     async fn forget(&self) -> Result<Receipt, Failure> {
-        let named = || std::env::var_os("TRACKLOG_DATA").map(PathBuf::from);
-        let path = self.data.clone().or_else(named);
-        let folder = DataFolder::at(path.unwrap_or_else(|| "./tracklog-data".into()));
+        if let Some(node) = self.place.running()? {
+            return self.ask(&node).await;
+        }
+        let folder = self.place.folder();
         let archive = self.archive(&folder).map_err(Failure::could_not_run)?;
         let whom = Forget { user: &self.user, dry_run: self.dry_run };
-        let mut tell = |told: Told<'_>| match told {
-            Told::Topic(topic) => notice(&format!("reading {topic}")),
-            Told::Erasing(records) => notice(&format!("erasing {records} records")),
-            Told::Archive => notice("reading the archive"),
-        };
+        let mut tell = |told| notice(&words(told));
         let forgotten = forget::forget(&folder, archive.as_ref(), whom, &mut tell).await;
-        forgotten.map_err(|error| match error {
-            ForgetError::Open(OfflineError::Held) => {
-                Failure::could_not_run("a node holds the folder: stop it, and try again")
-            }
-            error => Failure::could_not_run(error),
-        })
+        forgotten.map_err(Failure::could_not_run)
+    }
+
+    /// Has the node do it.
+    async fn ask(&self, node: &NodeClient) -> Result<Receipt, Failure> {
+        if self.archive.is_some() {
+            let what = "the node goes through its own archive: --archive is for a folder whose node \
+                        is stopped";
+            return Err(Failure::could_not_run(what));
+        }
+        let asked = serde_json::json!({ "user": self.user, "dryRun": self.dry_run });
+        let body = Bytes::from(asked.to_string());
+        let answer = node.ask(Method::POST, "/v1/forget", body).await?;
+        let mut end = None;
+        let mut take = |line| match line {
+            ForgetLine::Told(told) => notice(&words(told)),
+            ForgetLine::Receipt(receipt) => end = Some(Ok(receipt)),
+            ForgetLine::Error(why) => end = Some(Err(Failure::could_not_run(why))),
+        };
+        node.lines(answer, &mut take).await?;
+        end.unwrap_or_else(|| Err(Failure::could_not_run("the node ended: run it again to go on")))
     }
 
     /// The archive that was named; else the folder's own, where it has one.
@@ -84,6 +101,14 @@ impl ForgetCommand {
             None if own.is_dir() => Store::open(&own.to_string_lossy(), Opening::Write).map(Some),
             None => Ok(None),
         }
+    }
+}
+
+fn words(told: Told) -> String {
+    match told {
+        Told::Topic(topic) => format!("reading {topic}"),
+        Told::Erasing(records) => format!("erasing {records} records"),
+        Told::Archive(url) => format!("reading the archive {url}"),
     }
 }
 

@@ -51,16 +51,7 @@ impl Verify {
 /// Lines as the node tells them.
 async fn ask(node: &NodeClient, shown: &mut Shown) -> Result<(), Failure> {
     let response = node.ask(Method::GET, "/v1/verify?progress=true", Bytes::new()).await?;
-    let mut body = response.into_body();
-    let mut begun = Vec::new();
-    while let Some(piece) = node.piece(&mut body).await? {
-        begun.extend_from_slice(&piece);
-        while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = begun.drain(..=end).collect();
-            shown.take(serde_json::from_slice(&line).map_err(Failure::could_not_run)?);
-        }
-    }
-    Ok(())
+    node.lines(response, &mut |line| shown.take(line)).await
 }
 
 /// Prints lines, and remembers the verdict.

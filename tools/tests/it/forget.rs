@@ -1,14 +1,17 @@
-//! Forgetting somebody in a real node's folder: a planted word is in no file afterwards, whenever the
-//! verb was killed, and all that is of others is as it was.
+//! Forgetting somebody in a real node's folder, while it is stopped and while it runs: a planted word is
+//! in no file afterwards, whenever the verb or the node was killed, and all that is of others is as it
+//! was.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::hook::Hook;
+use crate::http::Client;
 use crate::rig::{Node, Ran, replay, run, text, tracklog};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -142,6 +145,18 @@ fn forget(data: &Path, more: &[&str]) -> Ran {
     run(&[&["forget", ALICE, "--data", text(data)], more].concat())
 }
 
+/// The verb at work, when it has said so many things, or all.
+fn forgetting(data: &Path, nth: usize) -> Child {
+    let mut process = tracklog(&["forget", ALICE, "--yes", "--data", text(data)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = BufReader::new(process.stderr.take().unwrap());
+    assert!(told.lines().take(nth).all(|line| line.is_ok()));
+    process
+}
+
 #[test]
 fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
     let site = Site::new();
@@ -150,7 +165,6 @@ fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
     fill(&node);
     eventually("all is enriched and archived", || site.archived("enriched") == 202);
     eventually("all is set aside", || replay(&data, "undelivered").len() >= 202);
-    assert!(forget(&data, &["--yes"]).refusal().contains("a node holds the folder"));
     assert!(node.terminate().0.success());
 
     let before = site.lines();
@@ -170,13 +184,7 @@ fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
 
     // Killed at what it says first, second and so on: it is at that then.
     for nth in 1..12 {
-        let mut process = tracklog(&["forget", ALICE, "--yes", "--data", text(&data)])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let told = BufReader::new(process.stderr.take().unwrap());
-        assert!(told.lines().take(nth).all(|line| line.is_ok()));
+        let mut process = forgetting(&data, nth);
         process.kill().unwrap();
         process.wait().unwrap();
     }
@@ -204,4 +212,111 @@ fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
     assert!(node.terminate().0.success());
     assert_eq!(found(&data), Vec::<PathBuf>::new());
     assert!(site.lines().iter().filter(|line| line.contains("\"Left\"")).count() >= 4);
+}
+
+/// Posts events of Bob, each acked, until it is told to end: how many.
+fn post_on(mut client: Client, key: &str, is_over: &AtomicBool) -> usize {
+    let target = format!("/v1/batch?writeKey={key}");
+    let mut posted = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let event = json!({"type": "track", "event": "Went on", "messageId": format!("w{posted}"),
+                           "anonymousId": "phone-of-bob", "userId": "bob"});
+        let body = json!({ "batch": [event] }).to_string();
+        let answer = client.ask("POST", &target, &body).expect("the node answers");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        posted += 1;
+    }
+    posted
+}
+
+#[test]
+fn a_node_that_runs_forgets_and_goes_on_taking_events() {
+    let site = Site::new();
+    let data = site.data();
+    let node = site.start();
+    fill(&node);
+    eventually("all is enriched and archived", || site.archived("enriched") == 202);
+    eventually("all is set aside", || replay(&data, "undelivered").len() >= 202);
+    let counted = forget(&data, &["--dry-run", "--json"]);
+    let counted: Value = serde_json::from_str(counted.lines()[0]).unwrap();
+    assert_eq!(counted["records"]["enriched"], 101, "{counted}");
+    assert_eq!(counted["archived"]["enriched"], 101, "{counted}");
+    let elsewhere = forget(&data, &["--yes", "--archive", "/nowhere"]);
+    assert!(elsewhere.refusal().contains("its own archive"));
+
+    // Some that nobody has made anything of yet.
+    for from in (1_000..3_000).step_by(50) {
+        let events: Vec<Value> = (from..from + 50).map(|number| event(4 * number)).collect();
+        let answer = node.post("/v1/batch", &json!({ "batch": events }).to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let is_over = AtomicBool::new(false);
+    let (receipt, posted) = std::thread::scope(|scope| {
+        let (client, key, is_over) = (node.client(), node.key.as_str(), &is_over);
+        let posting = scope.spawn(move || post_on(client, key, is_over));
+        let ran = forget(&data, &["--yes", "--json"]);
+        is_over.store(true, Ordering::Relaxed);
+        (ran, posting.join().unwrap())
+    });
+    let receipt: Value = serde_json::from_str(receipt.lines()[0]).unwrap();
+    assert_eq!(receipt["records"]["raw"], 2_101, "{receipt}");
+    assert!(posted > 0, "events were taken meanwhile");
+    // While it runs: nothing of it is in a file that is open either.
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+
+    // What waited is enriched and archived, once each; of her nothing is known.
+    let event = json!({"type": "track", "event": "Came back", "anonymousId": "phone-of-alice"});
+    node.post("/v1/batch", &json!({ "batch": [event] }).to_string());
+    eventually("what waited is archived", || site.archived("enriched") == 102 + posted as u64);
+    for topic in ["raw", "enriched"] {
+        let of_topic = replay(&data, topic);
+        let went_on = of_topic.iter().filter(|line| line["event"] == "Went on").count();
+        assert_eq!((of_topic.len(), went_on), (102 + posted, posted), "{topic}");
+    }
+    let identify = json!({"type": "identify", "userId": "bob", "traits": {"plan": "gold"}});
+    node.post("/v1/batch", &json!({ "batch": [identify] }).to_string());
+    eventually("state goes on", || site.archived("enriched") == 103 + posted as u64);
+    assert!(site.lines().iter().all(|line| !line.contains(CANARY)));
+    let again = forget(&data, &["--yes"]);
+    assert!(again.stdout.contains("nothing of them was found"), "{}", again.stdout);
+    assert!(node.terminate().0.success());
+    assert_eq!(run(&["verify", "--data", text(&data)]).status, 0);
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_node_that_is_killed_while_it_forgets_goes_on_when_it_is_asked_again() {
+    let site = Site::new();
+    let data = site.data();
+    let node = site.start();
+    fill(&node);
+    eventually("all is enriched and archived", || site.archived("enriched") == 202);
+    drop(node);
+    for nth in 1..12 {
+        let node = site.start();
+        let mut process = forgetting(&data, nth);
+        node.kill();
+        process.wait().unwrap();
+    }
+    // One that is told to stop meanwhile stops.
+    let node = site.start();
+    let mut process = forgetting(&data, 1);
+    assert!(node.terminate().0.success());
+    process.wait().unwrap();
+    let node = site.start();
+    // A client that goes away changes nothing.
+    let mut process = forgetting(&data, 1);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    eventually("the node ends what it began", || {
+        let ran = forget(&data, &["--yes"]);
+        assert!(ran.status == 0 || ran.stderr.contains("is being forgotten"), "{}", ran.stderr);
+        ran.status == 0
+    });
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    node.track("Left", "bob");
+    eventually("it is archived", || site.archived("enriched") == 102);
+    assert!(site.lines().iter().all(|line| !line.contains(CANARY)));
+    assert!(node.terminate().0.success());
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
 }
