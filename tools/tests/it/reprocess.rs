@@ -162,3 +162,30 @@ fn a_run_goes_on_after_a_kill_and_can_be_cancelled() {
     assert!(!all.stdout.contains("running"), "{}", all.stdout);
     assert!(node.terminate().0.success());
 }
+
+#[test]
+fn a_run_goes_on_after_somebody_was_forgotten_and_has_nothing_of_them() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    std::fs::write(parent.path().join("places.mmdb"), places("London")).unwrap();
+    let node = start(parent.path());
+    let count = send(&node, 60, 40);
+    enriched(&data, count);
+    let ran = reprocess(&data, &again("again", &["--detach"]));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let forgotten = run(&["forget", "u3", "--yes", "--data", text(&data)]);
+    assert_eq!(forgotten.status, 0, "{}", forgotten.stderr);
+    let began = Instant::now();
+    let is_done = || {
+        let ran = reprocess(&data, &["status", "again"]);
+        let job: Value = serde_json::from_str(ran.lines()[0]).unwrap();
+        job["status"] == "done"
+    };
+    while !is_done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it goes on");
+    }
+    let made = replay(&data, "again");
+    assert_eq!(made.len(), count - 2 * 60);
+    assert!(made.iter().all(|event| event["anonymousId"] != "d3" && event["userId"] != "u3"));
+    assert!(node.terminate().0.success());
+}
