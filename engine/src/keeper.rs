@@ -5,6 +5,7 @@
 //! - The next segment's slot is ready, its header durable, before the journal needs it.
 //! - A ballast of slots is kept (the prepared one, and another once the log has rolled), so that
 //!   what was accepted can be written when the disk is full. When it cannot be kept the intake's door is shut, and opened again when it can.
+//! - A new slot is filled as the journal comes near it (`filling`): the disk is left to commits.
 //! - While one checkpoint's file is torn by a failed write, the other is left as it is.
 //! - A slot that cannot be prepared, other than for want of room, is put aside and said so once: its
 //!   file is removed, and another one is taken.
@@ -16,11 +17,13 @@
 //! It works on jobs that the journal's step machine gives it, one after the other; a thread
 //! drives it in a running log, the test itself elsewhere.
 
+mod filling;
 mod wiping;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tracklog_log::{Append, Condition, Item};
@@ -31,10 +34,11 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::{Access, Disk, FileName, PAGE_BYTES, PackId, Slot, SlotId, is_passing};
 use crate::index_file;
 use crate::intake_client::IntakeClient;
-use crate::journal::appender::{Prepared, SegmentFull, Unlisted};
+use crate::journal::appender::{Counters, Prepared, SegmentFull, Unlisted};
 use crate::journal::commit::{Base, Run, Salt, SegmentNumber};
 use crate::journal::intake::{Door, Input};
 use crate::journal::segment::{ClusterId, SlotHeader};
+use crate::keeper::filling::Filling;
 use crate::options::WhenFull;
 use crate::partition::places::{Home, SegmentId, SegmentIndex};
 use crate::read::Reader;
@@ -123,6 +127,8 @@ pub(crate) struct Keeper {
     forgetting: Option<(Vec<Home>, Checkpoint)>,
     /// Whoever makes packs.
     settling: Arc<Settling>,
+    /// What the journal has written.
+    counters: Arc<Counters>,
     /// The checkpoint's file whose last write failed.
     torn: Option<FileName>,
     full: bool,
@@ -140,6 +146,7 @@ impl Keeper {
         slots: u64,
         (journal_bytes_max, when_full): (Option<u64>, WhenFull),
         settling: Arc<Settling>,
+        counters: Arc<Counters>,
     ) -> Self {
         let slots_max = journal_bytes_max.map(|bytes| bytes / heading.slot_bytes);
         Self {
@@ -161,6 +168,7 @@ impl Keeper {
             dropping: false,
             forgetting: None,
             settling,
+            counters,
             torn: None,
             full: false,
         }
@@ -291,7 +299,7 @@ impl Keeper {
             return Err(Lack::Limit(why));
         }
         let slot = self.next_slot;
-        match self.disk.create_slot(slot, self.heading.slot_bytes) {
+        match self.fill(slot) {
             Ok(()) => {
                 self.next_slot = SlotId(slot.0 + 1);
                 self.slots += 1;
@@ -307,6 +315,22 @@ impl Keeper {
                 Err(Lack::of(&error, format!("cannot make {slot}: {error}")))
             }
         }
+    }
+
+    /// Makes a slot's file, and leaves the disk to the journal in between.
+    fn fill(&self, slot: SlotId) -> io::Result<()> {
+        let written = || self.counters.commit_bytes.load(Ordering::Relaxed);
+        let filling = Filling::begin(written());
+        let mut since = self.disk.monotonic();
+        let mut between = |filled| {
+            let worked = self.disk.monotonic().saturating_sub(since);
+            let rest = filling.rest(filled, written(), worked);
+            if !rest.is_zero() && !self.settling.is_stopped() {
+                self.disk.pause(rest);
+            }
+            since = self.disk.monotonic();
+        };
+        self.disk.create_slot(slot, self.heading.slot_bytes, &mut between)
     }
 
     /// The last room on the disk is the settler's, and the journal does not grow while that makes more.

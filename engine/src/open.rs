@@ -425,6 +425,7 @@ fn assemble(
         folder.slots.len() as u64,
         (options.journal_bytes_max, options.when_full),
         Arc::clone(&settling),
+        Arc::clone(&counters),
     );
     let mut asked = Asked { jobs: Vec::new(), disk: Arc::clone(disk) };
     let journal = Journal::new(
@@ -540,7 +541,7 @@ fn free_slot(
     (unused, next_slot): (&mut VecDeque<SlotId>, &mut SlotId),
 ) -> Result<(SlotId, bool), OpenError> {
     let slot = *next_slot;
-    match disk.create_slot(slot, recovered.slot_bytes) {
+    match disk.create_slot(slot, recovered.slot_bytes, &mut |_| {}) {
         Ok(()) => {
             *next_slot = SlotId(slot.0 + 1);
             Ok((slot, true))

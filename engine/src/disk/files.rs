@@ -341,12 +341,17 @@ impl Disk for FileDisk {
         }
     }
 
-    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {
+    fn create_slot(
+        &self,
+        slot: SlotId,
+        bytes: u64,
+        between: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         assert!(bytes.is_multiple_of(PAGE), "a slot is whole pages long");
         self.writers()?;
         let path = self.slot_path(slot);
         let is_new = !path.exists();
-        let filled = fill(&path, bytes, self.backend.direct);
+        let filled = fill(&path, bytes, self.backend.direct, between);
         if filled.is_err() && is_new {
             // Half a slot is of no use, least of all on a full disk. The error that matters is the
             // first one; what is left behind by a second is filled again next time.
@@ -757,7 +762,7 @@ fn drop_cache(file: &File) -> io::Result<()> {
 
 /// Writes zeros out: blocks that were only allocated would cost the file system's own journal a
 /// turn at each sync into them.
-fn fill(path: &Path, bytes: u64, direct: bool) -> io::Result<()> {
+fn fill(path: &Path, bytes: u64, direct: bool, between: &mut dyn FnMut(u64)) -> io::Result<()> {
     let mut options = private_file();
     options.write(true).create(true).truncate(false);
     let file = options.custom_flags(flags(direct, false)).open(path)?;
@@ -773,6 +778,7 @@ fn fill(path: &Path, bytes: u64, direct: bool) -> io::Result<()> {
         let piece = &zeros[..left.min(FILL_BYTES)];
         whole(file.write_at(piece, at)?, piece.len())?;
         at += u64::try_from(piece.len()).expect("a piece is small");
+        between(at);
     }
     file.sync_all()?;
     if direct { Ok(()) } else { drop_cache(&file) }

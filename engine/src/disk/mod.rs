@@ -225,11 +225,13 @@ pub trait Disk: Send + Sync + 'static {
     fn remove_file(&self, name: &FileName) -> io::Result<()>;
 
     /// Makes a slot of `bytes`, filled with zeros that are written out, durably; one that is
-    /// there already (from a crash while it was made) is filled again.
+    /// there already (from a crash while it was made) is filled again. `between` is called with how
+    /// far that is, piece by piece: who has time rests there, and leaves the disk to others.
     ///
     /// # Errors
     /// As the file system says; `StorageFull` when the disk is.
-    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()>;
+    fn create_slot(&self, slot: SlotId, bytes: u64, between: &mut dyn FnMut(u64))
+    -> io::Result<()>;
 
     /// Removes a slot's file, durably. Maps of it stay good.
     ///

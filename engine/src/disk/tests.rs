@@ -24,7 +24,7 @@ struct Tried {
 
 impl Tried {
     fn slot(&self) -> Arc<dyn Slot> {
-        self.disk.create_slot(SLOT, SLOT_BYTES).unwrap();
+        self.disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap();
         self.disk.open_slot(SLOT, Access::Write).unwrap()
     }
 }
@@ -312,7 +312,7 @@ fn slot_takes_one_writer_and_any_readers() {
         let slot = tried.slot();
         let second = tried.disk.open_slot(SLOT, Access::Write).err().unwrap();
         assert_eq!(second.kind(), io::ErrorKind::WouldBlock, "{}", tried.name);
-        let refilled = tried.disk.create_slot(SLOT, SLOT_BYTES).unwrap_err();
+        let refilled = tried.disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap_err();
         assert_eq!(refilled.kind(), io::ErrorKind::WouldBlock, "{}", tried.name);
         slot.write(0, &pages(1, 1)).unwrap();
         let reader = tried.disk.open_slot(SLOT, Access::Read).unwrap();
@@ -351,7 +351,7 @@ fn journal_folder_lists_slots_and_indexes_by_number() {
     on_each_backend(|tried| {
         assert_eq!(tried.disk.journal_folder().unwrap(), JournalFolder::default());
         for slot in [12, 3, 200] {
-            tried.disk.create_slot(SlotId(slot), PAGE * u64::from(slot)).unwrap();
+            tried.disk.create_slot(SlotId(slot), PAGE * u64::from(slot), &mut |_| {}).unwrap();
         }
         for segment in [40, 5] {
             tried.disk.write_file(&FileName::Index(segment), b"index").unwrap();
@@ -455,7 +455,7 @@ fn folder_is_private() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("data");
     let disk = open_folder(&folder, FolderAccess::Write, BackendChoice::Blocking).unwrap();
-    disk.create_slot(SLOT, PAGE).unwrap();
+    disk.create_slot(SLOT, PAGE, &mut |_| {}).unwrap();
     disk.write_file(&FileName::Cut("x".to_owned()), b"x").unwrap();
     let mode =
         |path: &str| std::fs::metadata(folder.join(path)).unwrap().permissions().mode() & 0o777;
@@ -472,7 +472,7 @@ fn folder_takes_one_process_to_write_and_any_to_read() {
     let folder = tempfile::tempdir().unwrap();
     let open = |access| open_folder(folder.path(), access, BackendChoice::Blocking);
     let disk = open(FolderAccess::Write).unwrap();
-    disk.create_slot(SLOT, PAGE).unwrap();
+    disk.create_slot(SLOT, PAGE, &mut |_| {}).unwrap();
     assert!(matches!(open(FolderAccess::Write), Err(OpenFolderError::Locked { .. })));
     let reader = open(FolderAccess::ReadOnly).unwrap();
     assert_eq!(reader.journal_folder().unwrap().slots, [(SLOT, PAGE)]);
@@ -501,7 +501,7 @@ fn read_only_opening_makes_and_changes_nothing() {
 
     let folder = parent.path().join("data");
     let disk = open_folder(&folder, FolderAccess::Write, BackendChoice::Blocking).unwrap();
-    disk.create_slot(SLOT, SLOT_BYTES).unwrap();
+    disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap();
     disk.open_slot(SLOT, Access::Write).unwrap().write(PAGE, &pages(8, 1)).unwrap();
     disk.write_file(&FileName::CheckpointA, b"checkpoint").unwrap();
     drop(disk);
@@ -516,7 +516,7 @@ fn read_only_opening_makes_and_changes_nothing() {
     };
     denied(disk.write_file(&FileName::CheckpointB, b""));
     denied(disk.remove_file(&FileName::CheckpointA));
-    denied(disk.create_slot(SlotId(8), PAGE));
+    denied(disk.create_slot(SlotId(8), PAGE, &mut |_| {}));
     denied(disk.remove_slot(SLOT));
     denied(disk.open_slot(SLOT, Access::Write).map(drop));
     denied(slot.write(0, &pages(1, 1)));
@@ -551,7 +551,7 @@ fn slot_larger_than_the_file_system_is_refused_and_leaves_nothing() {
         eprintln!("left out: this file system learns that it is full by being filled");
         return;
     }
-    disk.create_slot(SLOT, bytes).unwrap_err();
+    disk.create_slot(SLOT, bytes, &mut |_| {}).unwrap_err();
     assert!(disk.journal_folder().unwrap().slots.is_empty());
 }
 

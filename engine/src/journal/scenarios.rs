@@ -857,7 +857,7 @@ fn slots_as_they_were_before_a_checkpoint_named_them_are_refused_and_can_be_give
             let slots = disk.journal_folder().unwrap().slots;
             let (_, bytes) = slots.into_iter().find(|(slot, _)| *slot == at.slot).unwrap();
             disk.remove_slot(at.slot).unwrap();
-            disk.create_slot(at.slot, bytes).unwrap();
+            disk.create_slot(at.slot, bytes, &mut |_| {}).unwrap();
         } else {
             disk.restore_slot(&old, at.slot);
         }
@@ -1847,7 +1847,7 @@ fn a_lost_segment_before_others_is_damage_and_skips_no_further_than_it_could_hol
         if gone {
             remove(&disk, lost);
         } else {
-            disk.create_slot(lost, SLOT_BYTES / 2).unwrap();
+            disk.create_slot(lost, SLOT_BYTES / 2, &mut |_| {}).unwrap();
         }
         let rig = Rig::open(&disk).expect("what is lost lies before commits that are there");
         assert_eq!(missing(&rig.notes).len(), 1, "{:?}", rig.notes);

@@ -71,7 +71,7 @@ impl Keeper {
     /// Fills a spare slot with zeros, unless it is known to be.
     pub(super) fn empty(&mut self, slot: SlotId) -> io::Result<()> {
         if !self.empty.contains(&slot) {
-            self.disk.create_slot(slot, self.heading.slot_bytes)?;
+            self.fill(slot)?;
             self.empty.insert(slot);
         }
         Ok(())

@@ -324,7 +324,7 @@ fn full_segments(disk: &SimDisk, published: &Published) -> [SegmentId; 2] {
     let topics = published.topics.read();
     let mut places = published.places.write();
     for id in ids {
-        disk.create_slot(id.slot, SLOT_BYTES).unwrap();
+        disk.create_slot(id.slot, SLOT_BYTES, &mut |_| {}).unwrap();
         places.begin(id);
         if id.number.0 < 2 {
             places.seal(&topics.catalog);

@@ -135,7 +135,7 @@ impl Rig {
 
     fn begin(disk: &SimDisk, published: &Published, number: u64) -> (SegmentId, Arc<dyn Slot>) {
         let slot = SlotId(u32::try_from(number).unwrap());
-        disk.create_slot(slot, SLOT_BYTES).unwrap();
+        disk.create_slot(slot, SLOT_BYTES, &mut |_| {}).unwrap();
         let id = SegmentId { number: SegmentNumber(number), slot, run: Run(1), salt: Salt(number) };
         published.places.write().begin(id);
         (id, disk.open_slot(slot, Access::Write).unwrap())

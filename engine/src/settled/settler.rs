@@ -189,7 +189,8 @@ impl Settling {
         self.changed.notify_all();
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Whether the log is closing.
+    pub(crate) fn is_stopped(&self) -> bool {
         self.state.lock().stopped
     }
 

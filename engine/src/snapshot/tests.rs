@@ -308,7 +308,7 @@ impl Disk for Watched {
         unreachable!("a copy writes nothing")
     }
 
-    fn create_slot(&self, _: SlotId, _: u64) -> io::Result<()> {
+    fn create_slot(&self, _: SlotId, _: u64, _: &mut dyn FnMut(u64)) -> io::Result<()> {
         unreachable!("a copy writes nothing")
     }
 
@@ -366,7 +366,7 @@ fn copied(snapshots: &Snapshots, snapshot: &Snapshot) -> Result<SimDisk, Snapsho
         file.finish().expect("there is room");
     }
     for segment in &snapshot.segments {
-        target.create_slot(segment.slot, snapshot.slot_bytes).expect("there is room");
+        target.create_slot(segment.slot, snapshot.slot_bytes, &mut |_| {}).expect("there is room");
         let slot = target.open_slot(segment.slot, Access::Write).expect("it is there");
         let mut at = 0;
         while at < segment.bytes {

@@ -148,7 +148,7 @@ fn simulated(log: &str) -> SimDisk {
         let Ok(bytes) = fs::read(folder.path().join("journal").join(slot.to_string())) else {
             break;
         };
-        disk.create_slot(slot, bytes.len() as u64).expect("there is room");
+        disk.create_slot(slot, bytes.len() as u64, &mut |_| {}).expect("there is room");
         disk.corrupt(slot, 0, &bytes);
     }
     let packs = packs_of(log).into_iter().map(FileName::Pack);

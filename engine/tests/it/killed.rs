@@ -233,8 +233,13 @@ impl Disk for Killing {
         self.inner.open_pack(pack)
     }
 
-    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {
-        self.counting.around(|| self.inner.create_slot(slot, bytes))
+    fn create_slot(
+        &self,
+        slot: SlotId,
+        bytes: u64,
+        between: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
+        self.counting.around(|| self.inner.create_slot(slot, bytes, between))
     }
 
     fn remove_slot(&self, slot: SlotId) -> io::Result<()> {

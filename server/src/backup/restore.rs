@@ -314,7 +314,8 @@ impl Writing<'_> {
             match file.content.target() {
                 Target::Slot(slot) => {
                     let bytes = manifest.slot_bytes;
-                    disk.create_slot(slot, bytes).map_err(io_error(format!("make {slot}")))?;
+                    disk.create_slot(slot, bytes, &mut |_| {})
+                        .map_err(io_error(format!("make {slot}")))?;
                     let failed = || io_error(format!("write {slot}"));
                     let slot = disk.open_slot(slot, Access::Write).map_err(failed())?;
                     if file.bytes > bytes {

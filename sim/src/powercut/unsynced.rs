@@ -61,8 +61,13 @@ impl Disk for Unsynced {
         self.under.open_pack(pack)
     }
 
-    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {
-        self.under.create_slot(slot, bytes)
+    fn create_slot(
+        &self,
+        slot: SlotId,
+        bytes: u64,
+        between: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
+        self.under.create_slot(slot, bytes, between)
     }
 
     fn remove_slot(&self, slot: SlotId) -> io::Result<()> {

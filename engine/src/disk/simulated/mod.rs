@@ -610,7 +610,13 @@ impl Disk for SimDisk {
         )
     }
 
-    fn create_slot(&self, slot: SlotId, bytes: u64) -> io::Result<()> {
+    /// In one piece.
+    fn create_slot(
+        &self,
+        slot: SlotId,
+        bytes: u64,
+        _between: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         assert!(index(bytes).is_multiple_of(PAGE_BYTES), "a slot is whole pages long");
         self.change(
             OperationKind::CreateSlot,

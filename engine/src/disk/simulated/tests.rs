@@ -19,7 +19,7 @@ fn pages(fill: u8, count: usize) -> Bytes {
 
 fn disk_with_slot(seed: u64) -> (SimDisk, Arc<dyn Slot>) {
     let disk = SimDisk::new(seed);
-    disk.create_slot(SLOT, SLOT_BYTES).unwrap();
+    disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap();
     let slot = disk.open_slot(SLOT, Access::Write).unwrap();
     (disk, slot)
 }
@@ -154,7 +154,7 @@ fn failed_write_leaves_any_of_its_sectors_and_no_promise() {
 /// A life with one of each operation that changes something.
 fn live(disk: &SimDisk) -> io::Result<()> {
     disk.write_file(&FileName::CheckpointA, &[7; 1000])?;
-    disk.create_slot(SLOT, SLOT_BYTES)?;
+    disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {})?;
     let slot = disk.open_slot(SLOT, Access::Write)?;
     slot.write(0, &pages(1, 1))?;
     let (ended, ends) = mpsc::channel();
@@ -239,14 +239,14 @@ fn full_disk_takes_no_slot_and_no_file_until_there_is_room() {
     };
     let disk = SimDisk::new(1);
     disk.set_capacity(SLOT_BYTES + 100);
-    disk.create_slot(SLOT, SLOT_BYTES).unwrap();
-    full(disk.create_slot(SlotId(2), PAGE));
+    disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap();
+    full(disk.create_slot(SlotId(2), PAGE, &mut |_| {}));
     full(disk.write_file(&FileName::CheckpointA, &[0; 101]));
     disk.write_file(&FileName::CheckpointA, &[0; 100]).unwrap();
     disk.write_file(&FileName::CheckpointA, &[1; 100]).unwrap();
     assert_eq!(disk.free_bytes().unwrap(), 0);
     disk.remove_slot(SLOT).unwrap();
-    disk.create_slot(SlotId(2), SLOT_BYTES).unwrap();
+    disk.create_slot(SlotId(2), SLOT_BYTES, &mut |_| {}).unwrap();
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn names_that_are_not_in_their_folder_are_lost_with_the_power() {
     let left = |seed, forgetful: bool, crash| {
         let disk = SimDisk::new(seed);
         disk.set_forgetful(forgetful);
-        disk.create_slot(SLOT, SLOT_BYTES).unwrap();
+        disk.create_slot(SLOT, SLOT_BYTES, &mut |_| {}).unwrap();
         disk.write_file(&FileName::CheckpointA, b"new").unwrap();
         disk.crash(crash);
         let state = disk.snapshot();

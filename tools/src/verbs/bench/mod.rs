@@ -87,16 +87,18 @@ Examples:
   tracklog bench pipeline
   tracklog bench pipeline --seconds 10")]
     Pipeline,
-    /// At 100,000 events a second while the log settles, expires and is replayed
+    /// At a steady rate while the log settles, expires and is replayed
     #[command(after_help = "\
-A node without stages takes 50 events a request over HTTP, each request when it is due: first for a tenth
-of the time with a log that settles nothing, then, behind a tenth of the time that is not counted, with
-one that settles all but 256 MiB and keeps 2 GiB, and in the end for a tenth of the time while all that is
-there is replayed. Its journal may grow to 8 GiB: beyond that requests are refused, and counted.
+A node without stages takes 50 events a request over HTTP, each request when it is due: first for
+a tenth of the time with a log that settles nothing, then, behind a tenth of the time that is not
+counted, with one that settles all but 256 MiB and keeps 2 GiB, and in the end for a tenth of the
+time while all that is there is replayed. Its journal may grow to 8 GiB: beyond that requests are
+refused, and counted.
 
 Examples:
-  tracklog bench soak --seconds 600")]
-    Soak,
+  tracklog bench soak --seconds 600
+  tracklog bench soak --seconds 60 --rate 50000")]
+    Soak(soak::Offered),
 }
 
 /// How it is measured.
@@ -252,7 +254,7 @@ impl BenchCommand {
                 What::Gateway => gateway::measure(&self.run).await,
                 What::Live => live::measure(&self.run).await,
                 What::Pipeline => pipeline::measure(&self.run).await,
-                What::Soak => soak::measure(&self.run).await,
+                What::Soak(offered) => soak::measure(&self.run, offered).await,
             }
         });
         let stood_still = watcher.end().told();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use clap::Args;
 use hdrhistogram::Histogram;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -29,9 +30,6 @@ use super::wire::{ANSWER_BYTES_MAX, post, read_status};
 use super::{Figure, Run};
 use crate::failure::Failure;
 
-/// Events a second.
-const RATE: u64 = 100_000;
-const REQUESTS_A_SECOND: u64 = RATE / BATCH_EVENTS as u64;
 const CONNECTIONS: u64 = 32;
 /// The other phases take this part of the time.
 const PART: u64 = 10;
@@ -41,17 +39,31 @@ const KEPT_BYTES: u64 = 2 << 30;
 const JOURNAL_BYTES_MAX: u64 = 8 << 30;
 const OFFERED: &str = "what was offered";
 
-pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
+/// How much is offered.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Offered {
+    /// Events a second
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    rate: u64,
+}
+
+impl Offered {
+    const fn requests_a_second(self) -> u64 {
+        self.rate / BATCH_EVENTS as u64
+    }
+}
+
+pub(super) async fn measure(run: &Run, offered: Offered) -> Result<Vec<Figure>, Failure> {
     let scratch = run.scratch()?;
     let part = Duration::from_secs((run.seconds / PART).max(1));
     let idle = start(&scratch.path().join("idle"), run, SettleSetting::Off).await?;
-    let alone = drive(&idle, 0, part).await;
+    let alone = drive(&idle, offered, 0, part).await;
     idle.stop().await;
     let alone = alone?;
     let node = start(&scratch.path().join("node"), run, SettleSetting::On).await?;
-    let measured = measure_on(&node, run.time(), part, &alone).await;
+    let measured = measure_on(&node, offered, (run.time(), part), &alone).await;
     node.stop().await;
-    let mut figures = vec![alone.figure("50 events a POST, nothing is settled")];
+    let mut figures = vec![alone.figure(offered, "50 events a POST, nothing is settled")];
     figures.extend(measured?);
     Ok(figures)
 }
@@ -74,18 +86,18 @@ async fn start(data: &Path, run: &Run, settle: SettleSetting) -> Result<Node, Fa
 
 async fn measure_on(
     node: &Node,
-    time: Duration,
-    part: Duration,
+    offered: Offered,
+    (time, part): (Duration, Duration),
     alone: &Taken,
 ) -> Result<Vec<Figure>, Failure> {
     let limits = Limits { bytes: Some(KEPT_BYTES), ..Limits::default() };
     let raw = TopicName::new(RAW).expect("it is a name");
     node.log().set_limits(&raw, limits).await.map_err(Failure::could_not_run)?;
-    let warm = drive(node, 0, part).await?;
+    let warm = drive(node, offered, 0, part).await?;
     let before = own_memory_bytes();
-    let settling = drive(node, warm.next, time).await?;
+    let settling = drive(node, offered, warm.next, time).await?;
     let after = own_memory_bytes();
-    let (beside, replayed) = beside_replay(node, settling.next, part).await?;
+    let (beside, replayed) = beside_replay(node, offered, settling.next, part).await?;
 
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let quantile = |name: &str, taken: &Taken, other: (&str, &Taken), at: f64| {
@@ -94,7 +106,7 @@ async fn measure_on(
     };
     let of_alone = ("nothing is settled", alone);
     Ok(vec![
-        settling.figure("the same, settled, 2 GiB are kept"),
+        settling.figure(offered, "the same, settled, 2 GiB are kept"),
         quantile("p50 of it", &settling, of_alone, 0.5),
         quantile("p99 of it", &settling, of_alone, 0.99),
         Figure::new("requests refused", "", settling.refused as f64),
@@ -106,7 +118,12 @@ async fn measure_on(
 }
 
 /// The load, and beside it all that is there is read, again and again. How many bytes were.
-async fn beside_replay(node: &Node, first: u64, part: Duration) -> Result<(Taken, u64), Failure> {
+async fn beside_replay(
+    node: &Node,
+    offered: Offered,
+    first: u64,
+    part: Duration,
+) -> Result<(Taken, u64), Failure> {
     let log = node.log();
     let raw = log.topic(RAW).expect("a node makes it");
     let until = Instant::now() + part;
@@ -117,7 +134,7 @@ async fn beside_replay(node: &Node, first: u64, part: Duration) -> Result<(Taken
         }
         Ok::<u64, Failure>(bytes)
     });
-    let taken = drive(node, first, part).await?;
+    let taken = drive(node, offered, first, part).await?;
     Ok((taken, replays.await.map_err(Failure::could_not_run)??))
 }
 
@@ -131,23 +148,32 @@ struct Taken {
 }
 
 impl Taken {
-    fn figure(&self, case: &str) -> Figure {
+    fn figure(&self, offered: Offered, case: &str) -> Figure {
         let figure = Figure::new(case, "events/s", self.events_per_second);
-        figure.latencies(&self.latencies).beside(RATE as f64, OFFERED)
+        figure.latencies(&self.latencies).beside(offered.rate as f64, OFFERED)
     }
 }
 
 /// Sends requests from number `first` on, each when it is due.
-async fn drive(node: &Node, first: u64, time: Duration) -> Result<Taken, Failure> {
+async fn drive(
+    node: &Node,
+    offered: Offered,
+    first: u64,
+    time: Duration,
+) -> Result<Taken, Failure> {
+    let requests_a_second = offered.requests_a_second();
     let key = STANDARD.encode(format!("{}:", node.default_key().text));
     let authorization = Arc::<str>::from(format!("Basic {key}"));
     let port = node.http().expect("it was asked for").port();
-    let next = first + time.as_secs() * REQUESTS_A_SECOND;
+    let next = first + time.as_secs() * requests_a_second;
     let began = Instant::now();
+    let due = move |number: u64| {
+        began + Duration::from_nanos((number - first) * 1_000_000_000 / requests_a_second)
+    };
     let mut clients = JoinSet::new();
     for own in first..first + CONNECTIONS {
         let authorization = Arc::clone(&authorization);
-        clients.spawn(async move { send(port, &authorization, own..next, (first, began)).await });
+        clients.spawn(async move { send(port, &authorization, own..next, due).await });
     }
     let (mut all, mut refused) = (latencies(), 0);
     while let Some(ended) = clients.join_next().await {
@@ -167,7 +193,7 @@ async fn send(
     port: u16,
     authorization: &str,
     numbers: Range<u64>,
-    (first, began): (u64, Instant),
+    due: impl Fn(u64) -> Instant,
 ) -> io::Result<(Histogram<u64>, u64)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
@@ -176,8 +202,7 @@ async fn send(
     for number in numbers.step_by(CONNECTIONS as usize) {
         let body = batch(usize::try_from(number).unwrap_or_default());
         let request = post("/v1/batch", authorization, &body);
-        let due =
-            began + Duration::from_nanos((number - first) * 1_000_000_000 / REQUESTS_A_SECOND);
+        let due = due(number);
         tokio::time::sleep_until(due.into()).await;
         stream.write_all(&request).await?;
         match read_status(&mut stream, &mut buffer).await? {
