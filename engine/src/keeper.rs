@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tracklog_log::{Append, Condition, Item};
@@ -54,7 +55,13 @@ const SPOILED_MAX: u64 = 4;
 
 /// So many idle slots are kept for later segments: to make one costs as much as to fill it. What
 /// a backlog left beyond that goes back to the file system.
-const FREE_SLOTS_MAX: usize = 4;
+///
+/// Twice as many as become a pack at once, so that a settler that is a pack behind has none made and
+/// removed again and again. Half of it where the disk has no room for [`PLENTY_SLOTS`] more.
+const FREE_SLOTS_MAX: usize = 8;
+const PLENTY_SLOTS: u64 = 16;
+/// How long to rest between pieces of a file that goes: the file system tells the disk of one meanwhile.
+const GIVING_BACK_REST: Duration = Duration::from_millis(10);
 
 /// What the keeper is asked to do.
 pub(crate) enum Job {
@@ -503,7 +510,7 @@ impl Keeper {
 
     /// No checkpoint names the pack any more. Who still reads it holds its file.
     fn remove_pack(&self, pack: PackId) {
-        if let Err(error) = self.disk.remove_file(&FileName::Pack(pack)) {
+        if let Err(error) = self.disk.give_back_pack(pack, &mut self.resting()) {
             // The next opening removes what nothing names.
             tracing::warn!("cannot remove {pack}: {error}");
         }
@@ -516,13 +523,34 @@ impl Keeper {
             tracing::warn!("cannot remove the index of segment {}: {error}", id.number);
         }
         let pinned = self.reader.forget(id.number);
-        if !pinned && self.free.len() < FREE_SLOTS_MAX {
+        let room = self.disk.free_bytes().unwrap_or(0);
+        let free_max = match room >= PLENTY_SLOTS * self.heading.slot_bytes {
+            true => FREE_SLOTS_MAX,
+            false => FREE_SLOTS_MAX / 2,
+        };
+        if !pinned && self.free.len() < free_max {
             self.free.push_back(id.slot);
             return;
         }
-        match self.disk.remove_slot(id.slot) {
+        let removed = match pinned {
+            true => self.disk.remove_slot(id.slot),
+            false => self.disk.give_back_slot(id.slot, &mut self.resting()),
+        };
+        match removed {
             Ok(()) => self.slots -= 1,
             Err(error) => tracing::warn!("cannot remove {}: {error}", id.slot),
+        }
+    }
+
+    /// Rests between the pieces of what is given back, unless the journal may need a slot soon or the
+    /// log is closing.
+    fn resting(&self) -> impl FnMut(u64) + '_ {
+        let written = || self.counters.commit_bytes.load(Ordering::Relaxed);
+        let hurry_from = written() + self.heading.slot_bytes / 2;
+        move |_| {
+            if written() < hurry_from && !self.settling.is_stopped() {
+                self.disk.pause(GIVING_BACK_REST);
+            }
         }
     }
 }

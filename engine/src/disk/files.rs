@@ -30,6 +30,7 @@ use tracklog_protocol::TimeMicros;
 
 use super::blocking::Threads;
 use super::buffer::assert_aligned;
+use super::giving_back::{self, Readers};
 use super::here;
 use super::map::FileMap;
 use super::probe;
@@ -302,6 +303,7 @@ impl Disk for FileDisk {
     fn open_pack(&self, pack: PackId) -> io::Result<Arc<dyn PackFile>> {
         let path = self.path(&FileName::Pack(pack));
         let file = SlotFile::open_to_read(&path, self.backend.direct)?;
+        giving_back::lock_to_read(&file.file)?;
         Ok(Arc::new(OpenPack { file, _folder: Arc::clone(&self.folder) }))
     }
 
@@ -332,13 +334,15 @@ impl Disk for FileDisk {
         self.writers()?;
         let path = self.path(name);
         let parent = path.parent().expect("a name below a folder has a parent");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match sync_folder(parent) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                synced => synced,
-            },
-            removed => removed.and_then(|()| sync_folder(parent)),
-        }
+        gone(fs::remove_file(&path).and_then(|()| sync_folder(parent)), parent)
+    }
+
+    fn give_back_pack(&self, pack: PackId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.writers()?;
+        let path = self.path(&FileName::Pack(pack));
+        let parent = path.parent().expect("a name below a folder has a parent");
+        let sync = || sync_folder(parent);
+        gone(giving_back::remove(&path, Readers::Locking, sync, between), parent)
     }
 
     fn create_slot(
@@ -365,6 +369,12 @@ impl Disk for FileDisk {
         self.writers()?;
         fs::remove_file(self.slot_path(slot))?;
         sync_folder(&self.journal())
+    }
+
+    fn give_back_slot(&self, slot: SlotId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.writers()?;
+        let sync = || sync_folder(&self.journal());
+        giving_back::remove(&self.slot_path(slot), Readers::None, sync, between)
     }
 
     fn open_slot(&self, slot: SlotId, access: Access) -> io::Result<Arc<dyn Slot>> {
@@ -749,6 +759,17 @@ fn lock_folder(path: &Path) -> io::Result<File> {
     lock(&file)?;
     sync_folder(path)?;
     Ok(file)
+}
+
+/// What is not there is removed, once its folder says so for good.
+fn gone(removed: io::Result<()>, folder: &Path) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match sync_folder(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        },
+        removed => removed,
+    }
 }
 
 fn lock(file: &File) -> io::Result<()> {

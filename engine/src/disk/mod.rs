@@ -17,6 +17,7 @@ mod blocking;
 mod buffer;
 mod chunks;
 mod files;
+mod giving_back;
 mod heap;
 mod here;
 mod map;
@@ -238,6 +239,25 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the file system says.
     fn remove_slot(&self, slot: SlotId) -> io::Result<()>;
+
+    /// The same for a slot that nobody has a map of. Its room may be given back piece by piece, with
+    /// `between` called after each: who has time rests there, and leaves the disk to others.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn give_back_slot(&self, slot: SlotId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        let _in_one = between;
+        self.remove_slot(slot)
+    }
+
+    /// Removes a pack's file likewise. Who has it open reads on.
+    ///
+    /// # Errors
+    /// As of [`remove_file`](Self::remove_file).
+    fn give_back_pack(&self, pack: PackId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        let _in_one = between;
+        self.remove_file(&FileName::Pack(pack))
+    }
 
     /// Opens a slot.
     ///

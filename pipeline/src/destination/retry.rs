@@ -47,6 +47,9 @@ pub enum RetryError {
     /// The log takes nothing more, or another retry goes on.
     #[error("{0}")]
     Log(String),
+    /// It was told to end.
+    #[error("it was told to end")]
+    Stopped,
 }
 
 /// Tries again what one destination did not take.
@@ -69,11 +72,11 @@ pub fn group(destination: &DestinationName) -> GroupName {
 }
 
 impl<L: Log + ?Sized> Retry<L> {
-    /// Tries all that is set aside now.
+    /// Tries all that is set aside now, until `stop` is ready.
     ///
     /// # Errors
     /// [`RetryError`].
-    pub async fn run(&self) -> Result<Retried, RetryError> {
+    pub async fn run(&self, stop: impl Future<Output = ()> + Send) -> Result<Retried, RetryError> {
         let topics = vec![self.to.undelivered.clone()];
         let name = group(&self.to.name);
         let member = self.groups.join(&name, "retry", topics, Start::Earliest).await?;
@@ -81,6 +84,7 @@ impl<L: Log + ?Sized> Retry<L> {
         let told = tokio::select! {
             told = self.all(&member, &mut retried) => told,
             told = self.stay(&member) => told,
+            () = stop => Err(RetryError::Stopped),
         };
         let left = member.leave().await;
         told?;

@@ -281,7 +281,7 @@ fn what_was_set_aside_is_tried_again_once_for_each_time_it_is_asked() {
     let retry = || {
         let (log, epoch) = (Arc::clone(&bench.rig.log), bench.rig.epoch);
         let retry = Retry { log, epoch, groups: bench.rig.groups(), to: Arc::clone(&to) };
-        block_on(retry.run()).unwrap()
+        block_on(retry.run(std::future::pending())).unwrap()
     };
     assert_eq!(retry(), Retried { delivered: 0, undelivered: 2 });
     bad.lock().retain(|it| *it != 2);
@@ -309,7 +309,10 @@ fn a_retry_that_takes_long_is_not_taken_for_dead() {
     });
     let (log, epoch) = (Arc::clone(&bench.rig.log), bench.rig.epoch);
     let retry = Retry { log, epoch, groups, to: bench.webhook(somebody) };
-    assert_eq!(block_on(retry.run()).unwrap(), Retried { delivered: 6, undelivered: 0 });
+    assert_eq!(
+        block_on(retry.run(std::future::pending())).unwrap(),
+        Retried { delivered: 6, undelivered: 0 }
+    );
 }
 
 #[test]

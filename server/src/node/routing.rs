@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::JoinHandle;
 use tracklog_log::{Epoch, Log, Topic, TopicName};
 use tracklog_pipeline::destination::file::Files;
 use tracklog_pipeline::destination::retry::{Retried, Retry};
@@ -82,7 +83,15 @@ pub(crate) struct Routing {
 struct Running {
     lanes: BTreeMap<Lane, Runner>,
     destinations: BTreeMap<DestinationName, Started>,
+    /// What was set aside is tried again, or was.
+    retries: BTreeMap<DestinationName, Retrying>,
     phase: Phase,
+}
+
+/// A retry of what was set aside for a destination.
+struct Retrying {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 /// Whether lanes and destinations run.
@@ -523,10 +532,20 @@ impl Routing {
     async fn end(&self, phase: Phase) {
         let mut running = self.running.lock().await;
         running.phase = phase;
-        let lanes = std::mem::take(&mut running.lanes).into_values();
-        let destinations = std::mem::take(&mut running.destinations).into_values();
-        let runners = lanes.chain(destinations.flat_map(|it| it.lanes.into_values()));
-        Runner::end_all(runners.collect()).await;
+        let mut lanes = std::mem::take(&mut running.lanes).into_values().collect::<Vec<_>>();
+        for started in running.destinations.values_mut() {
+            lanes.extend(std::mem::take(&mut started.lanes).into_values());
+        }
+        let retries = std::mem::take(&mut running.retries);
+        for retrying in retries.values() {
+            retrying.stop.send_replace(true);
+        }
+        Runner::end_all(lanes).await;
+        for (destination, Retrying { task, .. }) in retries {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, %destination, "a retry did not end by itself");
+            }
+        }
     }
 
     /// What routes events now.
@@ -623,14 +642,22 @@ impl Routing {
         let (log, epoch) = (Arc::clone(&self.parts.log), self.parts.epoch);
         let groups = Arc::clone(&self.parts.groups);
         let retry = Retry { log, epoch, groups, to: Arc::clone(&to) };
+        let mut running = self.running.lock().await;
+        if running.phase != Phase::Running {
+            let why = "destinations stand still while somebody is forgotten: try again when that is \
+                       done";
+            return Err(DestinationError::Unavailable(why.to_owned()));
+        }
         let goes_on = "goes on".to_owned();
         let before = self.tell_retry(&to.name, goes_on.clone());
         if before.as_ref() == Some(&goes_on) {
             return Err(DestinationError::Conflict(format!("a retry of {name} goes on")));
         }
-        let routing = Arc::downgrade(self);
-        self.parts.threads.spawn(async move {
-            let outcome = match retry.run().await {
+        let (routing, name) = (Arc::downgrade(self), to.name.clone());
+        let (stop, mut stopped) = watch::channel(false);
+        let task = self.parts.threads.spawn(async move {
+            let told_to_stop = async { drop(stopped.wait_for(|stop| *stop).await) };
+            let outcome = match retry.run(told_to_stop).await {
                 Ok(Retried { delivered, undelivered }) => {
                     format!("{delivered} delivered, {undelivered} set aside again")
                 }
@@ -641,6 +668,7 @@ impl Routing {
                 routing.tell_retry(&to.name, outcome);
             }
         });
+        running.retries.insert(name, Retrying { stop, task });
         Ok(())
     }
 

@@ -24,7 +24,7 @@ const ALICE: &str = "alice-c4n4ry-7b1e9f20d6a84c35";
 /// that takes nothing.
 struct Site {
     parent: tempfile::TempDir,
-    _hook: Hook,
+    hook: Hook,
 }
 
 impl Site {
@@ -42,7 +42,7 @@ impl Site {
         let settings =
             format!("[archive]\nflush_interval = \"100ms\"\n[route]\nfile = {:?}\n", text(&routes));
         std::fs::write(parent.path().join("tracklog.toml"), settings).unwrap();
-        Self { parent, _hook: hook }
+        Self { parent, hook }
     }
 
     fn data(&self) -> PathBuf {
@@ -250,6 +250,13 @@ fn a_node_that_runs_forgets_and_goes_on_taking_events() {
         let answer = node.post("/v1/batch", &json!({ "batch": events }).to_string());
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
+    // What was set aside is tried again meanwhile, and set aside anew.
+    site.hook.answer(|_| {
+        std::thread::park_timeout(Duration::from_millis(20));
+        400
+    });
+    let retry = run(&["destination", "retry", "crm", "--data", text(&data)]);
+    assert_eq!(retry.status, 0, "{}", retry.stderr);
     let is_over = AtomicBool::new(false);
     let (receipt, posted) = std::thread::scope(|scope| {
         let (client, key, is_over) = (node.client(), node.key.as_str(), &is_over);
@@ -264,6 +271,8 @@ fn a_node_that_runs_forgets_and_goes_on_taking_events() {
     // While it runs: nothing of it is in a file that is open either.
     assert_eq!(found(&data), Vec::<PathBuf>::new());
 
+    let again = run(&["destination", "retry", "crm", "--data", text(&data)]);
+    assert_eq!(again.status, 0, "destinations go on: {}", again.stderr);
     // What waited is enriched and archived, once each; of her nothing is known.
     let event = json!({"type": "track", "event": "Came back", "anonymousId": "phone-of-alice"});
     node.post("/v1/batch", &json!({ "batch": [event] }).to_string());
