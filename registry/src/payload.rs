@@ -488,6 +488,8 @@ mod tests {
         assert!(!takes(r#"{"multipleOf": 0.1}"#, "0.35"));
         assert!(takes(r#"{"multipleOf": 2.5}"#, "1e3"));
         assert!(takes(r#"{"multipleOf": 1e-8}"#, "12.3456789"));
+        // Wider than 64 bits it is the double that is next to it, which is one.
+        assert!(takes(r#"{"multipleOf": 6}"#, "900719920547444444444444444444440"));
     }
 
     #[test]
