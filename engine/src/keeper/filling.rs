@@ -8,6 +8,8 @@
 //!   rests: a slot is ready before the one that is written is full.
 //! - Ahead of that the filling rests three times as long as it worked: so a slot takes at most four
 //!   times as long as at once, however little is written.
+//! - As long as the journal writes nothing at all nothing rests: nobody waits for the disk then, and who
+//!   erases in a folder without a node has its spare slots wiped at once.
 //!
 //! It holds no clock: whoever fills says how far he is and how long that took, and waits as he is told.
 
@@ -35,7 +37,7 @@ impl Filling {
     /// the journal in all.
     pub(super) fn rest(&self, filled: u64, written: u64, worked: Duration) -> Duration {
         let meanwhile = written.saturating_sub(self.written_before);
-        if filled <= AHEAD_BYTES + meanwhile + meanwhile / 8 {
+        if meanwhile == 0 || filled <= AHEAD_BYTES + meanwhile + meanwhile / 8 {
             return Duration::ZERO;
         }
         (worked * RESTS_PER_WORK).min(REST_MAX)
@@ -52,11 +54,12 @@ mod tests {
     #[test]
     fn zeros_that_are_ahead_of_the_journal_rest_and_others_do_not() {
         let filling = Filling::begin(1_000 * MIB);
-        assert_eq!(filling.rest(4 * MIB, 1_000 * MIB, WORKED), Duration::ZERO);
-        assert_eq!(filling.rest(5 * MIB, 1_000 * MIB, WORKED), 3 * WORKED);
+        assert_eq!(filling.rest(200 * MIB, 1_000 * MIB, WORKED), Duration::ZERO, "nobody writes");
+        assert_eq!(filling.rest(5 * MIB, 1_001 * MIB, WORKED), Duration::ZERO);
+        assert_eq!(filling.rest(6 * MIB, 1_001 * MIB, WORKED), 3 * WORKED);
         assert_eq!(filling.rest(40 * MIB, 1_032 * MIB, WORKED), Duration::ZERO);
         assert_eq!(filling.rest(41 * MIB, 1_032 * MIB, WORKED), 3 * WORKED);
-        assert_eq!(filling.rest(35 * MIB, 1_000 * MIB, Duration::from_secs(1)), REST_MAX);
+        assert_eq!(filling.rest(35 * MIB, 1_001 * MIB, Duration::from_secs(1)), REST_MAX);
     }
 
     /// Both share a disk that takes so much at a time; the journal writes as much of it as it is given.
