@@ -93,17 +93,27 @@ fn agrees(schema: &[u8], payload: &str, violation: Option<&Violation>) {
     assert_eq!(violation.is_none(), validator.is_valid(&payload), "{violation:?}");
 }
 
-/// What has more digits than 64 bits hold becomes the double that it is to the registry: `serde_json`
-/// keeps all digits, and whether they are a multiple of something is another question.
+/// From here on all doubles are whole.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+/// Numbers of so many digits and fewer are the shortest names of their doubles.
+const DIGITS: usize = 15;
+
+/// A number that says more than a double holds becomes the double that it is to the registry, digit by
+/// digit: `serde_json` keeps all that was sent, and whether that is a multiple of something is another
+/// question.
 fn round(value: &mut Value) {
     match value {
-        Value::Number(number) => {
+        Value::Number(number) if number.as_u64().is_none() && number.as_i64().is_none() => {
             let text = number.to_string();
-            let is_wide = number.as_u64().is_none() && number.as_i64().is_none();
-            if is_wide && !text.contains(['.', 'e', 'E']) {
-                let double: f64 = text.parse().expect("it is a number");
-                *value = serde_json::from_str(&format!("{double:.0}")).expect("so is this");
-            }
+            let double: f64 = text.parse().expect("it is a number");
+            let mantissa = text.bytes().take_while(|it| !matches!(it, b'e' | b'E'));
+            let digits = mantissa.filter(u8::is_ascii_digit).count();
+            let rounded = match double.abs() {
+                size if size >= WHOLE => format!("{double:.0}"),
+                _ if digits > DIGITS => double.to_string(),
+                _ => return,
+            };
+            *value = serde_json::from_str(&rounded).expect("so is this");
         }
         Value::Array(elements) => elements.iter_mut().for_each(round),
         Value::Object(members) => members.values_mut().for_each(round),
