@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
 
 /// Runs `future` to its end on this thread, which parks until it is woken.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -23,7 +22,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// What a future calls one thread by.
 pub(crate) struct Signal {
-    woken: AtomicBool,
+    pub(crate) woken: AtomicBool,
     thread: Thread,
 }
 
@@ -32,29 +31,11 @@ impl Signal {
         Self { woken: AtomicBool::new(false), thread: thread::current() }
     }
 
-    /// Forgets earlier calls.
-    pub(crate) fn reset(&self) {
-        self.woken.store(false, Ordering::Relaxed);
-    }
-
     /// Parks until it is called.
     fn wait(&self) {
         while !self.woken.swap(false, Ordering::Acquire) {
             thread::park();
         }
-    }
-
-    /// Parks until it is called, and says whether it was.
-    pub(crate) fn wait_for(&self, at_most: Duration) -> bool {
-        let deadline = Instant::now() + at_most;
-        while !self.woken.swap(false, Ordering::Acquire) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            thread::park_timeout(left);
-        }
-        true
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! An implementation's tests bring a [`Harness`] and call [`run_all`], or run single cases by
 //! name. The suite needs no async runtime: it polls futures on the calling thread and parks it
-//! until they wake it, for at most a minute. It is a part of the library so that other crates'
-//! tests can call it; programs do not.
+//! until they wake it, for at most a minute. It is a part of the library, behind the
+//! feature `conformance`, so that other crates' tests can call it.
 
 mod appends;
 mod catalog;

@@ -5,7 +5,7 @@
 //! its promises (every ack means *synced to disk on this node*), and:
 //!
 //! - [`memory`]: a twin of the log that lives in memory, plain enough to be an oracle in tests;
-//! - [`conformance`]: the suite that every implementation must pass;
+//! - `conformance`, a feature: the suite that every implementation must pass;
 //! - [`meta`]: a linearizable key-value store over any log;
 //! - [`producers`]: when a batch that is sent twice is stored once;
 //! - [`dedupe`]: when an event that is sent twice is stored once;
@@ -19,6 +19,7 @@ mod append;
 mod blocking;
 pub mod budget;
 mod catalog;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod dedupe;
 pub mod erase;

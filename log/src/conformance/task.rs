@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::blocking::Signal;
 
@@ -17,6 +19,26 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// When nothing wakes it for a minute.
 pub fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
     Task::new(future).finish()
+}
+
+impl Signal {
+    /// Forgets earlier calls.
+    fn reset(&self) {
+        self.woken.store(false, Ordering::Relaxed);
+    }
+
+    /// Parks until it is called, and says whether it was.
+    fn wait_for(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        while !self.woken.swap(false, Ordering::Acquire) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            thread::park_timeout(left);
+        }
+        true
+    }
 }
 
 /// A future that can be left lying between two polls.

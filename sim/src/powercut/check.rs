@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tracklog_engine::{BackendChoice, Engine, Note, Options, WhenFull, verify};
-use tracklog_log::conformance::block_on;
+use tracklog_log::block_on;
 use tracklog_log::{Append, Domain, Fetch, FetchMode, Item, Lane, Log, Topic};
 use tracklog_protocol::{Offset, Record};
 

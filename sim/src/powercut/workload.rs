@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::{FolderAccess, open_folder};
 use tracklog_engine::{BackendChoice, Engine, Options, WhenFull};
-use tracklog_log::conformance::block_on;
+use tracklog_log::block_on;
 use tracklog_log::{
     Append, AppendError, CatalogError, Domain, Epoch, Item, Lane, Log, Retention, Topic, TopicName,
     TopicSpec,
