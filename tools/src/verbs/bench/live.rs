@@ -21,6 +21,7 @@ use tracklog_server::node::Node;
 
 use super::append::latencies;
 use super::gateway::{Stages, event, start};
+use super::pace::{Pace, Turns};
 use super::raw::micros;
 use super::wire::{ANSWER_BYTES_MAX, post, read_answer};
 use super::{Figure, Run};
@@ -125,9 +126,10 @@ async fn measure_on(node: &Node, run: &Run) -> Result<[Taken; 2], Failure> {
     let key = Arc::<str>::from(STANDARD.encode(format!("{}:", node.default_key().text)));
     let port = node.http().expect("it was asked for").port();
     let mut clients = JoinSet::new();
-    for first in 0..CONNECTIONS {
+    let pace = Pace { began: moments.began, rate: RATE };
+    for (first, turns) in (0..).zip(pace.share(events, CONNECTIONS)) {
         let (moments, key) = (Arc::clone(&moments), Arc::clone(&key));
-        clients.spawn(async move { send(port, &key, first, &moments).await });
+        clients.spawn(async move { send(port, &key, first, &turns, &moments).await });
     }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(Failure::could_not_run)?.map_err(Failure::could_not_run)?;
@@ -146,7 +148,13 @@ async fn measure_on(node: &Node, run: &Run) -> Result<[Taken; 2], Failure> {
 }
 
 /// Sends each event of a connection's when it is due, or at once where that is past.
-async fn send(port: u16, key: &str, first: u64, moments: &Moments) -> io::Result<()> {
+async fn send(
+    port: u16,
+    key: &str,
+    first: u64,
+    turns: &Turns,
+    moments: &Moments,
+) -> io::Result<()> {
     let authorization = format!("Basic {key}");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
@@ -155,8 +163,7 @@ async fn send(port: u16, key: &str, first: u64, moments: &Moments) -> io::Result
     for number in numbers.step_by(CONNECTIONS as usize) {
         let body = event(usize::try_from(number).unwrap_or(0));
         let request = post("/v1/track", &authorization, &body);
-        let due = moments.began + Duration::from_nanos(number * 1_000_000_000 / RATE);
-        tokio::time::sleep_until(due.into()).await;
+        turns.next().await;
         moments.note(&moments.sent, number);
         stream.write_all(&request).await?;
         read_answer(&mut stream, &mut buffer).await?;

@@ -7,6 +7,7 @@ mod append;
 mod gateway;
 mod live;
 mod open_loop;
+mod pace;
 mod pipeline;
 mod raw;
 mod replay;

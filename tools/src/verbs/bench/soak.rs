@@ -24,6 +24,7 @@ use tracklog_server::topics::RAW;
 
 use super::append::latencies;
 use super::gateway::{BATCH_EVENTS, batch};
+use super::pace::{Pace, Turns};
 use super::raw::micros;
 use super::replay::{Keep, Scan};
 use super::wire::{ANSWER_BYTES_MAX, post, read_status};
@@ -165,15 +166,13 @@ async fn drive(
     let key = STANDARD.encode(format!("{}:", node.default_key().text));
     let authorization = Arc::<str>::from(format!("Basic {key}"));
     let port = node.http().expect("it was asked for").port();
-    let next = first + time.as_secs() * requests_a_second;
+    let requests = time.as_secs() * requests_a_second;
     let began = Instant::now();
-    let due = move |number: u64| {
-        began + Duration::from_nanos((number - first) * 1_000_000_000 / requests_a_second)
-    };
+    let pace = Pace { began, rate: requests_a_second };
     let mut clients = JoinSet::new();
-    for own in first..first + CONNECTIONS {
-        let authorization = Arc::clone(&authorization);
-        clients.spawn(async move { send(port, &authorization, own..next, due).await });
+    for (own, turns) in (0..requests).zip(pace.share(requests, CONNECTIONS)) {
+        let client = Client { port, authorization: Arc::clone(&authorization), first, pace, turns };
+        clients.spawn(async move { client.send(own..requests).await });
     }
     let (mut all, mut refused) = (latencies(), 0);
     while let Some(ended) = clients.join_next().await {
@@ -184,33 +183,39 @@ async fn drive(
     }
     let events = all.len() * BATCH_EVENTS as u64;
     let events_per_second = events as f64 / began.elapsed().as_secs_f64();
-    Ok(Taken { latencies: all, events_per_second, refused, next })
+    Ok(Taken { latencies: all, events_per_second, refused, next: first + requests })
 }
 
-/// Sends one of [`CONNECTIONS`] of these requests. How long each took that was taken, and how many
-/// were refused.
-async fn send(
+/// One connection, and its part of a load.
+struct Client {
     port: u16,
-    authorization: &str,
-    numbers: Range<u64>,
-    due: impl Fn(u64) -> Instant,
-) -> io::Result<(Histogram<u64>, u64)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.set_nodelay(true)?;
-    let mut buffer = vec![0; ANSWER_BYTES_MAX];
-    let (mut taken, mut refused) = (latencies(), 0);
-    for number in numbers.step_by(CONNECTIONS as usize) {
-        let body = batch(usize::try_from(number).unwrap_or_default());
-        let request = post("/v1/batch", authorization, &body);
-        let due = due(number);
-        tokio::time::sleep_until(due.into()).await;
-        stream.write_all(&request).await?;
-        match read_status(&mut stream, &mut buffer).await? {
-            200 => taken.saturating_record(micros(due.elapsed())),
-            _ => refused += 1,
+    authorization: Arc<str>,
+    /// How many requests were sent before this load: no two are the same.
+    first: u64,
+    pace: Pace,
+    turns: Turns,
+}
+
+impl Client {
+    /// Sends one of [`CONNECTIONS`] of these requests. How long each took that was taken, and how
+    /// many were refused.
+    async fn send(self, numbers: Range<u64>) -> io::Result<(Histogram<u64>, u64)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        stream.set_nodelay(true)?;
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let (mut taken, mut refused) = (latencies(), 0);
+        for number in numbers.step_by(CONNECTIONS as usize) {
+            let body = batch(usize::try_from(self.first + number).unwrap_or_default());
+            let request = post("/v1/batch", &self.authorization, &body);
+            self.turns.next().await;
+            stream.write_all(&request).await?;
+            match read_status(&mut stream, &mut buffer).await? {
+                200 => taken.saturating_record(micros(self.pace.due(number).elapsed())),
+                _ => refused += 1,
+            }
         }
+        Ok((taken, refused))
     }
-    Ok((taken, refused))
 }
 
 /// What the process has of memory that is no file's; 0 where that cannot be told.
