@@ -104,6 +104,12 @@ impl FileMap {
         self.map.advise_range(Advice::PopulateRead, range.start, range.len())
     }
 
+    /// A hint: a kernel that does not take it reads when it is asked to.
+    fn ask_for(&self, range: &Range<usize>) {
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        let _taken = self.map.advise_range(Advice::WillNeed, start, range.end - start);
+    }
+
     fn copy(&self, range: Range<usize>) -> io::Result<Bytes> {
         let mut copy = vec![0; range.len()];
         let at = u64::try_from(range.start).expect("a place in memory is below 2^64");
@@ -130,12 +136,16 @@ impl Map for FileMap {
 
     fn expect(&self, at: u64, length: usize) {
         let Some(range) = self.range(at, length).filter(|range| !range.is_empty()) else { return };
-        if self.is_resident(&range) {
-            return;
+        if !self.is_resident(&range) {
+            self.ask_for(&range);
         }
-        let start = range.start / PAGE_BYTES * PAGE_BYTES;
-        // A hint: a kernel that does not take it reads when it is asked to.
-        let _taken = self.map.advise_range(Advice::WillNeed, start, range.end - start);
+    }
+
+    fn read_in(&self, at: u64, length: usize) {
+        let Some(range) = self.range(at, length).filter(|range| !range.is_empty()) else { return };
+        // To populate alone would read as much at a time as the kernel reads ahead.
+        self.ask_for(&range);
+        let _found_when_it_is_asked_for = self.populate(&range);
     }
 }
 
@@ -191,7 +201,18 @@ mod tests {
         assert!(map.is_resident(&(7..5 * 4096)));
         map.expect(0, all.end);
         map.expect(u64::MAX, 2);
+        map.read_in(0, all.end);
+        map.read_in(u64::MAX, 2);
         map.bytes(0, all.end).unwrap_err();
+    }
+
+    #[test]
+    fn what_was_read_in_is_in_memory() {
+        let (file, map) = mapped(64);
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        map.read_in(10 * 4096, 20 * 4096);
+        assert!(map.is_resident(&(10 * 4096..30 * 4096)));
     }
 
     #[test]

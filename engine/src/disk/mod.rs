@@ -415,4 +415,8 @@ pub trait Map: Send + Sync + 'static {
     /// Says that these bytes will be asked for soon. They may be read in meanwhile; nobody waits,
     /// and whether it worked shows when they are asked for.
     fn expect(&self, at: u64, length: usize);
+
+    /// Has these bytes read in, as one read of the disk, and waits. Whether it worked shows when they
+    /// are asked for.
+    fn read_in(&self, at: u64, length: usize);
 }

@@ -56,7 +56,7 @@ use crate::settled::pack::PackIndex;
 use pinned::PinnedBytes;
 use plan::{Asked, Bad, Plan, Planned};
 use scan::Scan;
-use slots::OpenSlots;
+use slots::{OpenSlot, OpenSlots};
 use threads::Threads;
 use together::Reading;
 
@@ -66,6 +66,8 @@ const FETCH_BYTES_MAX: usize = 32 << 20;
 const HELD_MAX: usize = 8;
 /// Nor is it planned more often for want of an index.
 const PLANS_MAX: usize = 16;
+/// One read of a segment that is read in: larger ones are no cheaper, and who writes waits for them.
+const READ_IN_BYTES: u64 = 256 << 10;
 /// Idle memory that is kept for reading around the page cache.
 const IDLE_BYTES_MAX: usize = 8 << 20;
 
@@ -308,6 +310,23 @@ impl Reader {
         hashes: RangeInclusive<u64>,
     ) -> Pending<'static, Result<IdPlaces, FetchError>> {
         Box::pin(ids::id_places(Arc::clone(self), topic, hashes))
+    }
+
+    /// Has a full segment read in as it lies, for who is about to read all of it in another order: a
+    /// disk gives large pieces for much less than as many bytes in small ones. Ends where `goes_on`,
+    /// asked behind each piece, says no. What cannot be read shows when it is asked for.
+    pub(crate) fn read_in(&self, home: Home, mut goes_on: impl FnMut() -> bool) {
+        let Home::Segment(id) = home else { return };
+        let Ok(OpenSlot { slot, map: Some(map) }) = self.slots.open(id) else { return };
+        let mut at = 0;
+        while at < slot.bytes() {
+            let bytes = READ_IN_BYTES.min(slot.bytes() - at);
+            map.read_in(at, usize::try_from(bytes).expect("a piece fits into memory"));
+            at += bytes;
+            if !goes_on() {
+                return;
+            }
+        }
     }
 
     /// A partition's batches at some of its places in a full segment or a pack, in order; what lies

@@ -584,6 +584,9 @@ impl Settler {
         for pack in indexed.iter().flatten() {
             self.merge_ids(&mut builder, pack)?;
         }
+        for source in &stretch.sources {
+            self.read_in(source.home);
+        }
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
             let finds_ids = self.knows_ids(partition.topic);
@@ -722,6 +725,17 @@ impl Settler {
     /// Where the partition starts; `None` when its topic is gone.
     fn extent(&self, partition: PartitionId) -> Option<Extent> {
         self.published.topics.read().extent(partition)
+    }
+
+    /// Has a segment read in as it lies, before its batches are read one partition after the other.
+    fn read_in(&mut self, home: Home) {
+        let reader = Arc::clone(&self.reader);
+        let mut began = self.disk.monotonic();
+        reader.read_in(home, || {
+            self.breathe(began);
+            began = self.disk.monotonic();
+            !self.settling.is_stopped()
+        });
     }
 
     /// Copies a partition's batches of one source, but for those below its start. Tells how many

@@ -924,6 +924,8 @@ impl Map for SimMap {
 
     /// All of it is in memory.
     fn expect(&self, _at: u64, _length: usize) {}
+
+    fn read_in(&self, _at: u64, _length: usize) {}
 }
 
 impl Drop for SimMap {
