@@ -25,8 +25,8 @@ use tracklog_protocol::{PartitionId, TimeMicros};
 use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::disk::{
-    Access, ChunkPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Slot, SlotId,
-    descriptors_max, is_passing, open_folder,
+    Access, ChunkPool, Disk, FileName, FolderAccess, OpenFolderError, PageBuffer, Share, Slot,
+    SlotId, descriptors_max, give_way, is_passing, open_folder,
 };
 use crate::error::OpenError;
 use crate::intake_client::IntakeClient;
@@ -871,6 +871,7 @@ impl Drop for Watched {
 /// The keeper's thread. Ends when the journal's has, which holds the other end.
 fn keep(mut keeper: Keeper, jobs: &mpsc::Receiver<Job>, driver: Arc<Driver>) {
     let _watched = Watched(driver);
+    give_way(Share::Equal);
     loop {
         let job = if keeper.waits_for_room() {
             jobs.recv_timeout(ROOM_EVERY)

@@ -21,7 +21,8 @@ pub struct Options {
     pub ring_bytes: usize,
     /// How much memory the places of full segments may take.
     pub index_bytes: u64,
-    /// How many threads read the past. With 0 whoever asks does it himself.
+    /// How many threads read the past for replays, and as many for live readers. With 0 whoever asks
+    /// does it himself.
     pub replay_threads: usize,
     /// What the answers to fetches may hold of maps together; beyond it answers are copies. Bounds
     /// what a slow reader keeps of the journal's slots, by no more than one window for each.

@@ -10,8 +10,8 @@
 //!   batch from a disk was checked: its checksums, and that it is the one that was asked for.
 //! - A bad block or a bad batch costs that batch only: it is named as damage, and reading goes on
 //!   behind it. Records whose commits are lost are named too.
-//! - 2 to 4 run on replay threads, under a budget of bytes. Whoever asks never waits for a disk,
-//!   and never touches a map that is not in memory.
+//! - 2 to 4 run on threads of their own, replays under a budget of bytes. Whoever asks never waits
+//!   for a disk, and never touches a map that is not in memory.
 //! - Fetches that wait for the same segment are read in one pass over it.
 //! - Answers hold no more of maps than their budget says: beyond it they are copies.
 //! - A slot is mapped only while its segment is full and listed; [`Reader::forget`] says whether

@@ -1,7 +1,8 @@
 //! The threads that read from disks, what waits for them, and the answers that come from them.
 //!
 //! Promises
-//! - Work for live readers goes before work for replays; within each, first come, first served.
+//! - Live readers wait for no replay: there are threads for them alone. Those of replays come after
+//!   all others of the machine. Within each kind it is first come, first served.
 //! - What is being read for replays, and what was read for them and not taken yet, stays within
 //!   a budget of bytes; a fetch larger than all of it is read when nothing else is. Live readers
 //!   neither count nor wait. A share is given back when its caller takes the answer or gives up
@@ -26,6 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use tracklog_log::FetchMode;
 
 use super::together::{Reading, read_together};
+use crate::disk::{Share, give_way};
 use crate::journal::commit::SegmentNumber;
 
 /// What waits for a thread.
@@ -81,7 +83,8 @@ pub(super) struct Threads {
 
 struct Waiting {
     queues: Mutex<Queues>,
-    changed: Condvar,
+    live_came: Condvar,
+    replay_may_go: Condvar,
     replay_bytes_max: u64,
 }
 
@@ -95,21 +98,28 @@ struct Queues {
 }
 
 impl Threads {
-    /// With a `count` of 0 whoever asks does the work, and nothing is counted.
+    /// So many for replays, and as many for live readers. With a `count` of 0 whoever asks does the
+    /// work, and nothing is counted.
     pub(super) fn start(count: usize, replay_bytes_max: u64) -> io::Result<Self> {
         // Made before its threads, so that those which did start end when another does not.
         let threads = Self::new(count == 0, replay_bytes_max);
         for index in 0..count {
-            let waiting = Arc::clone(&threads.waiting);
-            let builder = thread::Builder::new().name(format!("replay-{index}"));
-            threads.threads.lock().push(builder.spawn(move || waiting.work())?);
+            for (kind, mode) in [("replay", FetchMode::Replay), ("live", FetchMode::Live)] {
+                let waiting = Arc::clone(&threads.waiting);
+                let builder = thread::Builder::new().name(format!("{kind}-{index}"));
+                threads.threads.lock().push(builder.spawn(move || waiting.work(mode))?);
+            }
         }
         Ok(threads)
     }
 
     fn new(at_once: bool, replay_bytes_max: u64) -> Self {
-        let waiting =
-            Waiting { queues: Mutex::default(), changed: Condvar::new(), replay_bytes_max };
+        let waiting = Waiting {
+            queues: Mutex::default(),
+            live_came: Condvar::new(),
+            replay_may_go: Condvar::new(),
+            replay_bytes_max,
+        };
         Self { waiting: Arc::new(waiting), threads: Mutex::default(), at_once }
     }
 
@@ -119,10 +129,11 @@ impl Threads {
         Self::new(false, replay_bytes_max)
     }
 
-    /// Does what a thread would do next. False when it would wait.
+    /// Does what a thread would do next, one of live readers' first. False when all would wait.
     #[cfg(test)]
     pub(super) fn turn(&self) -> bool {
-        let taken = self.waiting.take(&mut self.waiting.queues.lock());
+        let take = |mode| self.waiting.take(mode, &mut self.waiting.queues.lock());
+        let taken = take(FetchMode::Live).or_else(|| take(FetchMode::Replay));
         taken.map(Taken::run).is_some()
     }
 
@@ -201,7 +212,7 @@ impl Waiting {
             FetchMode::Replay => queues.replay.push_back(job),
         }
         drop(queues);
-        self.changed.notify_one();
+        self.changed(mode).notify_one();
     }
 
     fn stop(&self) {
@@ -210,40 +221,60 @@ impl Waiting {
         let undone = (std::mem::take(&mut queues.live), std::mem::take(&mut queues.replay));
         drop(queues);
         drop(undone);
-        self.changed.notify_all();
+        self.live_came.notify_all();
+        self.replay_may_go.notify_all();
     }
 
-    fn work(self: &Arc<Self>) {
-        while let Some(taken) = self.next() {
+    const fn changed(&self, mode: FetchMode) -> &Condvar {
+        match mode {
+            FetchMode::Live => &self.live_came,
+            FetchMode::Replay => &self.replay_may_go,
+        }
+    }
+
+    fn work(self: &Arc<Self>, mode: FetchMode) {
+        if mode == FetchMode::Replay {
+            give_way(Share::Small);
+        }
+        while let Some(taken) = self.next(mode) {
             taken.run();
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<Taken> {
+    fn next(self: &Arc<Self>, mode: FetchMode) -> Option<Taken> {
         let mut queues = self.queues.lock();
         loop {
-            if let Some(taken) = self.take(&mut queues) {
+            if let Some(taken) = self.take(mode, &mut queues) {
                 return Some(taken);
             }
             if queues.stopped {
                 return None;
             }
-            self.changed.wait(&mut queues);
+            self.changed(mode).wait(&mut queues);
         }
     }
 
-    /// What is to be done next, if something is and the budget lets it.
-    fn take(self: &Arc<Self>, queues: &mut Queues) -> Option<Taken> {
-        if let Some(job) = queues.live.pop_front() {
-            let segment = job.segment();
-            return Some(match job {
-                Job::Work(work) => Taken::Work(work),
-                Job::Read(first) => {
-                    let others = same_segment(&mut queues.live, segment, u64::MAX);
-                    Taken::Read(std::iter::once(*first).chain(others).collect())
-                }
-            });
+    /// What a thread of this kind does next, if there is something and the budget lets it.
+    fn take(self: &Arc<Self>, mode: FetchMode, queues: &mut Queues) -> Option<Taken> {
+        match mode {
+            FetchMode::Live => Self::take_live(queues),
+            FetchMode::Replay => self.take_replay(queues),
         }
+    }
+
+    fn take_live(queues: &mut Queues) -> Option<Taken> {
+        let job = queues.live.pop_front()?;
+        let segment = job.segment();
+        Some(match job {
+            Job::Work(work) => Taken::Work(work),
+            Job::Read(first) => {
+                let others = same_segment(&mut queues.live, segment, u64::MAX);
+                Taken::Read(std::iter::once(*first).chain(others).collect())
+            }
+        })
+    }
+
+    fn take_replay(self: &Arc<Self>, queues: &mut Queues) -> Option<Taken> {
         let bytes = queues.replay.front()?.bytes();
         let left = self.replay_bytes_max.saturating_sub(queues.replay_bytes);
         if bytes > left && queues.replay_bytes > 0 {
@@ -316,7 +347,7 @@ impl Drop for ReplayShare {
         drop(queues);
         if any_waits {
             // What waits next may be small enough for several threads.
-            self.waiting.changed.notify_all();
+            self.waiting.replay_may_go.notify_all();
         }
     }
 }
@@ -417,7 +448,7 @@ impl<T> Drop for Answer<T> {
             // What waits behind it may fit now. Under the lock, so that no thread is between its
             // look and its sleep.
             drop(self.waiting.queues.lock());
-            self.waiting.changed.notify_one();
+            self.waiting.replay_may_go.notify_one();
         }
     }
 }
@@ -431,11 +462,11 @@ mod tests {
 
     use super::*;
 
-    /// Occupies the only thread until the sender speaks or is dropped.
+    /// Occupies the only thread for replays until the sender speaks or is dropped.
     fn busy(threads: &Threads) -> mpsc::Sender<()> {
         let (free, freed) = mpsc::channel::<()>();
         let (begun, has_begun) = mpsc::channel();
-        let answer = threads.run(FetchMode::Live, move || {
+        let answer = threads.run(FetchMode::Replay, move || {
             begun.send(()).unwrap();
             freed.recv().unwrap_or_default();
         });
@@ -445,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn live_readers_go_first_and_the_rest_in_order() {
+    fn live_readers_wait_for_no_replay_and_each_kind_goes_in_order() {
         let threads = Threads::start(1, 0).unwrap();
         let free = busy(&threads);
         let done = Arc::new(Mutex::new(Vec::new()));
@@ -453,17 +484,16 @@ mod tests {
             let done = Arc::clone(&done);
             threads.run(mode, move || done.lock().push(name))
         };
-        let answers = [
-            run(FetchMode::Replay, "past 1"),
-            run(FetchMode::Replay, "past 2"),
-            run(FetchMode::Live, "live 1"),
-            run(FetchMode::Live, "live 2"),
-        ];
+        let past = ["past 1", "past 2"].map(|name| run(FetchMode::Replay, name));
+        for live in ["live 1", "live 2"].map(|name| run(FetchMode::Live, name)) {
+            assert_eq!(block_on(live), Some(()));
+        }
+        assert_eq!(*done.lock(), ["live 1", "live 2"]);
         drop(free);
-        for answer in answers {
+        for answer in past {
             assert_eq!(block_on(answer), Some(()));
         }
-        assert_eq!(*done.lock(), ["live 1", "live 2", "past 1", "past 2"]);
+        assert_eq!(done.lock()[2..], ["past 1", "past 2"]);
         threads.stop();
     }
 

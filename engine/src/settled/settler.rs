@@ -32,7 +32,7 @@ use parking_lot::{Condvar, Mutex};
 use tracklog_log::Extent;
 use tracklog_protocol::{Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::disk::{BufferPool, Disk, FileName, PackId};
+use crate::disk::{BufferPool, Disk, FileName, PackId, Share, give_way};
 use crate::intake_client::IntakeClient;
 use crate::journal::appender::Counters;
 use crate::journal::commit::{CommitNumber, Opened, Run, SegmentNumber};
@@ -68,8 +68,6 @@ const LOW_SLOTS: u64 = 4;
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// So many partitions are told to the journal at a time.
 const EXPIRE_AT_ONCE: usize = 1024;
-/// Linux counts it for each thread.
-const NICENESS: i32 = 10;
 
 /// How segments are settled.
 #[derive(Clone, Debug)]
@@ -293,9 +291,7 @@ impl Settler {
 
     /// Settles until it is stopped, on a thread that comes after all others.
     pub(crate) fn run(&mut self) {
-        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-            tracing::debug!("the settler runs like all others: {error}");
-        }
+        give_way(Share::Small);
         while self.settling.wait(self.looks_by_itself().then_some(EXPIRE_EVERY)) {
             self.expire();
             self.settle();
