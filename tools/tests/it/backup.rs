@@ -14,6 +14,8 @@ use crate::rig::{Node, replay, run, text, tracklog};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const BATCH: usize = 20;
+/// What there is of the log is held by the test, once for each round: the longer rounds take, the more.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
 struct Site {
     parent: tempfile::TempDir,
@@ -75,7 +77,7 @@ fn lines(data: &Path, topic: &str) -> BTreeMap<u64, BTreeMap<u64, Value>> {
     lines
 }
 
-/// What a thread sends as fast as it is taken, until it is told to stop.
+/// What a thread sends, batch after batch, until it is told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
     /// The ids of batches that were acked.
@@ -108,6 +110,7 @@ impl Load {
                     Ok(answer) if answer.status == 200 => {
                         acked.lock().unwrap().push(batch);
                         batch += 1;
+                        std::thread::park_timeout(BETWEEN_BATCHES);
                     }
                     // Sent again: the ids are the same.
                     _ => client = None,
