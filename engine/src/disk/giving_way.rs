@@ -2,11 +2,11 @@
 //!
 //! A thread that runs keeps its core for a slice of about three milliseconds on Linux from 6.6 on (the
 //! scheduler is EEVDF), or until the next tick, whoever wakes up meanwhile. Under a settler at work
-//! one ack in fifty came that much later: the end of a commit's write is told on one core alone. Whoever
+//! one ack in twenty took longer than that: the end of a commit's write is told on one core alone. Whoever
 //! asks for shorter slices than the one that runs comes first at once (from Linux 6.12 on). So threads
 //! of the background ask for the longest there is, with `sched_setattr(2)`, which earlier kernels do
 //! not hear; with others in line they get no more of their core by it. And by waking up they take no
-//! core from others (`SCHED_BATCH`).
+//! core from others (`SCHED_BATCH`). Threads that such a thread makes are as it is.
 //!
 //! Here beside the disk because it is a call to the system like those.
 

@@ -17,7 +17,7 @@ pub(super) struct Pace {
     pub(super) rate: u64,
 }
 
-/// A client's part of a load: every so manieth request.
+/// A client's part of a load: of as many requests as there are clients, one.
 #[derive(Debug)]
 pub(super) struct Turns(Arc<Semaphore>);
 
