@@ -91,9 +91,7 @@ fn settled_events_are_known_after_a_reopening() {
         let one = records(&[*event], 1);
         first.extend(send(machine.engine(), &partitions[..1], &one).expect("stored").verdicts);
     }
-    while machine.engine().status().segments > 1 {
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
+    settled(machine.engine());
     assert!(machine.engine().status().packs > 0);
     for _ in 0..2 {
         for (event, first) in all.iter().zip(&first) {

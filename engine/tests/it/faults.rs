@@ -12,7 +12,7 @@ use tracklog_protocol::{PartitionId, Record, TimeMicros};
 
 use crate::rig::{
     Contents, Machine, SLOT_BYTES, append, batches, contents, options, payload, records, submit,
-    topic, wait,
+    topic, until, wait,
 };
 
 const CHECKPOINTS: [FileName; 2] = [FileName::CheckpointA, FileName::CheckpointB];
@@ -50,9 +50,7 @@ fn a_full_disk_refuses_appends_reads_go_on_and_room_lets_them_resume() {
     assert_eq!(records(log, raw).len() as u64, acked, "reads go on");
     machine.disk.set_capacity(u64::MAX >> 1);
     // No event tells of free space: the log looks once a second.
-    while log.state() != State::Open {
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    until(log, |log| log.state() == State::Open);
     assert_eq!(append(log, raw, b"more").expect("there is room").0, acked);
     machine.crash(Crash::Kill);
     assert_eq!(

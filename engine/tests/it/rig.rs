@@ -155,14 +155,20 @@ pub(crate) fn append_in_time(log: &dyn Log, partition: PartitionId, bytes: &[u8]
 
 /// Waits until no full segment is left to settle.
 pub(crate) fn settled(log: &Engine) {
+    until(log, |log| log.status().segments == 1);
+}
+
+/// Waits until what is said of the log holds.
+#[track_caller]
+pub(crate) fn until(log: &Engine, holds: impl Fn(&Engine) -> bool) {
     // The settler comes after all others on a machine that is busy.
     for _ in 0..60_000 {
-        if log.status().segments == 1 {
+        if holds(log) {
             return;
         }
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    panic!("{} segments are not settled: {:?}", log.status().segments, log.state());
+    panic!("it never comes to that: {:?}", log.status());
 }
 
 /// Writes a key and waits for its offset.

@@ -17,26 +17,12 @@ use tracklog_protocol::{
 };
 
 use crate::rig::{
-    Machine, append, assert_same, contents, options, payload, records, set, topic, wait,
+    Machine, append, assert_same, contents, options, payload, records, set, settled, topic, until,
+    wait,
 };
 
 fn settling() -> Options {
     Options { hot_bytes: Some(0), ..options() }
-}
-
-/// Waits until what is said of the log holds.
-fn until(log: &Engine, holds: impl Fn(&Engine) -> bool) {
-    for _ in 0..20_000 {
-        if holds(log) {
-            return;
-        }
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    panic!("it never comes to that: {:?}", log.status());
-}
-
-fn settled(log: &Engine) {
-    until(log, |log| log.status().segments == 1);
 }
 
 fn extents(log: &Engine) -> BTreeMap<PartitionId, Extent> {

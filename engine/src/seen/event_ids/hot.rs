@@ -621,6 +621,7 @@ impl std::fmt::Debug for HotIds {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use proptest::prelude::*;
     use tracklog_protocol::TopicId;
@@ -777,6 +778,62 @@ mod tests {
         assert_eq!(found(&ids, 0), []);
         assert_eq!(found(&ids, 399_999).len(), 1);
         assert!(ids.len() <= 100_000 && ids.bytes() < 150_000 * 16, "{ids:?}");
+    }
+
+    /// The time of this thread, whatever else the machine did meanwhile.
+    fn cpu_time() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.try_into().expect("a thread's time does not go below 0")
+    }
+
+    /// Inserts ids from `from` to `to` in commits of a thousand; those whose insertion took longer
+    /// than `slow`, and how long.
+    fn slow_insertions(
+        ids: &mut HotIds,
+        from: u64,
+        to: u64,
+        slow: Duration,
+    ) -> Vec<(u64, Duration)> {
+        let mut found = Vec::new();
+        let mut before = cpu_time();
+        for number in from..to {
+            insert(ids, number, (7, number));
+            if number % 1_000 == 0 {
+                ids.end_commit(TimeMicros(0));
+            }
+            let after = cpu_time();
+            if after - before > slow {
+                found.push((number, after - before));
+            }
+            before = after;
+        }
+        found
+    }
+
+    /// What holds up the whole machine counts as this thread's time too, but not each time at the
+    /// same insertion.
+    #[test]
+    #[ignore = "measures, for minutes: run it built for release, with --nocapture"]
+    #[allow(clippy::print_stdout, reason = "figures are what this is for")]
+    fn no_insertion_takes_a_millisecond() {
+        const STEPS: [u64; 4] = [1_000_000, 10_000_000, 50_000_000, 200_000_000];
+        const SLOW: Duration = Duration::from_micros(50);
+        let mut turns = [ids(), ids(), ids()];
+        let mut from = 0;
+        for to in STEPS {
+            let mut slow = turns.each_mut().map(|ids| slow_insertions(ids, from, to, SLOW));
+            let first = std::mem::take(&mut slow[0]);
+            let again = slow[1..].iter().map(|it| it.iter().copied().collect::<BTreeMap<_, _>>());
+            let again: Vec<_> = again.collect();
+            let shortest = first.iter().filter_map(|(number, took)| {
+                let others = again.iter().map(|it| it.get(number).copied());
+                others.fold(Some(*took), |shortest, it| Some(shortest?.min(it?)))
+            });
+            let longest = shortest.max().unwrap_or(SLOW);
+            println!("{to} ids: the longest insertion took {} us or less", longest.as_micros());
+            assert!(longest < Duration::from_millis(1), "{longest:?} at {to} ids");
+            from = to;
+        }
     }
 
     #[derive(Clone, Debug)]
