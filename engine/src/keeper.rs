@@ -510,10 +510,13 @@ impl Keeper {
 
     /// No checkpoint names the pack any more. Who still reads it holds its file.
     fn remove_pack(&self, pack: PackId) {
+        // What the reader keeps open would have the room go all at once.
+        self.reader.forget_pack(pack);
         if let Err(error) = self.disk.give_back_pack(pack, &mut self.resting()) {
             // The next opening removes what nothing names.
             tracing::warn!("cannot remove {pack}: {error}");
         }
+        // Whoever had found it before may have opened it meanwhile.
         self.reader.forget_pack(pack);
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Here beside the disk because it is a call to the system like those.
 
+use std::cell::Cell;
 use std::io;
 
 /// The longest slice that Linux gives.
@@ -28,20 +29,44 @@ pub(crate) enum Share {
     Small,
 }
 
+thread_local! {
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Has the calling thread give way to those that somebody waits for.
 pub(crate) fn give_way(share: Share) {
+    GIVES_WAY.set(true);
     if let Err(error) = ask(share) {
         tracing::debug!("a thread of the background runs like all others: {error}");
+        if let Share::Small = share {
+            let _as_good_as_it_gets = nice_for(share).and_then(|nice| {
+                rustix::process::setpriority_process(None, nice).map_err(io::Error::from)
+            });
+        }
     }
 }
 
-fn ask(share: Share) -> io::Result<()> {
+/// Whether the calling thread was told to: whatever others wait for, it may not come to for long.
+pub(crate) fn gives_way() -> bool {
+    GIVES_WAY.get()
+}
+
+fn nice_for(share: Share) -> io::Result<i32> {
     // Linux counts it for each thread.
     let now = rustix::process::getpriority_process(None)?;
-    let nice = match share {
+    Ok(match share {
         Share::Equal => now,
         Share::Small => (now + NICER).min(NICENESS_MAX),
-    };
+    })
+}
+
+fn ask(share: Share) -> io::Result<()> {
+    // SAFETY: it takes a number and gives one; thread 0 is the one that calls.
+    if unsafe { libc::sched_getscheduler(0) } == libc::SCHED_IDLE {
+        // It comes after all others already.
+        return Ok(());
+    }
+    let nice = nice_for(share)?;
     let wish = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).expect("it is some dozens of bytes"),
         sched_policy: u32::try_from(libc::SCHED_BATCH).expect("it is a small number"),

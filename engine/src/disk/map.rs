@@ -84,6 +84,11 @@ impl FileMap {
         looked == 0 && resident[..pages].iter().all(|page| page & 1 == 1)
     }
 
+    /// Whether the kernel reads in pages when it is asked to, and waits: Linux does from 5.14 on.
+    fn can_populate(&self) -> bool {
+        self.populate_pages(0..0).is_ok()
+    }
+
     /// Has the kernel read in all pages that `range` touches. False when it cannot do that.
     fn populate(&self, range: &Range<usize>) -> io::Result<bool> {
         let start = range.start / PAGE_BYTES * PAGE_BYTES;
@@ -143,6 +148,9 @@ impl Map for FileMap {
 
     fn read_in(&self, at: u64, length: usize) {
         let Some(range) = self.range(at, length).filter(|range| !range.is_empty()) else { return };
+        if !self.can_populate() {
+            return;
+        }
         // To populate alone would read as much at a time as the kernel reads ahead.
         self.ask_for(&range);
         let _found_when_it_is_asked_for = self.populate(&range);

@@ -42,7 +42,7 @@ pub use buffer::{BufferPool, PageBuffer};
 pub use chunks::ChunkPool;
 pub use files::{BackendChoice, FolderAccess, OpenFolderError, open_folder};
 pub(crate) use files::{descriptors_max, is_passing, open_alone, open_pack_alone, read_alone};
-pub(crate) use giving_way::{Share, give_way};
+pub(crate) use giving_way::{Share, give_way, gives_way};
 pub use heap::bound_heap;
 pub(crate) use here::{is_telling, write_here};
 pub use probe::{DurableWrites, Measured, measure};
@@ -418,7 +418,7 @@ pub trait Map: Send + Sync + 'static {
     /// and whether it worked shows when they are asked for.
     fn expect(&self, at: u64, length: usize);
 
-    /// Has these bytes read in, as one read of the disk, and waits. Whether it worked shows when they
-    /// are asked for.
+    /// Has these bytes read in, in pieces as large as the system makes them, and waits. Whether it
+    /// worked shows when they are asked for: a system that cannot wait reads nothing now.
     fn read_in(&self, at: u64, length: usize);
 }

@@ -10,6 +10,8 @@
 //! - Who brings something drives the journal a bounded number of steps and then hands it over to
 //!   the watcher, a thread that has nothing else to do. It drives the journal too when its time
 //!   has come: for a mark after silence, and past a commit's deadline.
+//! - A thread of the background that brings something hands it over at once: others may have its core
+//!   before it is done, and all acks would wait with it.
 //! - If a step panics the journal ends: nobody waits for what no longer comes. The panic goes on in
 //!   the watcher's thread, and so reaches who closes the log, not who happened to drive it.
 //!
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tracklog_log::{Append, Permit, Ticket};
 
-use crate::disk::is_telling;
+use crate::disk::{gives_way, is_telling};
 use crate::journal::appender::Next;
 
 use super::super::sync::{Condvar, Mutex};
@@ -156,14 +158,14 @@ impl Driver {
     /// Tells the journal that something happened.
     pub(crate) fn push(&self, input: Input) {
         if self.intake.push(input) {
-            self.attend(if is_telling() { By::Caller } else { By::Teller });
+            self.attend_or_hand_over(if is_telling() { By::Caller } else { By::Teller });
         }
     }
 
     /// Has the journal look at what the log itself left at the head of the queue.
     pub(crate) fn look(&self) {
         if self.intake.attend() {
-            self.attend(By::Teller);
+            self.attend_or_hand_over(By::Teller);
         }
     }
 
@@ -205,6 +207,13 @@ impl Driver {
             Ok(Left::WithWork) => self.hand_over(),
             Ok(Left::ForGood) => self.end(None),
             Err(panic) => self.end(Some(panic)),
+        }
+    }
+
+    fn attend_or_hand_over(&self, by: By) {
+        match gives_way() {
+            true => self.hand_over(),
+            false => self.attend(by),
         }
     }
 

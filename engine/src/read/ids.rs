@@ -1,6 +1,6 @@
 //! Finding events by message id: in the table of the journal's events, and in the indexes of packs.
 //!
-//! What is found is a *perhaps*, by a hash; whoever asks reads the events. Disks are read on replay
+//! What is found is a *perhaps*, by a hash; whoever asks reads the events. Disks are read on the reader's
 //! threads: a page or two for each pack, and none of what the tables can tell.
 //!
 //! Promises

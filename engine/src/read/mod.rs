@@ -78,7 +78,8 @@ pub(crate) type Rebuild =
 /// What a [`Reader`] is given.
 #[derive(Clone)]
 pub(crate) struct ReaderOptions {
-    /// How many threads read from the disk. With 0 whoever asks does it himself.
+    /// How many threads read from the disk for replays, and as many for live readers. With 0 whoever
+    /// asks does it himself.
     pub(crate) threads: usize,
     /// What answers may hold of maps; beyond it they are copies.
     pub(crate) pinned_bytes: u64,
@@ -312,15 +313,15 @@ impl Reader {
         Box::pin(ids::id_places(Arc::clone(self), topic, hashes))
     }
 
-    /// Has a full segment read in as it lies, for who is about to read all of it in another order: a
-    /// disk gives large pieces for much less than as many bytes in small ones. Ends where `goes_on`,
-    /// asked behind each piece, says no. What cannot be read shows when it is asked for.
-    pub(crate) fn read_in(&self, home: Home, mut goes_on: impl FnMut() -> bool) {
-        let Home::Segment(id) = home else { return };
-        let Ok(OpenSlot { slot, map: Some(map) }) = self.slots.open(id) else { return };
+    /// Has a full segment read in as it lies, up to a place in it, for who is about to read all of that
+    /// in another order: a disk gives large pieces for much less than as many bytes in small ones.
+    /// Ends where `goes_on`, asked behind each piece, says no. What cannot be read shows when it is
+    /// asked for.
+    pub(crate) fn read_in(&self, id: SegmentId, end: u64, mut goes_on: impl FnMut() -> bool) {
+        let Ok(OpenSlot { map: Some(map), .. }) = self.slots.open(id) else { return };
         let mut at = 0;
-        while at < slot.bytes() {
-            let bytes = READ_IN_BYTES.min(slot.bytes() - at);
+        while at < end {
+            let bytes = READ_IN_BYTES.min(end - at);
             map.read_in(at, usize::try_from(bytes).expect("a piece fits into memory"));
             at += bytes;
             if !goes_on() {

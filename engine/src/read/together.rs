@@ -8,7 +8,7 @@
 //! 3. What all planned is read in the order of the disk, each window once.
 //! 4. Each gets its own batches: slices of the same windows.
 //!
-//! Called by the replay threads, or by whoever asks where there are none.
+//! Called by the threads that read, or by whoever asks where there are none.
 
 use std::sync::Arc;
 

@@ -28,11 +28,13 @@ pub(super) struct Pace {
     micros: u64,
     /// How long a commit takes at its best; 0: not known yet.
     best_micros: u64,
+    /// How long was worked since it could last be told.
+    worked: Duration,
 }
 
 impl Pace {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, commits: 0, micros: 0, best_micros: 0 }
+        Self { counters, commits: 0, micros: 0, best_micros: 0, worked: Duration::ZERO }
     }
 
     /// How long to rest after having worked for so long.
@@ -40,9 +42,11 @@ impl Pace {
         let commits = self.counters.commits.load(Ordering::Relaxed);
         let micros = self.counters.write_micros_sum.load(Ordering::Relaxed);
         let (new, took) = (commits - self.commits, micros.saturating_sub(self.micros));
+        self.worked += worked;
         if new < COMMITS_MIN {
             return Duration::ZERO;
         }
+        let worked = std::mem::take(&mut self.worked);
         (self.commits, self.micros) = (commits, micros);
         let mean = took / new;
         let is_felt = self.best_micros > 0 && mean > FELT * self.best_micros;
@@ -80,6 +84,8 @@ mod tests {
         assert_eq!(pace.rest(Duration::from_secs(1)), REST_MAX);
         commit(&counters, COMMITS_MIN - 1, 320);
         assert_eq!(pace.rest(WORKED), Duration::ZERO, "too few to tell");
+        commit(&counters, 1, 320);
+        assert_eq!(pace.rest(WORKED), 2 * WORKED, "and it is not forgotten");
         commit(&counters, 100, 160);
         assert_eq!(pace.rest(WORKED), Duration::ZERO);
     }

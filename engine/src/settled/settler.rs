@@ -38,7 +38,7 @@ use crate::journal::appender::Counters;
 use crate::journal::commit::{CommitNumber, Opened, Run, SegmentNumber};
 use crate::journal::intake::Input;
 use crate::journal::segment::ClusterId;
-use crate::partition::places::{Home, Index, Listed, PartitionShare, Unread};
+use crate::partition::places::{Home, Index, Listed, PartitionShare, Place, SegmentIndex, Unread};
 use crate::published::Published;
 use crate::read::Reader;
 use crate::seen::event_ids::{IdKey, SettledIds};
@@ -57,6 +57,9 @@ use crate::settled::witness::Witness;
 
 /// One pack is made of no more of the journal.
 const STRETCH_BYTES_MAX: u64 = 1 << 30;
+/// So much of segments is read in before the first batch goes into a pack: what a machine with little
+/// memory keeps until then.
+const READ_IN_BYTES_MAX: u64 = 512 << 20;
 /// So much of a segment is read at a time.
 const READ_BYTES: u64 = 4 << 20;
 /// What is kept of the frames of packs that are merged.
@@ -289,7 +292,7 @@ impl Settler {
         }
     }
 
-    /// Settles until it is stopped, on a thread that comes after all others.
+    /// Settles until it is stopped, on a thread that gives way to all others.
     pub(crate) fn run(&mut self) {
         give_way(Share::Small);
         while self.settling.wait(self.looks_by_itself().then_some(EXPIRE_EVERY)) {
@@ -420,8 +423,8 @@ impl Settler {
             Some(segments) => Some(segments),
             None => self.packs_to_merge(room).unwrap_or_else(|why| tell(&why)),
         };
+        let stretch = stretch.filter(|stretch| self.given_up != Some(stretch.pack));
         let (is_tried, went) = match stretch {
-            Some(stretch) if self.given_up == Some(stretch.pack) => (false, false),
             Some(stretch) => (true, self.settle_stretch(&stretch)),
             None => (false, room == Room::Short && self.give_up(free_bytes)),
         };
@@ -465,6 +468,8 @@ impl Settler {
                     self.given_up = is_merge.then_some(stretch.pack);
                     self.settling.state.lock().failed |= !is_merge;
                 }
+                // What is made next may have the same name.
+                self.reader.forget_pack(stretch.pack);
                 if let Err(error) = self.disk.remove_file(&FileName::Pack(stretch.pack)) {
                     // The next opening removes what nothing names.
                     tracing::warn!("cannot remove {}: {error}", stretch.pack);
@@ -580,9 +585,7 @@ impl Settler {
         for pack in indexed.iter().flatten() {
             self.merge_ids(&mut builder, pack)?;
         }
-        for source in &stretch.sources {
-            self.read_in(source.home);
-        }
+        self.read_in(&stretch.sources);
         for partition in partitions {
             let Some(extent) = self.extent(partition) else { continue };
             let finds_ids = self.knows_ids(partition.topic);
@@ -723,15 +726,39 @@ impl Settler {
         self.published.topics.read().extent(partition)
     }
 
-    /// Has a segment read in as it lies, before its batches are read one partition after the other.
-    fn read_in(&mut self, home: Home) {
+    /// Has segments read in as they lie, before their batches are read one partition after the other:
+    /// the first of them, as far as most of what is read goes into the pack.
+    fn read_in(&mut self, sources: &[Source]) {
         let reader = Arc::clone(&self.reader);
-        let mut began = self.disk.monotonic();
-        reader.read_in(home, || {
-            self.breathe(began);
-            began = self.disk.monotonic();
-            !self.settling.is_stopped()
-        });
+        let mut left_bytes = READ_IN_BYTES_MAX;
+        for source in sources {
+            let (Home::Segment(id), Index::Segment(index)) = (source.home, &source.index) else {
+                continue;
+            };
+            let end = self.most_of(index);
+            let fits = left_bytes.checked_sub(end);
+            let Some(left) = fits.filter(|_| !self.settling.is_stopped()) else { return };
+            left_bytes = left;
+            let mut began = self.disk.monotonic();
+            reader.read_in(id, end, || {
+                self.breathe(began);
+                began = self.disk.monotonic();
+                !self.settling.is_stopped()
+            });
+        }
+    }
+
+    /// Where the last batch of a segment ends that goes into a pack; 0 where most of what lies before
+    /// that does not.
+    fn most_of(&self, index: &SegmentIndex) -> u64 {
+        let (mut bytes, mut end) = (0, 0);
+        for share in &index.shares {
+            if self.extent(share.partition).is_some_and(|extent| extent.start < share.end) {
+                bytes += share.places.iter().map(|it| u64::from(it.batch_bytes)).sum::<u64>();
+                end = share.places.iter().map(Place::end).fold(end, u64::max);
+            }
+        }
+        if bytes > end / 2 { end } else { 0 }
     }
 
     /// Copies a partition's batches of one source, but for those below its start. Tells how many

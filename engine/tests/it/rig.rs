@@ -142,15 +142,19 @@ pub(crate) fn append(
     wait(submit(log, &[(partition, Record::opaque(bytes))])).map(|stored| stored.offset(0))
 }
 
+/// A millisecond apart. The settler comes late on a machine that is busy.
+const TRIES_MAX: usize = 60_000;
+
 /// Appends one opaque record and waits for its offset. What is dropped or settled makes room a moment
 /// later: until then it is refused.
 pub(crate) fn append_in_time(log: &dyn Log, partition: PartitionId, bytes: &[u8]) -> Offset {
-    loop {
+    for _ in 0..TRIES_MAX {
         match append(log, partition, bytes) {
             Err(AppendError::Full { .. }) => std::thread::park_timeout(Duration::from_millis(1)),
             decided => return decided.expect("the log is open"),
         }
     }
+    panic!("there is never room again");
 }
 
 /// Waits until no full segment is left to settle.
@@ -161,8 +165,7 @@ pub(crate) fn settled(log: &Engine) {
 /// Waits until what is said of the log holds.
 #[track_caller]
 pub(crate) fn until(log: &Engine, holds: impl Fn(&Engine) -> bool) {
-    // The settler comes after all others on a machine that is busy.
-    for _ in 0..60_000 {
+    for _ in 0..TRIES_MAX {
         if holds(log) {
             return;
         }

@@ -583,6 +583,35 @@ fn before_the_disk_is_full_topics_that_allow_it_give_up_their_oldest_and_no_othe
 }
 
 #[test]
+fn a_pack_that_cannot_be_written_anew_keeps_nothing_from_going_when_the_disk_is_full() {
+    let mut machine = Machine::with(18, settling());
+    let derived = topic(machine.engine(), "derived", 1, Retention::Keep)[0];
+    let drops = Limits { when_full: WhenFull::DropOldest, ..Limits::default() };
+    limit(machine.engine(), "derived", drops);
+    for number in 0..60 {
+        append(machine.engine(), derived, &noise(number, 1 << 20)).expect("there is room");
+    }
+    settled(machine.engine());
+    machine.stop();
+    let oldest = FileName::Pack(machine.disk.packs_folder().expect("it is there")[0].0);
+    let mut file = machine.disk.read_file(&oldest).expect("it is there");
+    let frames = file.len() - (1 << 20);
+    for at in (0..frames).step_by(100 << 10) {
+        file[at] ^= 1;
+    }
+    machine.disk.set_file(&oldest, Some(file));
+    machine.open().expect("it opens");
+    let log = machine.engine();
+    wait(log.trim(derived, Offset(4))).expect("it is trimmed");
+    machine.disk.set_capacity(14 * SLOT_BYTES);
+    for number in 60..360 {
+        append_in_time(log, derived, &noise(number, 1 << 20));
+    }
+    let extent = log.extent(derived).expect("it is there");
+    assert!(extent.end == Offset(360) && extent.start > Offset(150), "{extent:?}");
+}
+
+#[test]
 fn what_lies_in_a_pack_that_cannot_be_read_is_not_expired() {
     let (mut machine, raw, all) = with_packs(15, settling());
     let day = Duration::from_secs(86_400);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::disk::{Share, give_way};
 use crate::journal::appender::Next;
 use crate::journal::driver::{Driver, Machine};
 use crate::journal::intake::{Input, Intake};
@@ -48,6 +49,22 @@ fn callers_that_never_come_again_are_not_waited_for_long() {
     driver.push(something());
     assert_eq!(steps.load(Ordering::Relaxed), 3, "it goes on after a moment");
     assert!(driver.intake.attend(), "nobody attends any more");
+}
+
+#[test]
+fn a_thread_of_the_background_leaves_the_journal_to_the_watcher() {
+    let (driver, steps) = driven(vec![IDLE, Next::Stopped]);
+    let settler = thread::spawn({
+        let driver = Arc::clone(&driver);
+        move || {
+            give_way(Share::Equal);
+            driver.push(something());
+        }
+    });
+    settler.join().unwrap();
+    assert_eq!(steps.load(Ordering::Relaxed), 1, "it drove nothing itself");
+    driver.watch();
+    assert_eq!(steps.load(Ordering::Relaxed), 2);
 }
 
 #[test]
