@@ -218,7 +218,7 @@ impl<L: Log + ?Sized> Archiver<L> {
             let mut is_idle = true;
             for index in 0..self.topics.len() {
                 let until = until.as_ref().map(|ends| &*ends[index]);
-                if work.is_due(index, until) {
+                if work.is_due(index, until).await? {
                     is_idle = false;
                     work.step(index).await?;
                 }
@@ -379,24 +379,34 @@ impl<L: Log + ?Sized> Work<'_, L> {
         ids.iter().zip(spans).map(waiting).collect()
     }
 
-    fn is_due(&mut self, index: usize, until: Option<&[Offset]>) -> bool {
+    async fn is_due(
+        &mut self,
+        index: usize,
+        until: Option<&[Offset]>,
+    ) -> Result<bool, ArchiverEnd> {
         let spans = self.spans(index);
         let records: u64 = self.waiting(index, &spans).iter().sum();
-        let counters = &self.shared.counters.topics[index];
         let now = self.shared.time.now();
+        if records > 0 && self.topics[index].waits_since.is_none() {
+            // In the log, and so the same after a start.
+            let times = self.times_of_waiting(index, &spans).await?;
+            let first = times.into_iter().flatten().min();
+            self.topics[index].waits_since = Some(first.map_or(now, |first| first.min(now)));
+        }
+        let counters = &self.shared.counters.topics[index];
         let progress = &mut self.topics[index];
-        progress.waits_since = (records > 0).then(|| progress.waits_since.unwrap_or(now));
+        progress.waits_since = progress.waits_since.filter(|_| records > 0);
         let since = progress.waits_since.map_or(0, |time| time.0);
         counters.lag_records.store(records, Ordering::Relaxed);
         counters.waits_since.store(since, Ordering::Relaxed);
         if let Some(until) = until {
-            return spans.iter().zip(until).any(|(span, until)| span.end < until.0);
+            return Ok(spans.iter().zip(until).any(|(span, until)| span.end < until.0));
         }
         let flush = self.shared.flush;
         let waits = progress.waits_since.map_or(0, |since| now.0 - since.0);
         let interval = i64::try_from(flush.interval.as_micros()).unwrap_or(i64::MAX);
         let bytes = records.saturating_mul(progress.event_bytes);
-        records > 0 && (bytes >= flush.bytes || waits >= interval)
+        Ok(records > 0 && (bytes >= flush.bytes || waits >= interval))
     }
 
     /// Brings one stretch of a topic into the archive.
@@ -491,17 +501,30 @@ impl<L: Log + ?Sized> Work<'_, L> {
 
     /// The day on which the first record that waits was appended, or yesterday where that is earlier.
     async fn day_of_waiting(&self, index: usize, spans: &[Span]) -> Result<Date, ArchiverEnd> {
-        let mut day = Date::of(TimeMicros(self.shared.time.now().0 - LOOK_BACK));
+        let yesterday = Date::of(TimeMicros(self.shared.time.now().0 - LOOK_BACK));
+        let times = self.times_of_waiting(index, spans).await?;
+        let days = times.into_iter().map(|time| time.map_or(Date::FIRST, Date::of));
+        Ok(days.fold(yesterday, Date::min))
+    }
+
+    /// For each partition where records wait, when the first of them was appended; `None` where it
+    /// cannot be read.
+    async fn times_of_waiting(
+        &self,
+        index: usize,
+        spans: &[Span],
+    ) -> Result<Vec<Option<TimeMicros>>, ArchiverEnd> {
+        let mut times = Vec::new();
         for (id, span) in self.topics[index].ids.iter().zip(spans) {
             let Extent { start, end } = self.shared.extent(*id);
             let first = start.max(Offset(span.end));
             if first < end {
                 let mut stretch = Stretch::default();
-                self.read_partition(*id, first..first.plus(1), &mut stretch).await?;
-                day = day.min(stretch.first_day().unwrap_or(Date::FIRST));
+                self.read_partition(*id, first..first.plus(1), 1, &mut stretch).await?;
+                times.push(stretch.first_time());
             }
         }
-        Ok(day)
+        Ok(times)
     }
 
     /// Removes those of `paths` that no manifest will name. What cannot be removed is told, and left
@@ -557,7 +580,7 @@ impl<L: Log + ?Sized> Work<'_, L> {
             // The guess of an event's bytes was too low: what is left has its turn next time.
             if stretch.bytes < bytes_max.saturating_mul(2) {
                 let range = Offset(span.end)..Offset(span.end + share);
-                self.read_partition(*id, range, &mut stretch).await?;
+                self.read_partition(*id, range, FETCH_BYTES, &mut stretch).await?;
             }
         }
         Ok(stretch)
@@ -567,13 +590,14 @@ impl<L: Log + ?Sized> Work<'_, L> {
         &self,
         id: PartitionId,
         range: std::ops::Range<Offset>,
+        bytes_max: usize,
         stretch: &mut Stretch,
     ) -> Result<(), ArchiverEnd> {
         let mut at = range.start;
         let mut pauses = Pauses::new(self.shared);
         while at < range.end {
             let (from, mode) = (vec![(id, at)], FetchMode::Replay);
-            let fetch = Fetch { from, bytes_max: FETCH_BYTES, wait: false, mode };
+            let fetch = Fetch { from, bytes_max, wait: false, mode };
             match self.shared.log.fetch(fetch).await {
                 Ok(mut fetched) => {
                     let found = fetched.partitions.pop().expect("one partition was asked for");

@@ -35,7 +35,7 @@ pub enum ChainError {
         last: u64,
     },
     /// There is no archive.
-    #[error("{url} holds no archive")]
+    #[error("{url} holds no archive: one begins some minutes after the first event")]
     Empty {
         /// Where it should be.
         url: String,

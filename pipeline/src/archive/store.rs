@@ -83,18 +83,31 @@ impl Store {
     /// [`StoreError::Url`] when there is none, or this program was built without it.
     pub fn open(url: &str, opening: Opening) -> Result<Self, StoreError> {
         let wrong = |why: String| StoreError::Url { url: url.to_owned(), why };
-        let objects: Arc<dyn ObjectStore> = match url.split_once("://") {
-            None => folder(std::path::Path::new(url), opening).map_err(wrong)?,
-            Some(("file", path)) => folder(std::path::Path::new(path), opening).map_err(wrong)?,
-            Some(("s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss", _)) => {
+        if let Some(path) = Self::folder_of(url) {
+            let objects = folder(path, opening).map_err(wrong)?;
+            return Ok(Self { objects, url: url.to_owned() });
+        }
+        let scheme = url.split_once("://");
+        let objects: Arc<dyn ObjectStore> = match scheme.expect("all else is a folder") {
+            ("s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss", _) => {
                 cloud(url).map_err(wrong)?
             }
-            Some((scheme, _)) => {
+            (scheme, _) => {
                 let known = "a path, file, s3, gs and az are known";
                 return Err(wrong(format!("{scheme} is no store: {known}")));
             }
         };
         Ok(Self { objects, url: url.to_owned() })
+    }
+
+    /// The folder that `url` names, if it is one.
+    #[must_use]
+    pub fn folder_of(url: &str) -> Option<&std::path::Path> {
+        match url.split_once("://") {
+            None => Some(std::path::Path::new(url)),
+            Some(("file", path)) => Some(std::path::Path::new(path)),
+            Some(_) => None,
+        }
     }
 
     /// An archive in any store, such as one in memory.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use tracklog_log::FetchedPartition;
 use tracklog_protocol::batch::Entry;
 use tracklog_protocol::event::EventView;
-use tracklog_protocol::{BatchView, Offset, Record};
+use tracklog_protocol::{BatchView, Offset, Record, TimeMicros};
 
 use super::columns::RowPlace;
 use super::file::{FileWriter, WrittenFile};
@@ -126,9 +126,9 @@ impl Stretch {
         self.ranges.is_empty()
     }
 
-    /// The day on which the first of what was read was appended; `None` where nothing is there.
-    pub(super) fn first_day(&self) -> Option<Date> {
-        self.batches.first().map(|batch| Date::of(batch.append_time()))
+    /// When the first of what was read was appended; `None` where nothing is there.
+    pub(super) fn first_time(&self) -> Option<TimeMicros> {
+        self.batches.first().map(BatchView::append_time)
     }
 
     /// Shares the events out among files. `has_schema` says which names have one.

@@ -352,8 +352,9 @@ impl<L: Log + ?Sized> Groups<L> {
             return Ok(committed.next);
         }
         let next = self.first(source, &group.start);
-        if group.start == Start::Latest {
-            // Kept: who begins behind the last record once more misses what came meanwhile.
+        if group.start != Start::Earliest {
+            // Kept: who begins behind the last record once more misses what came meanwhile, and what lies
+            // before is nobody's lag.
             let committed = Committed { next, generation: group.written, at: (self.clock)() };
             let expect = found.map_or(Expect::Absent, |it| Expect::Version(it.version));
             self.ledger.put(key, Some(&committed.encode()), expect).await?;

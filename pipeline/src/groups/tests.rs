@@ -333,6 +333,21 @@ fn a_group_that_starts_behind_the_last_record_misses_none_after_it() {
 }
 
 #[test]
+fn what_lies_before_the_beginning_of_a_group_is_nobody_s_lag() {
+    let rig = Rig::new();
+    let topic = rig.topic("t", 1);
+    rig.write(topic.partition(0), &["a", "b", "c"]);
+    let groups = rig.groups();
+    let start = Start::At([(topic.partition(0), Offset(2))].into());
+    let member = block_on(groups.join(&group("g"), "a", vec![topic.clone()], start)).unwrap();
+    assert_eq!(claim(&member, &topic, 0).unwrap().next(), Offset(2));
+    assert_eq!(block_on(groups.list()).unwrap()[0].lag, 1);
+    rig.pass_seconds(9);
+    commit(&rig, &mut claim(&member, &topic, 0).unwrap(), 3).unwrap();
+    assert_eq!(block_on(groups.list()).unwrap()[0].lag, 0);
+}
+
+#[test]
 fn a_member_that_is_dropped_leaves() {
     let rig = Rig::new();
     let topic = rig.topic("t", 2);

@@ -1,13 +1,14 @@
 //! Whatever the store does, and whenever the process ends: each event is in the archive once.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use tokio::sync::watch;
 use tracklog_log::conformance::block_on;
 use tracklog_log::{Fetch, FetchMode, Log, Pending, TimeKind, Topic};
 use tracklog_protocol::event::{EventBuilder, EventParts};
@@ -250,6 +251,36 @@ fn nothing_new_makes_no_manifest() {
     let before = block_on(world.store().manifests(0)).unwrap();
     assert!(world.live(|_| Fault::None));
     assert_eq!(block_on(world.store().manifests(0)).unwrap(), before);
+}
+
+/// Lets an archiver begin and look around some times, and stops it.
+fn glance(archiver: &Archiver<impl Log>) {
+    let (_go_on, stop) = watch::channel(false);
+    let mut running = std::pin::pin!(archiver.run(stop));
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..50 {
+        assert!(running.as_mut().poll(&mut context).is_pending(), "it goes on until it is stopped");
+    }
+}
+
+#[test]
+fn what_waits_is_due_by_its_own_age_however_often_the_archiver_starts() {
+    let mut world = World::new();
+    world.write(10);
+    for seconds in [25, 25] {
+        world.rig.pass_seconds(seconds);
+        let archiver = world.archiver(Arc::clone(&world.objects), 1 << 20);
+        glance(&archiver);
+        assert!(block_on(world.store().manifests(0)).unwrap().is_empty(), "a minute is not over");
+    }
+    world.rig.pass_seconds(5);
+    let archiver = world.archiver(Arc::clone(&world.objects), 1 << 20);
+    glance(&archiver);
+    let waits = archiver.counters.topics[0].waits((world.rig.clock())());
+    assert!((54..=56).contains(&waits.as_secs()), "{waits:?}");
+    world.rig.pass_seconds(10);
+    glance(&world.archiver(Arc::clone(&world.objects), 1 << 20));
+    world.check();
 }
 
 /// Each operation of a whole life in turn is where it ends, or fails.
