@@ -21,28 +21,23 @@ pub(crate) fn answer(delivered: &Delivered) -> Response<Content> {
             out.push(b',');
         }
         let (offset, verdict) = acked.place(index);
+        let (topic, own_partition) = desk.writer.place(&judgement);
+        let partition = verdict.map_or(own_partition, |verdict| verdict.partition.partition);
         match judgement.rejected() {
             None => {
-                let (topic, mut partition) = desk.writer.place(&judgement);
-                let mut status = "stored";
-                if let Some(verdict) = verdict {
-                    partition = verdict.partition.partition;
-                    if verdict.kind == VerdictKind::Duplicate {
-                        status = "duplicate";
-                    }
-                }
+                let is_duplicate = verdict.is_some_and(|it| it.kind == VerdictKind::Duplicate);
                 out.extend_from_slice(b"{\"status\":");
-                push_text(&mut out, status);
-                out.extend_from_slice(b",\"topic\":");
-                push_text(&mut out, topic);
-                out.extend_from_slice(b",\"partition\":");
-                push_number(&mut out, u64::from(partition));
+                push_text(&mut out, if is_duplicate { "duplicate" } else { "stored" });
             }
             Some(rejected) => {
                 out.extend_from_slice(b"{\"status\":\"rejected\",");
                 push_rejected(&mut out, &rejected);
             }
         }
+        out.extend_from_slice(b",\"topic\":");
+        push_text(&mut out, topic);
+        out.extend_from_slice(b",\"partition\":");
+        push_number(&mut out, u64::from(partition));
         out.extend_from_slice(b",\"offset\":");
         push_number(&mut out, offset.0);
         if judgement.rejected().is_none() {

@@ -1,20 +1,6 @@
 //! The registry over HTTP. Every route here needs the admin token, checked before.
 //!
-//! | path | method | body → answer |
-//! |---|---|---|
-//! | `/v1/schemas` | GET | → `{"schemas":[{"name":…,"versions":[…]}]}` |
-//! | `/v1/schemas/check` | POST | `{"schema":…,"payload":…}` → verdict |
-//! | `/v1/schemas/{event}` | PUT | schema → `{"name":…,"version":…,"created":…}` |
-//! | | GET | → the newest schema, as registered |
-//! | | DELETE | → `{"success":true}` |
-//! | `/v1/schemas/{event}/check` | POST | payload → verdict |
-//! | `/v1/schemas/{event}/versions` | GET | → `{"name":…,"versions":[…]}` |
-//! | `/v1/schemas/{event}/versions/{n}` | PUT, GET | as above, of this version |
-//! | `/v1/schemas/{event}/versions/{n}/check` | POST | payload → verdict |
-//!
-//! A verdict is `{"valid":true}` or `{"valid":false,"pointer":…,"message":…}`. Names are
-//! percent-encoded. `/v1/schemas/check` is a dry run for POST alone: an event may be called `check`.
-//! A schema's answer names its version in `Schema-Version`.
+//! Routes, bodies and answers: `HTTP.md`, section *Schemas*.
 
 use std::borrow::Cow;
 

@@ -199,6 +199,12 @@ fn refusal(error: &jsonschema::ValidationError<'_>, schema: &serde_json::Value) 
         );
         return SchemaError::new(pointer, message);
     }
+    // The metaschemas say of a type that it is one name or a list of names: an `anyOf`.
+    if keyword == "type" {
+        let message = "it is no type: those are string, number, integer, boolean, object, array and null, \
+                       and lists of them";
+        return SchemaError::new(pointer, message.to_owned());
+    }
     SchemaError::new(pointer, format!("it {}", words(error.kind())))
 }
 

@@ -74,6 +74,14 @@ impl SchemaCopy {
         self.0.list()
     }
 
+    /// The newest schema of `event`, or this version of it, as it was registered.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, event: &str, version: Option<u32>) -> Result<Bytes, RegistryError> {
+        self.0.get(event, version).map(|(_, schema)| schema)
+    }
+
     /// What is wrong with `payload` by a schema that is not registered, if anything.
     ///
     /// # Errors

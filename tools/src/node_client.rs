@@ -169,6 +169,12 @@ impl NodeClient {
         serde_json::from_slice(&body).map_err(|error| Failure::of(&self.endpoint, error))
     }
 
+    /// What is at `path`, as it is.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        let response = self.ask(Method::GET, path, Bytes::new()).await?;
+        self.whole(response).await
+    }
+
     /// The JSON that is at `path`.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.json(Method::GET, path, Bytes::new()).await

@@ -29,8 +29,8 @@ use crate::tls;
 /// Which log is meant.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Place {
-    /// The data folder: of a running node, which is asked then, or of one that is stopped
-    /// [default: $TRACKLOG_DATA, else ./tracklog-data]
+    /// The data folder: of a running node, which is asked then, or of one that is stopped, where
+    /// nobody needs to run for it [default: $TRACKLOG_DATA, else ./tracklog-data]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) data: Option<PathBuf>,
     /// A running node, by its address

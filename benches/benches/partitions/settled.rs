@@ -1,11 +1,13 @@
 //! What becomes of events of 100,000 partitions when they are settled: files, and bytes written.
 //!
 //! Visitors come to the partition that their id leads to, as at a gateway; requests hold a hundred
-//! events. Written bytes are those of the engine's own counters, and beside them what the system says
+//! events. Each segment is settled before much of the next is written, as where the settler keeps up:
+//! so packs are of one segment, and the first eight become one. Written bytes are those of the engine's own counters, and beside them what the system says
 //! that the process had written, slots filled with zeros, indexes and checkpoints included.
 
 use std::path::Path;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tracklog_benches::process;
 use tracklog_benches::visits::{self, Crowd};
@@ -23,12 +25,14 @@ const REQUEST_EVENTS: usize = 100;
 /// Events that are made at a time, of visitors of whom so many are there at once.
 const EVENTS_AT_ONCE: usize = 100_000;
 const VISITORS: usize = 8_000;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) fn measure(folder: &Path) {
     let log = scratch_folder(folder);
     let told = process::play("settle", log.path(), &[JOURNAL_BYTES]);
     let (settled, packs) = (told.figure("settled_bytes"), told.figure("packs"));
     let (pack, made) = (told.figure("pack_bytes"), told.figure("packs_made_bytes"));
+    assert!(made > pack, "what was merged was written before");
     tell("settled", &format!("{:.2} GiB of journal as {packs} packs", settled / GIB), "");
     let files = format!("{:.2} a GiB of journal", packs * GIB / settled);
     tell("settled, files", &files, "at most 4");
@@ -49,7 +53,7 @@ pub(crate) fn measure(folder: &Path) {
     let value = format!("{system:.3} of the journal's bytes (/proc/self/io)");
     tell("settled, all that was written", &value, "");
     let value = format!(
-        "{:.0} s written, {:.0} s until settled and merged",
+        "{:.0} s until written and settled, {:.0} s until merged",
         told.figure("write_seconds"),
         told.figure("settle_seconds")
     );
@@ -71,6 +75,9 @@ pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
         }
         write(&node, &partitions, seed);
         events += EVENTS_AT_ONCE;
+        while node.engine.status().segments > 1 {
+            thread::park_timeout(LOOK_EVERY);
+        }
     }
     let written = began.elapsed();
     node.wait_until_settled();

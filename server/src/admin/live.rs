@@ -1,17 +1,7 @@
 //! `/v1/live`: live figures as server-sent events.
 //!
-//! Parameters: `name`, one event name alone; `window`, `1s` or `1m` alone; `last`, so many windows
-//! of each that are over already come first; `once`, which ends the answer with what is there.
-//!
-//! | event | data | id |
-//! |---|---|---|
-//! | `window` | a window that is over | the second in which it ended; of a minute, with `-1m` behind it |
-//! | `window` | the minute that is not, each second, `"complete":false` | none |
-//! | `gap` | `{"window":…,"next":…}`: windows before `next` are missing | none |
-//!
-//! `Last-Event-ID` goes on after that id, as far as windows are kept. A client is a place in the
-//! windows: what it does not take waits there, not in memory of its own. Silence is broken by a
-//! comment.
+//! Parameters and events: `server/HTTP.md`, section *Live figures*. A client is a place in the windows: what it
+//! does not take waits there, not in memory of its own.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -1,43 +1,6 @@
 //! What a running node tells its operators: topics, records, its own soundness, its metrics.
 //!
-//! | path | method | answer |
-//! |---|---|---|
-//! | `/metrics` | GET | for Prometheus; the only one without a token |
-//! | `/v1/topics` | GET | `{"topics":[…]}` |
-//! | | POST | `{"name":…,"partitions":…,"compact":…}` → the topic |
-//! | `/v1/topics/{topic}` | GET | the topic with its partitions |
-//! | | PATCH | `{"maxAge":"7d","maxBytes":"100 GiB"}`, or `"off"`, `{"whenFull":"drop_oldest"}`, or `"refuse"` → the topic |
-//! | | DELETE | → `{"success":true}` |
-//! | `/v1/topics/{topic}/events` | GET | records as lines of JSON, see below |
-//! | `/v1/find` | GET | where events are and went: `{"events":[…],"looked":…,"next":…}`; takes `id` or `user`, and `from`, `to`, `limit`, `after` |
-//! | `/v1/groups` | GET | `{"groups":[…]}` |
-//! | `/v1/groups/{group}` | GET | the group with its partitions and how far it lags in each |
-//! | | DELETE | → `{"success":true}`; 409 while it has members |
-//! | `/v1/groups/{group}/reset` | POST | `{"topic":…,"to":…}` → `{"partitions":[…]}`; 409 likewise |
-//! | `/v1/enrich/explain` | POST | what each enricher makes of an event: `tracklog enrich explain --json` |
-//! | `/v1/backfills/{source}/{hash}` | GET | how far the file has come |
-//! | | POST | rows of it, see [`backfill`](crate::backfill) → how far it has come |
-//! | `/v1/rejected` | GET | `{"records":[…],"next":…}`; takes `code`, `event`, `source`, `from`, `to`, `limit`, and `after`: where to go on |
-//! | `/v1/rejected/{partition}@{offset}` | GET | one rejected event, with its record |
-//! | `/v1/rejected/retry` | POST | tries a piece again → `{"records":[…],"already":…,"next":…}`; takes the same but `limit` |
-//! | `/v1/routes` | GET | the rules that hold, and why the file does not, if so |
-//! | `/v1/routes/explain` | POST | where an event goes: `tracklog route explain --json` |
-//! | `/v1/destinations` | GET | `{"destinations":[…]}` |
-//! | `/v1/destinations/{name}/pause` | POST | → `{"success":true}`; likewise `resume`, `retry` |
-//! | `/v1/live` | GET | live figures as server-sent events: see `live` |
-//! | `/v1/reprocesses` | GET | `{"reprocesses":[…]}` |
-//! | | POST | `{"into":…,"stage":"enrich","from":…,"to":…,"state":"then"}` → the job |
-//! | `/v1/reprocesses/{topic}` | GET | the job and how far it is |
-//! | | DELETE | cancels it → `{"success":true}` |
-//! | `/v1/forget` | POST | `{"user":…,"dryRun":…}` → what it is at, line by line, and last `{"receipt":…}` or `{"error":…}`; 409 while another is forgotten |
-//! | `/v1/verify` | GET | what `tracklog verify --json` prints; with `?progress`, how far it is |
-//!
-//! `…/events` takes `partition`, `from`, `to`, `from_event_time`, `to_event_time`, `limit`,
-//! `follow`, `event`, `source`, `user`. It streams: a bounded piece is made when the one before
-//! was taken. It is resumed by `partition` and the offset after the last line. Between the lines
-//! of records stand, where needed, objects with one field: `notice` or `damage`, for what would
-//! else be missing in silence, and `error` as the last line of an answer that could not go on.
-//! Its head says in `Tracklog-Records` how many records it will pass.
+//! Routes, parameters and answers: `server/HTTP.md`.
 
 mod answer;
 mod backfills;

@@ -23,7 +23,8 @@ impl Parameters {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = decoded(name, value)?;
-            if parameters.insert(name.to_owned(), value).is_some() {
+            // As the flags are called, or as JSON and SQL would have it.
+            if parameters.insert(name.replace('-', "_"), value).is_some() {
                 return Err(format!("the parameter {name} is there twice"));
             }
         }

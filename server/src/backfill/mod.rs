@@ -91,8 +91,8 @@ pub struct Progress {
     pub rejected: u64,
     /// Of the stored ones, those that said no time: theirs is when they were received.
     pub without_time: u64,
-    /// How the file was read: columns, their types, what times without a zone are. The rest of it
-    /// must be read likewise.
+    /// How the file was read: columns, their types, what times without a zone are. Once a row of it is
+    /// in `raw` the rest must be read likewise.
     pub reading: String,
     /// Its name, for people.
     pub file: String,
@@ -101,6 +101,19 @@ pub struct Progress {
 impl Progress {
     fn none() -> Self {
         Self { next_row: 1, ..Self::default() }
+    }
+
+    /// What counts of it for who reads the file so: nothing, where no row is in `raw` that was read
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`BackfillError::OtherReading`] where one is.
+    pub fn under(self, reading: &str) -> Result<Self, BackfillError> {
+        match self.stored {
+            _ if self.reading == reading => Ok(self),
+            0 => Ok(Self::none()),
+            stored => Err(BackfillError::OtherReading { begun: self.reading, stored }),
+        }
     }
 }
 
@@ -161,11 +174,16 @@ pub enum BackfillError {
         /// How many.
         rows: usize,
     },
-    /// The file was begun under another reading: its rows would be others.
-    #[error("the file was begun with other options ({begun}): give the same to go on with it")]
+    /// Rows of the file were stored under another reading: they would be others.
+    #[error(
+        "rows of it are stored, read as `{begun}` ({stored}): give the same options to go on; for those \
+         that were rejected there is `tracklog rejected retry`"
+    )]
     OtherReading {
         /// That reading.
         begun: String,
+        /// How many are in `raw`.
+        stored: u64,
     },
     /// Rows are missing before the stretch: send on from `next_row`.
     #[error("rows {next_row} to {from} are missing before these")]
@@ -267,7 +285,7 @@ impl Backfills {
         let _turn = self.turn.lock().await;
         self.ledger.refresh().await?;
         let key = key(source, file);
-        let progress = self.recorded(&key)?;
+        let progress = self.recorded(&key)?.under(&stretch.reading)?;
         let (recorded_duplicate, rejected) = (progress.duplicate, Vec::new());
         let mut storing =
             Storing { of: self, key, stretch, progress, recorded_duplicate, rejected };
@@ -302,11 +320,7 @@ struct Storing<'b> {
 
 impl Storing<'_> {
     fn check(&self) -> Result<(), BackfillError> {
-        let Progress { next_row, reading, .. } = &self.progress;
-        if *next_row > 1 && *reading != self.stretch.reading {
-            return Err(BackfillError::OtherReading { begun: reading.clone() });
-        }
-        match (*next_row, self.stretch.from) {
+        match (self.progress.next_row, self.stretch.from) {
             (next_row, from) if from > next_row => Err(BackfillError::Gap { next_row, from }),
             _ => Ok(()),
         }

@@ -1,17 +1,5 @@
 //! Rows of a file on their way to a node: the body of `POST /v1/backfills/{source}/{hash}`.
-//!
-//! One row after the other. A line says which and how long, then come its bytes and a line break:
-//!
-//! ```text
-//! 17 event 46
-//! {"type":"track","event":"paid","userId":"u1"}
-//! 18 refused 24 9
-//! a quote is not closed: "a,b
-//! ```
-//!
-//! The numbers are in decimal: the row's, which rise; the bytes of the event as it stands in the
-//! file; of a refused row the bytes of the reason, and those of the row, the one behind the other.
-//! Lengths and no line breaks tell where a row ends: a row that is broken may hold any byte.
+//! How they are framed: `server/HTTP.md`, section *Rows of a file*.
 
 use std::io::Write as _;
 

@@ -95,7 +95,7 @@ pub enum BackupError {
         /// What would be lost.
         why: String,
     },
-    /// The folder cannot be restored into as it is.
+    /// The folder cannot be restored into as it is, or no backup belongs there.
     #[error("{at}: {why}")]
     Refused {
         /// The folder.

@@ -142,6 +142,31 @@ struct Shipping {
     is_complete: bool,
 }
 
+/// The log of a folder.
+fn source_of(folder: &DataFolder) -> Result<Snapshots, BackupError> {
+    let source = Snapshots::of_folder(folder.path())?;
+    folder.refuse_half_restored()?;
+    if !folder.holds_log() {
+        return Err(OpenError::NotALog { path: folder.path().to_owned() }.into());
+    }
+    Ok(source)
+}
+
+/// A backup in the folder itself would be lost with it, and hold what was erased from it.
+fn refuse_inside(folder: &DataFolder, url: &str) -> Result<(), BackupError> {
+    let Some(place) = Store::folder_of(url) else { return Ok(()) };
+    let place = std::path::absolute(place).unwrap_or_else(|_| place.to_owned());
+    let there = place.ancestors().find_map(|it| it.canonicalize().ok());
+    let data = folder.path().canonicalize().ok();
+    match (there, data) {
+        (Some(there), Some(data)) if there.starts_with(&data) => {
+            let why = "it lies in the data folder, and would be lost with it".to_owned();
+            Err(BackupError::Refused { at: url.to_owned(), why })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Backup {
     /// Of the folder `folder`, in the store at `url`.
     ///
@@ -152,7 +177,9 @@ impl Backup {
         url: &str,
         options: Options,
     ) -> Result<Self, BackupError> {
-        Self::of(folder, Store::open(url, Opening::Write)?, options).await
+        let source = source_of(folder)?;
+        refuse_inside(folder, url)?;
+        Self::from(source, folder, Store::open(url, Opening::Write)?, options).await
     }
 
     /// The same in any store.
@@ -164,12 +191,16 @@ impl Backup {
         store: Store,
         options: Options,
     ) -> Result<Self, BackupError> {
+        Self::from(source_of(folder)?, folder, store, options).await
+    }
+
+    async fn from(
+        source: Snapshots,
+        folder: &DataFolder,
+        store: Store,
+        options: Options,
+    ) -> Result<Self, BackupError> {
         assert!(options.part_bytes.is_multiple_of(PAGE_BYTES), "a part is whole pages long");
-        let source = Snapshots::of_folder(folder.path())?;
-        folder.refuse_half_restored()?;
-        if !folder.holds_log() {
-            return Err(OpenError::NotALog { path: folder.path().to_owned() }.into());
-        }
         let mut backup = Self {
             place: Place::new(store),
             folder: folder.clone(),

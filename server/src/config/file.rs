@@ -317,7 +317,15 @@ impl Document {
             std::fs::read_to_string(path).map_err(|error| ConfigError::new(&*place, error))?;
         Self::parse(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(&text, span.start));
-            ConfigError::new(format!("{place}:{line}"), error.message())
+            let place = format!("{place}:{line}");
+            // What else there is would be a line of four hundred characters, and of one section alone.
+            match error.message().split_once(", expected one of") {
+                Some((unknown, _)) if unknown.starts_with("unknown field") => {
+                    let what = format!("{unknown}: `tracklog serve --help` lists all there are");
+                    ConfigError::new(place, what)
+                }
+                _ => ConfigError::new(place, error.message()),
+            }
         })
     }
 

@@ -46,7 +46,8 @@ pub(crate) use stored::source_of;
 /// The topic that rejected events are in.
 const REJECTED: &str = "rejected";
 
-/// A place in `rejected`: `PARTITION@OFFSET`, with or without the topic's name before it.
+/// A place in `rejected`: `PARTITION@OFFSET`, or with a colon as lines of `replay` have it; with or
+/// without the topic's name before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The partition.
@@ -71,7 +72,7 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         let named = text.strip_prefix(REJECTED).and_then(|rest| rest.strip_prefix('/'));
-        let place = named.unwrap_or(text).split_once('@').and_then(|(partition, offset)| {
+        let place = named.unwrap_or(text).split_once(['@', ':']).and_then(|(partition, offset)| {
             let offset = Offset(offset.parse().ok()?);
             Some(Self { partition: partition.parse().ok()?, offset })
         });

@@ -1,4 +1,4 @@
-//! `tracklog schema`: register, list, try out.
+//! `tracklog schema`: register, list, show, delete, try out.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::node_client::{NodeClient, segment};
 use crate::output::{Output, table};
 use crate::reading::{Place, Source};
 
-/// Register, list or try out schemas of events
+/// Register, list, show, delete or try out schemas of events
 ///
 /// These are JSON Schemas of an event's `properties` (of its `traits` for identify and group), by
 /// event name.
@@ -27,6 +27,7 @@ Examples:
   tracklog schema push schemas/*.json
   tracklog schema push order.json --event 'Order Completed'
   tracklog schema list
+  tracklog schema show 'Order Completed'
   tracklog schema check order.json --payload example.json     (no node is needed)
   tracklog schema check --event 'Order Completed' --payload example.json")]
 pub(crate) struct SchemaCommand {
@@ -62,6 +63,28 @@ Examples:
         /// One object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Show a schema as it was registered
+    #[command(after_help = "\
+Examples:
+  tracklog schema show 'Order Completed'
+  tracklog schema show 'Order Completed' --version 1 > order.json")]
+    Show {
+        /// The event's name
+        #[arg(value_name = "NAME", value_parser = event_name)]
+        event: String,
+        /// Which version [default: the newest]
+        #[arg(long, value_name = "N")]
+        version: Option<u32>,
+    },
+    /// Delete all versions of an event's schema from a running node: its events are taken unchecked then
+    #[command(after_help = "\
+Examples:
+  tracklog schema delete 'Order Completed'")]
+    Delete {
+        /// The event's name
+        #[arg(value_name = "NAME", value_parser = event_name)]
+        event: String,
     },
     /// Say whether schemas compile, and whether payloads are valid
     #[command(after_help = "\
@@ -99,6 +122,15 @@ impl SchemaCommand {
                 crate::block_on(push(&running(place)?, &files, event.as_deref(), json))
             }
             Action::List { json } => show(&crate::block_on(list(place))?, json),
+            Action::Show { event, version } => {
+                crate::block_on(show_registered(place, &event, version))
+            }
+            Action::Delete { event } => {
+                crate::block_on(running(place)?.delete(&path_of(&event, None)))?;
+                let mut output = Output::new();
+                output.line(&format!("{event}: deleted"))?;
+                output.flush()
+            }
             Action::Check { files, event: None, payload, json } => {
                 crate::block_on(check_files(&files, &payload, json))
             }
@@ -138,12 +170,8 @@ async fn push(
             Some(event) => (event.to_owned(), None),
             None => named(file)?,
         };
-        let mut path = format!("/v1/schemas/{}", segment(&name));
-        if let Some(version) = version {
-            path.push_str(&format!("/versions/{version}"));
-        }
         let pushed: Pushed = node
-            .json(Method::PUT, &path, read(file)?)
+            .json(Method::PUT, &path_of(&name, version), read(file)?)
             .await
             .map_err(|failure| in_file(file, failure))?;
         if json {
@@ -152,6 +180,25 @@ async fn push(
             let word = if pushed.created { "registered" } else { "unchanged" };
             output.line(&format!("{} version {}: {word}", pushed.name, pushed.version))?;
         }
+    }
+    output.flush()
+}
+
+/// Where a node has a schema: one version of it, or all.
+fn path_of(event: &str, version: Option<u32>) -> String {
+    let versions = version.map_or_else(String::new, |version| format!("/versions/{version}"));
+    format!("/v1/schemas/{}{versions}", segment(event))
+}
+
+async fn show_registered(place: &Place, event: &str, version: Option<u32>) -> Result<(), Failure> {
+    let schema = match Registered::open(place).await? {
+        Registered::Node(node) => node.bytes(&path_of(event, version)).await?,
+        Registered::Copy(copy) => copy.get(event, version).map_err(Failure::could_not_run)?,
+    };
+    let mut output = Output::new();
+    output.write(&schema)?;
+    if !schema.ends_with(b"\n") {
+        output.write(b"\n")?;
     }
     output.flush()
 }
@@ -250,6 +297,7 @@ impl Verdicts {
             (false, _) => "invalid",
         };
         let why = [verdict.pointer, verdict.message].into_iter().flatten();
+        let why = why.filter(|part| !part.is_empty());
         let why: String = why.map(|part| format!(": {part}")).collect();
         self.output.line(&format!("{what}: {word}{why}"))
     }

@@ -1,7 +1,7 @@
 //! `tracklog serve`: a node, until it is told to stop.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,7 @@ use tracklog_server::config::{Flags, Settings};
 use tracklog_server::node::Node;
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, notice};
 
 /// Run a node
 ///
@@ -58,7 +58,7 @@ group_key and layout (json, hash) of Redis, user_query and group_query of Postgr
 [enrich.session]: enabled, inactivity.
 Of [live]: enabled, names_max, clients_max, sums. Of [[live.thresholds]]: name, event, of (count,
 rate, sum), property, window (1s, 1m), above or below, back, for, url, secret or secret_file.
-Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
+Of [route]: file, from (enriched, raw). Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
 flush_interval.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as
 many again, which are answered /livez, /health and /readyz alone. trusted_proxies are exempt.
@@ -98,13 +98,27 @@ impl Serve {
         // Variables that are no text name nothing of ours.
         let environment = std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let is_named = flags.config.is_some() || std::env::var_os("TRACKLOG_CONFIG").is_some();
         let settings = Settings::load(&flags, environment).map_err(Failure::could_not_run)?;
+        if !is_named {
+            tell_unread(&settings.data);
+        }
         start_logging(&settings.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(Failure::could_not_run)?;
         runtime.block_on(serve(&settings))
+    }
+}
+
+/// Tells of files that look like settings, where none was named.
+fn tell_unread(data: &Path) {
+    for folder in [Path::new("."), data] {
+        let path = folder.join("tracklog.toml");
+        if path.is_file() {
+            notice(&format!("{} is not read: name it with --config", path.display()));
+        }
     }
 }
 

@@ -274,8 +274,9 @@ fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
             format!(", each event stored once within {}", span(seconds))
         });
         let made = made_at(created_at);
-        let bytes =
-            topic.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes on the disk"));
+        let bytes = topic.bytes.map_or_else(String::new, |bytes| {
+            format!(", {bytes} bytes in full segments and packs")
+        });
         output.line(&format!("{name}: {}{bytes}{dedupe}, created {made}", kept(topic)))?;
         let mut rows = vec![["partition", "start", "end", "records"].map(str::to_owned).to_vec()];
         rows.extend(topic.partitions.iter().map(|range| {

@@ -34,6 +34,15 @@ impl ColumnType {
             _ => return None,
         })
     }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// How a file's columns are read.

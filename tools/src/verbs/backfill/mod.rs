@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tracklog_server::backfill::{BackfillError, Progress, RejectedRow};
+use tracklog_server::backfill::{Progress, RejectedRow};
 
 use super::replay::progress_bar;
 use crate::failure::Failure;
@@ -177,12 +177,9 @@ impl Backfill {
         let input = Arc::new(Input::open(path)?);
         let reading = self.reading(format, path);
         let mut sender = Sender::new(self, &input, &reading);
-        let before = sender.progress().await?;
-        if before.finished && before.reading != reading {
-            // The node would have nothing to refuse.
-            let begun = BackfillError::OtherReading { begun: before.reading };
-            return Err(Failure::of(&input.name, begun));
-        }
+        // Of a finished file the node would have nothing to refuse.
+        let before = sender.progress().await?.under(&reading);
+        let before = before.map_err(|error| Failure::of(&input.name, error))?;
         let mut after = before.clone();
         if !before.finished {
             let open = self.rows(format, path, &input);
@@ -302,7 +299,7 @@ impl Backfill {
         let mut words = match format {
             Format::Ndjson => "ndjson".to_owned(),
             Format::Parquet => "parquet".to_owned(),
-            Format::Csv => format!("csv {:?}", char::from(delimiter)),
+            Format::Csv => format!("csv --delimiter {:?}", char::from(delimiter)),
         };
         let mut add = |name: &str, values: Vec<String>| {
             if !values.is_empty() {
@@ -314,7 +311,7 @@ impl Backfill {
             format!("{column}={}", field.as_deref().unwrap_or_default())
         };
         add("map", fields.iter().map(field).collect());
-        let kind = |(column, kind): (&String, &ColumnType)| format!("{column}={kind:?}");
+        let kind = |(column, kind): (&String, &ColumnType)| format!("{column}={}", kind.name());
         add("types", types.iter().map(kind).collect());
         if self.zoneless == ZonelessArg::Utc {
             words.push_str(" --zoneless utc");
