@@ -3,6 +3,7 @@
 //! What lives here is the translation of the seam's calls into the rooms below: appends go to the
 //! intake, reads to the reader, the catalog's changes to its own topic.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -210,6 +211,25 @@ impl Engine {
     #[must_use]
     pub const fn report(&self) -> &OpeningReport {
         &self.report
+    }
+
+    /// What the records of each topic take on the disk, but for those of the segment being written; of
+    /// topics that have some. One look at all segments and packs.
+    #[must_use]
+    pub fn bytes_by_topic(&self) -> BTreeMap<TopicId, u64> {
+        let mut topics = BTreeMap::new();
+        for (topic, bytes) in self.client.published.places.read().bytes_by_topic() {
+            *topics.entry(topic).or_default() += bytes;
+        }
+        topics
+    }
+
+    /// What is free of the disk.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn free_bytes(&self) -> std::io::Result<u64> {
+        self.disk.free_bytes()
     }
 
     /// What it is doing.

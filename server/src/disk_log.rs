@@ -105,6 +105,10 @@ impl DiskLog {
 
     pub(crate) fn encode_metrics(&self, text: &mut String) {
         metrics::encode(&self.engine.status(), text);
+        metrics::encode_topics(&*self.engine, &self.engine.bytes_by_topic(), text);
+        if let Ok(free_bytes) = self.engine.free_bytes() {
+            metrics::gauge(text, "tracklog_disk_free_bytes", "Room left on the disk.", free_bytes);
+        }
         self.scrub.encode_metrics(text);
     }
 

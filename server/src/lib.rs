@@ -23,7 +23,7 @@
 //! | [`offline`] | the read-only opening of a data folder |
 //! | [`outbound`], [`trust`] | calls out over HTTP, and whom they trust |
 //! | [`folder`] | secrets and `node.json` |
-//! | `disk_log`, `metrics` | the engine behind the log, and its counters |
+//! | `disk_log`, `metrics`, `process` | the engine behind the log, its counters, and the system's |
 //!
 //! Start reading at [`node::Node`] and [`replay::Replay`].
 #![forbid(unsafe_code)]
@@ -48,6 +48,7 @@ mod metrics;
 pub mod node;
 pub mod offline;
 pub mod outbound;
+mod process;
 mod profiles;
 pub mod quarantine;
 mod reading;

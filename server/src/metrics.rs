@@ -1,11 +1,12 @@
 //! The counters of engine and stages in Prometheus' words, beside the gateway's.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracklog_engine::{State, Status};
-use tracklog_log::Log;
+use tracklog_log::{Log, Topic};
 use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
 use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::stage::Enlisted;
@@ -13,7 +14,7 @@ use tracklog_pipeline::groups::{GroupLag, GroupWait};
 use tracklog_pipeline::realtime::{Alerts, Live};
 use tracklog_pipeline::stage::{Counter, StageCounters};
 use tracklog_pipeline::state::StateCounts;
-use tracklog_protocol::TimeMicros;
+use tracklog_protocol::{TimeMicros, TopicId};
 
 use crate::quarantine::RetryCounters;
 
@@ -151,6 +152,32 @@ fn line(text: &mut String, name: &str, labels: &str, value: u64) {
 pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
     declare(text, name, "gauge", help);
     line(text, name, "", value);
+}
+
+/// Appends what each topic holds.
+pub(crate) fn encode_topics(log: &dyn Log, bytes: &BTreeMap<TopicId, u64>, text: &mut String) {
+    const BYTES: &str = "tracklog_topic_bytes";
+    const RECORDS: &str = "tracklog_topic_records";
+    const APPENDED: &str = "tracklog_topic_appended_records";
+    let topics = log.topics();
+    let extents = |topic: &Topic| {
+        let extents = topic.partitions().filter_map(|at| log.extent(at));
+        extents.fold((0, 0), |(there, all), it| (there + it.end.0 - it.start.0, all + it.end.0))
+    };
+    let counted: Vec<(u64, u64)> = topics.iter().map(extents).collect();
+    let labels = |topic: &Topic| format!("{{topic=\"{}\"}}", topic.name());
+    declare(text, BYTES, "gauge", "What a topic takes on the disk, the newest segment aside.");
+    for topic in &topics {
+        line(text, BYTES, &labels(topic), bytes.get(&topic.id).copied().unwrap_or(0));
+    }
+    declare(text, RECORDS, "gauge", "Offsets that are there.");
+    for (topic, (there, _)) in topics.iter().zip(&counted) {
+        line(text, RECORDS, &labels(topic), *there);
+    }
+    declare(text, APPENDED, "counter", "Offsets that were ever given: the sum of the end offsets.");
+    for (topic, (_, all)) in topics.iter().zip(&counted) {
+        line(text, &format!("{APPENDED}_total"), &labels(topic), *all);
+    }
 }
 
 /// Appends what became of rejected events that were tried again.

@@ -678,10 +678,13 @@ impl Places {
     /// What the records of a topic take on the disk, but for those of the newest segment: the one
     /// being written, or of a log that nobody writes the last one.
     pub(crate) fn topic_bytes(&self, topic: TopicId) -> u64 {
+        self.bytes_by_topic().filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The same of all topics, in pieces.
+    pub(crate) fn bytes_by_topic(&self) -> impl Iterator<Item = (TopicId, u64)> {
         let newest = usize::from(self.active.is_none());
-        let older = self.full.values().rev().skip(newest);
-        let full = older.flat_map(|full| &full.topics);
-        full.filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
+        self.full.values().rev().skip(newest).flat_map(|full| full.topics.iter().copied())
     }
 
     /// The newest segment or pack behind which at least so many bytes of a topic lie.

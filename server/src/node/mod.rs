@@ -389,6 +389,7 @@ impl MetricsSources {
             running.metrics().encode(&mut text).expect("a string takes all text");
         }
         self.log.encode_metrics(&mut text);
+        crate::process::encode_metrics(&mut text);
         self.stages.encode(&mut text).await;
         crate::metrics::encode_retries(self.retries.counters(), &mut text);
         if let Some(archive) = &self.archive {

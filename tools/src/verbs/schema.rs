@@ -65,10 +65,13 @@ Examples:
         json: bool,
     },
     /// Show a schema as it was registered
-    #[command(after_help = "\
+    #[command(
+        disable_version_flag = true,
+        after_help = "\
 Examples:
   tracklog schema show 'Order Completed'
-  tracklog schema show 'Order Completed' --version 1 > order.json")]
+  tracklog schema show 'Order Completed' --version 1 > order.json"
+    )]
     Show {
         /// The event's name
         #[arg(value_name = "NAME", value_parser = event_name)]
@@ -126,7 +129,8 @@ impl SchemaCommand {
                 crate::block_on(show_registered(place, &event, version))
             }
             Action::Delete { event } => {
-                crate::block_on(running(place)?.delete(&path_of(&event, None)))?;
+                let deleted = crate::block_on(running(place)?.delete(&path_of(&event, None)));
+                deleted.map_err(|failure| about(&event, failure))?;
                 let mut output = Output::new();
                 output.line(&format!("{event}: deleted"))?;
                 output.flush()
@@ -173,7 +177,7 @@ async fn push(
         let pushed: Pushed = node
             .json(Method::PUT, &path_of(&name, version), read(file)?)
             .await
-            .map_err(|failure| in_file(file, failure))?;
+            .map_err(|failure| about(file.display(), failure))?;
         if json {
             output.json(&pushed)?;
         } else {
@@ -192,9 +196,10 @@ fn path_of(event: &str, version: Option<u32>) -> String {
 
 async fn show_registered(place: &Place, event: &str, version: Option<u32>) -> Result<(), Failure> {
     let schema = match Registered::open(place).await? {
-        Registered::Node(node) => node.bytes(&path_of(event, version)).await?,
-        Registered::Copy(copy) => copy.get(event, version).map_err(Failure::could_not_run)?,
+        Registered::Node(node) => node.bytes(&path_of(event, version)).await,
+        Registered::Copy(copy) => copy.get(event, version).map_err(Failure::could_not_run),
     };
+    let schema = schema.map_err(|failure| about(event, failure))?;
     let mut output = Output::new();
     output.write(&schema)?;
     if !schema.ends_with(b"\n") {
@@ -366,7 +371,7 @@ async fn check_registered(
     let source = Registered::open(place).await?;
     for payload in payloads {
         let judged = source.check(event, read(payload)?).await;
-        let judged = judged.map_err(|failure| in_file(payload, failure))?;
+        let judged = judged.map_err(|failure| about(payload.display(), failure))?;
         verdicts.show(&Verdict {
             schema: event,
             payload: Some(&payload.display().to_string()),
@@ -413,9 +418,10 @@ fn read(file: &Path) -> Result<Bytes, Failure> {
     read.map(Bytes::from).map_err(|error| Failure::of(file.display(), error))
 }
 
-fn in_file(file: &Path, failure: Failure) -> Failure {
+/// The failure, with what it is about before it.
+fn about(what: impl std::fmt::Display, failure: Failure) -> Failure {
     match failure {
-        Failure::CouldNotRun(line) => Failure::of(file.display(), line),
+        Failure::CouldNotRun(line) => Failure::of(what, line),
         failure => failure,
     }
 }

@@ -48,6 +48,9 @@ fn an_event_gets_what_its_agent_page_and_visitor_tell() {
     node.await_metrics(&[
         "tracklog_stage_records_total{stage=\"enrich\"} 3",
         "tracklog_enrich_lookups_total{enricher=\"identity\",result=\"hit\"} 3",
+        "tracklog_topic_records{topic=\"enriched\"} 3",
+        "tracklog_topic_appended_records_total{topic=\"raw\"} 3",
+        "tracklog_topic_bytes{topic=\"raw\"} 0",
     ]);
     assert!(node.terminate().0.success());
 }

@@ -31,6 +31,8 @@ fn a_pushed_schema_is_listed_holds_and_survives_a_restart() {
         let ran = run(&[&["schema", "check"][..], &event].concat());
         assert_eq!((ran.status, ran.stdout.lines().count()), (1, 1), "{ran:?}");
         assert!(ran.stdout.contains(": invalid: /total: "), "{ran:?}");
+        let ran = run(&["schema", "show", "Order Completed", "--version", "1", "--data", dir]);
+        assert_eq!(ran.lines(), [SCHEMA]);
     };
     check();
     assert!(node.terminate().0.success());
@@ -42,6 +44,12 @@ fn a_pushed_schema_is_listed_holds_and_survives_a_restart() {
     assert_eq!(node.post("/v1/track", good).status, 200);
     assert_eq!(replay(data.path(), "rejected").len(), 2);
     assert_eq!(replay(data.path(), "raw")[0]["schemaVersion"], 1);
+    let delete = || run(&["schema", "delete", "Order Completed", "--data", dir]);
+    assert_eq!(delete().lines(), ["Order Completed: deleted"]);
+    assert!(delete().refusal().contains("Order Completed"));
+    assert_eq!(node.post("/v1/track", bad).status, 200, "nothing asks for a number any more");
+    let ran = run(&["schema", "show", "Order Completed", "--data", dir]);
+    assert!(ran.refusal().contains("Order Completed"), "{ran:?}");
 }
 
 #[test]
@@ -70,6 +78,7 @@ fn check_needs_no_node_and_says_no_with_status_1() {
         let ran = run(&["schema", "check", &broken]);
         assert_eq!((ran.status, ran.stdout.lines().count()), (1, 1), "{ran:?}");
         assert!(ran.stdout.starts_with(&format!("{broken}: invalid: ")), "{}", ran.stdout);
+        assert!(!ran.stdout.contains(": :") && !ran.stdout.contains("anyOf"), "{}", ran.stdout);
     }
 }
 
