@@ -1,8 +1,8 @@
 //! The threads that read from disks, what waits for them, and the answers that come from them.
 //!
 //! Promises
-//! - Live readers stand behind no replay: there are threads for them alone, to which those of replays
-//!   give way (`disk/giving_way.rs`). Within each kind it is first come, first served.
+//! - Live readers wait for no replay: there are threads for them alone, to which those of replays give
+//!   way (`disk/giving_way.rs`). Within each kind it is first come, first served.
 //! - What is being read for replays, and what was read for them and not taken yet, stays within
 //!   a budget of bytes; a fetch larger than all of it is read when nothing else is. Live readers
 //!   neither count nor wait. A share is given back when its caller takes the answer or gives up
@@ -234,7 +234,7 @@ impl Waiting {
 
     fn work(self: &Arc<Self>, mode: FetchMode) {
         if mode == FetchMode::Replay {
-            give_way(Share::Equal);
+            give_way(Share::Small);
         }
         while let Some(taken) = self.next(mode) {
             taken.run();

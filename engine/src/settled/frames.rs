@@ -3,18 +3,19 @@
 //! Promises
 //! - What is kept stays within its bound, but for the frames being read; those used longest ago go
 //!   first. Who holds slices of one that went keeps its memory.
-//! - Readers that want the same frame at once wait for one of them to decode it.
+//! - Readers that want the same frame at once wait for one of them to decode it; but no live reader for
+//!   a thread that gives way to others, and may not come to it for long.
 //! - A frame whose checksum does not hold is read once more before it is called damaged.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-use crate::disk::{BufferPool, Disk, PackFile, PackId, twice};
+use crate::disk::{BufferPool, Disk, PackFile, PackId, gives_way, twice};
 use crate::settled::compressing::uncompress;
 use crate::settled::pack::{Frame, read_pages};
 
@@ -52,6 +53,8 @@ struct Kept {
 #[derive(Default)]
 struct Slot {
     content: Mutex<Option<Bytes>>,
+    /// Whether who decodes it gives way to others.
+    is_late: AtomicBool,
     /// What of it counts.
     bytes: AtomicU64,
     used: AtomicU64,
@@ -85,10 +88,17 @@ impl Frames {
             slot.used.store(kept.clock, Ordering::Relaxed);
             slot
         };
-        let mut content = slot.content.lock();
+        let mut content = match slot.content.try_lock() {
+            Some(content) => content,
+            None if slot.is_late.load(Ordering::Relaxed) && !gives_way() => {
+                return self.read(pack, frame);
+            }
+            None => slot.content.lock(),
+        };
         if let Some(bytes) = &*content {
             return Ok(bytes.clone());
         }
+        slot.is_late.store(gives_way(), Ordering::Relaxed);
         let read = self.read(pack, frame);
         let mut kept = self.kept.lock();
         let is_listed = kept.frames.get(&key).is_some_and(|listed| Arc::ptr_eq(listed, &slot));
@@ -217,6 +227,24 @@ mod tests {
     use super::*;
     use crate::disk::FileName;
     use crate::disk::simulated::SimDisk;
+
+    #[test]
+    fn a_live_reader_waits_for_no_thread_that_gives_way() {
+        let disk = SimDisk::new(1);
+        let pack = PackId { first: 1, last: 2, generation: 1 };
+        disk.set_file(&FileName::Pack(pack), Some(vec![0; 4096]));
+        let frames = Arc::new(Frames::new(Arc::new(disk), BufferPool::new(0), 0));
+        let frame = Frame { at: 0, stored_bytes: 100, space_at: 0, space_bytes: 200, crc: 7 };
+        let slot = Arc::clone(frames.kept.lock().frames.entry((pack, 0)).or_default());
+        slot.is_late.store(true, Ordering::Relaxed);
+        let decoding = slot.content.lock();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let reader = Arc::clone(&frames);
+        std::thread::spawn(move || done.send(reader.get(pack, &frame)));
+        let read = is_done.recv_timeout(std::time::Duration::from_secs(30));
+        assert!(matches!(read, Ok(Err(NoFrame::Damaged(_)))), "it read it by itself: {read:?}");
+        drop(decoding);
+    }
 
     #[test]
     fn a_pack_that_was_let_go_while_it_was_opened_is_not_kept_open() {

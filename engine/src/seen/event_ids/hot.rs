@@ -826,8 +826,8 @@ mod tests {
             let again = slow[1..].iter().map(|it| it.iter().copied().collect::<BTreeMap<_, _>>());
             let again: Vec<_> = again.collect();
             let shortest = first.iter().filter_map(|(number, took)| {
-                let others = again.iter().map(|it| it.get(number).copied());
-                others.fold(Some(*took), |shortest, it| Some(shortest?.min(it?)))
+                let mut others = again.iter().map(|it| it.get(number).copied());
+                others.try_fold(*took, |shortest, it| Some(shortest.min(it?)))
             });
             let longest = shortest.max().unwrap_or(SLOW);
             println!("{to} ids: the longest insertion took {} us or less", longest.as_micros());
