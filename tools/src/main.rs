@@ -34,12 +34,15 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 use terminal::printable;
 
+/// Help is no wider, however wide the terminal.
+const HELP_WIDTH: usize = 100;
+
 /// Event tracking in one program: SDK calls in, a durable log, and back out.
 #[derive(Parser)]
 #[command(
     name = "tracklog",
     version,
-    max_term_width = 100,
+    max_term_width = HELP_WIDTH,
     propagate_version = true,
     after_help = "\
 First steps:
@@ -162,5 +165,21 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    /// Lines of these texts that go on behind a terminal's edge are cut there, and their rest stands alone.
+    #[test]
+    fn texts_below_the_options_fit_the_width_that_help_has() {
+        fn look(command: &clap::Command) {
+            let texts = [command.get_after_help(), command.get_after_long_help()];
+            for text in texts.into_iter().flatten().map(ToString::to_string) {
+                for line in text.lines() {
+                    let (name, width) = (command.get_name(), line.chars().count());
+                    assert!(width <= super::HELP_WIDTH, "{name}: {width} characters: {line}");
+                }
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&super::Cli::command());
     }
 }

@@ -27,8 +27,8 @@ Examples:
   tracklog archive status
   tracklog archive verify --archive s3://bucket/events
   tracklog archive restore --archive /mnt/archive --into ./new-data
-  duckdb -c \"SELECT name, count(*) FROM read_parquet('tracklog-data/archive/topic=raw/*/*/*.parquet',
-    union_by_name = true) GROUP BY ALL\"")]
+  duckdb -c \"SELECT name, count(*) FROM read_parquet(
+    'tracklog-data/archive/topic=raw/*/*/*.parquet', union_by_name = true) GROUP BY ALL\"")]
 pub(crate) struct ArchiveCommand {
     #[command(subcommand)]
     action: Action,

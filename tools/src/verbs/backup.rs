@@ -24,8 +24,8 @@ routes.toml, default.key, admin.token and privacy.key of the data folder, secret
 can read the place can read them, as the events. Not in it: the archive, certificates, files
 elsewhere that the settings name.
 
-Exit status: 0 the backup is there, 2 it is not. What could not be read of a damaged log is told, and
-is damaged in the backup too.
+Exit status: 0 the backup is there, 2 it is not. What could not be read of a damaged log is told,
+and is damaged in the backup too.
 
 Examples:
   tracklog backup --to /mnt/backup/tracklog

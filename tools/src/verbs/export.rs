@@ -21,9 +21,9 @@ use crate::output::notice;
 /// is complete: an export that was interrupted is taken up by running it again.
 #[derive(Args)]
 #[command(after_help = "\
-A TIME is RFC 3339 (2026-01-02T03:04:05Z), a date, `now` or a span back (-90s, -15m, -2h, -7d); times
-are those of the events. What is not in the archive yet is left out: `tracklog archive status` tells
-how far it is, `tracklog replay` reads the log.
+A TIME is RFC 3339 (2026-01-02T03:04:05Z), a date, `now` or a span back (-90s, -15m, -2h, -7d);
+times are those of the events. What is not in the archive yet is left out: `tracklog archive status`
+tells how far it is, `tracklog replay` reads the log.
 
 Examples:
   tracklog export --output ./january --from 2026-01-01 --to 2026-02-01

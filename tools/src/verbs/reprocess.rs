@@ -30,8 +30,9 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 Places are those of `raw`, [from, to): an integer is an offset, in each partition; a TIME goes by
 append time. With --state then each event sees of users, devices and visits what it saw when it was
 enriched the first time; with now, what is known now. An archive knows events and nothing else: it
-goes with now, and its topic `raw` must have as many partitions as the node's. The topic is made; one that has records is
-refused. A run is called like its topic. `tracklog diff` shows what came out otherwise.
+goes with now, and its topic `raw` must have as many partitions as the node's. The topic is made;
+one that has records is refused. A run is called like its topic. `tracklog diff` shows what came out
+otherwise.
 
 Exit status: 0 done, 1 it was cancelled, 2 it could not run.
 

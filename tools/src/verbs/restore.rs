@@ -24,8 +24,8 @@ What came after the recovery point is not in the log: its offsets will be given 
 archive that has come further is refused by the node: give it a new place. Whoever remembers offsets
 elsewhere must begin at the ends that the log has now.
 
-Exit status: 0 it is restored and good, 1 it is restored, and damaged as it was when it was backed up,
-2 it is not restored.
+Exit status: 0 it is restored and good, 1 it is restored, and damaged as it was when it was backed
+up, 2 it is not restored.
 
 Examples:
   tracklog restore --from s3://bucket/tracklog --list

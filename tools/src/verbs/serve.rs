@@ -58,7 +58,8 @@ group_key and layout (json, hash) of Redis, user_query and group_query of Postgr
 [enrich.session]: enabled, inactivity.
 Of [live]: enabled, names_max, clients_max, sums. Of [[live.thresholds]]: name, event, of (count,
 rate, sum), property, window (1s, 1m), above or below, back, for, url, secret or secret_file.
-Of [route]: file, from (enriched, raw). Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
+Of [route]: file, from (enriched, raw).
+Of [archive]: enabled, url (a folder, or s3://, gs://, az:// where built with `full`), flush_bytes,
 flush_interval.
 An address with address_connections_max connections (200; an IPv6 /64 counts as one) may open as
 many again, which are answered /livez, /health and /readyz alone. trusted_proxies are exempt.

@@ -70,8 +70,8 @@ Examples:
     #[command(after_help = "\
 A record stays at least so long after it was appended, whatever time its client said, and so many
 bytes on the disk stay at least. What is beyond either goes in larger pieces, some time later.
-Before the disk is full, what topics hold goes, oldest first, where --when-full drop_oldest allows it:
-read or not, archived or not. Other topics keep what they have.
+Before the disk is full, what topics hold goes, oldest first, where --when-full drop_oldest allows
+it: read or not, archived or not. Other topics keep what they have.
 
 Examples:
   tracklog topic limit raw --max-age 30d

@@ -18,9 +18,9 @@ use crate::reading::Place;
 /// log. Names the first damage of each partition and counts what is readable.
 #[derive(Args)]
 #[command(after_help = "\
-Changes nothing. On a folder that a node holds the node checks itself while it serves, with half of the
-cores; else all of them read. A terminal shows how far it is, how fast, and how long it will take. Exit
-status: 0 all is good, 1 something is damaged, 2 the log cannot even be opened.
+Changes nothing. On a folder that a node holds the node checks itself while it serves, with half of
+the cores; else all of them read. A terminal shows how far it is, how fast, and how long it will
+take. Exit status: 0 all is good, 1 something is damaged, 2 the log cannot even be opened.
 
 Examples:
   tracklog verify

@@ -49,13 +49,13 @@ const REJECTED_SHOWN_MAX: usize = 10;
 /// is killed, run it again; a file that was stored already stores nothing.
 #[derive(Args)]
 #[command(after_help = "\
-Formats: NDJSON, an event a line; CSV (and TSV) with the names of the columns in its first line; each
-plain, gzipped or zstd; Parquet. A column is the field that it is called (userId, event, timestamp,
-messageId, type, properties.price, context.page.url) and else a property of its own name. Values of a
-CSV are text, unless --types says number, boolean or json; columns that are whole objects (properties)
-are JSON. Those of a Parquet file have its types: decimals keep all digits, bytes that are no text cost
-their row, INT96 is in UTC. An event without a type is a track call, one without an id gets one made
-of file and line.
+Formats: NDJSON, an event a line; CSV (and TSV) with the names of the columns in its first line;
+each plain, gzipped or zstd; Parquet. A column is the field that it is called (userId, event,
+timestamp, messageId, type, properties.price, context.page.url) and else a property of its own name.
+Values of a CSV are text, unless --types says number, boolean or json; columns that are whole
+objects (properties) are JSON. Those of a Parquet file have its types: decimals keep all digits,
+bytes that are no text cost their row, INT96 is in UTC. An event without a type is a track call, one
+without an id gets one made of file and line.
 
 Times: RFC 3339 with a zone, or an epoch. 03/04/2025 is refused, and so is a time without a zone
 unless --zoneless utc says what it is. A row without a time is stored under the present one, and

@@ -49,9 +49,9 @@ pub(crate) struct BenchCommand {
 enum What {
     /// Durable appends, in process; raw: serial pwrite + fdatasync, and bare direct writers
     #[command(after_help = "\
-CPU an event is that of the whole process, the load included. Serial writes as much as one append from
-one thread, and syncs it. Bare writers write as much as the
-log's commits came to on average, as many at once as the log would, and do nothing else.
+CPU an event is that of the whole process, the load included. Serial writes as much as one append
+from one thread, and syncs it. Bare writers write as much as the log's commits came to on average,
+as many at once as the log would, and do nothing else.
 
 Examples:
   tracklog bench append --backend uring --seconds 10
@@ -71,18 +71,19 @@ Examples:
     Gateway,
     /// How soon after its ack an event is enriched, at 5,000 events a second
     #[command(after_help = "\
-Clients send single events over HTTP when they are due, whether others are answered or not; a reader in
-the node's process waits at the end of `enriched`. Then the same with a webhook that nobody answers at.
+Clients send single events over HTTP when they are due, whether others are answered or not; a reader
+in the node's process waits at the end of `enriched`. Then the same with a webhook that nobody
+answers at.
 
 Examples:
   tracklog bench live --seconds 10")]
     Live,
     /// Through enrichment and routing, from a warm log; raw: a scan of the same events
     #[command(after_help = "\
-Events of 780 bytes, 100,000 for each second asked for, go to a node without stages: 100,000 visitors with
-5,000 agents, half of them known users. Then the node runs all enrichers, with a database of places, and
-two rules into two topics, in this process. It is measured once everybody has been there. CPU an event is
-that of the whole process.
+Events of 780 bytes, 100,000 for each second asked for, go to a node without stages: 100,000
+visitors with 5,000 agents, half of them known users. Then the node runs all enrichers, with a
+database of places, and two rules into two topics, in this process. It is measured once everybody
+has been there. CPU an event is that of the whole process.
 
 Examples:
   tracklog bench pipeline
