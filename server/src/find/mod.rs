@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracklog_ingest_gateway::scan::Members;
+use tracklog_ingest_gateway::source::HmacKey;
 use tracklog_log::{FetchError, IdPlaces, Log, Topic};
 use tracklog_pipeline::archive::store::Store;
 use tracklog_pipeline::groups::{GroupError, Groups};
@@ -46,36 +47,46 @@ const READ_BYTES_MAX: usize = 64 << 20;
 pub enum Sought {
     /// Events with this message id.
     Id(String),
-    /// Events of this user, by the user id as it is stored.
+    /// Events of this user, by the user id: as it was sent, or as it is stored where a source hashes it.
     User(String),
 }
 
-impl Sought {
+/// Whom or what is looked for, with what becomes of a user id where a source hashes it.
+struct Wanted<'s> {
+    sought: &'s Sought,
+    hashed: Option<String>,
+}
+
+impl Wanted<'_> {
     fn is(&self, record: Record<'_>) -> bool {
         if let Some(event) = EventView::of(record) {
-            return match self {
-                Self::Id(id) => event.message_id() == id,
-                Self::User(user) => event.user_id() == Some(user),
+            return match self.sought {
+                Sought::Id(id) => event.message_id() == id,
+                Sought::User(user) => event.user_id().is_some_and(|it| self.is_user(user, it)),
             };
         }
         let Some(rejected) = RejectedView::of(record) else { return false };
-        match self {
-            Self::Id(id) => rejected.message_id() == Some(id),
-            Self::User(user) => {
+        match self.sought {
+            Sought::Id(id) => rejected.message_id() == Some(id),
+            Sought::User(user) => {
                 let text = rejected.body().and_then(|body| str::from_utf8(body).ok());
                 let said = text.and_then(|text| Members::find(text, "userId"));
                 said.is_some_and(|said| {
                     let text = serde_json::from_str::<String>(said.value);
-                    text.map_or(said.value == user, |text| text == *user)
+                    text.map_or(said.value == user, |text| self.is_user(user, &text))
                 })
             }
         }
     }
 
+    fn is_user(&self, user: &str, said: &str) -> bool {
+        said == user || self.hashed.as_deref() == Some(said)
+    }
+
     /// The key whose partition is read first.
     fn key(&self) -> &str {
-        match self {
-            Self::Id(key) | Self::User(key) => key,
+        match self.sought {
+            Sought::Id(key) | Sought::User(key) => key,
         }
     }
 }
@@ -279,6 +290,8 @@ pub struct Finder {
     pub(crate) retries: Arc<Retries>,
     pub(crate) archive: Option<Store>,
     pub(crate) topics: FinderTopics,
+    /// By what sources hash user ids; `None` where none ever did.
+    pub(crate) privacy_key: Option<HmacKey>,
 }
 
 /// The topics that events go through.
@@ -298,7 +311,8 @@ impl Finder {
     pub async fn find(&self, search: &Search) -> Result<Finds, FindError> {
         let limit = search.limit.unwrap_or(FOUND_MAX).min(FOUND_MAX);
         let (mut events, mut looked, mut read_bytes) = (Vec::new(), 0, 0);
-        let order = self.order(&search.sought);
+        let wanted = self.wanted(&search.sought);
+        let order = self.order(&wanted);
         let index = self.index(&search.sought).await?;
         let begins = search.after.as_ref().map_or(0, |after| {
             let is_it = |(topic, partition): &(&Topic, u32)| {
@@ -324,12 +338,12 @@ impl Finder {
                     read_bytes += chunk.bytes();
                     for (offset, appended_at, record) in chunk.records() {
                         let is_full = events.len() >= limit;
-                        if is_full && search.sought.is(record) {
+                        if is_full && wanted.is(record) {
                             let next = cursor(topic, *partition, offset);
                             return Ok(Finds { events, looked, next: Some(next) });
                         }
                         looked += 1;
-                        if search.sought.is(record) {
+                        if wanted.is(record) {
                             let place = Place { partition: *partition, offset };
                             events.push(self.told(place, appended_at, record).await?);
                         }
@@ -344,6 +358,14 @@ impl Finder {
         Ok(Finds { events, looked, next: None })
     }
 
+    fn wanted<'s>(&self, sought: &'s Sought) -> Wanted<'s> {
+        let hashed = match (sought, &self.privacy_key) {
+            (Sought::User(user), Some(key)) => Some(key.hex_of(user)),
+            _ => None,
+        };
+        Wanted { sought, hashed }
+    }
+
     /// What the log's index says of a message id.
     async fn index(&self, sought: &Sought) -> Result<Option<IdPlaces>, FetchError> {
         let Sought::Id(id) = sought else { return Ok(None) };
@@ -351,9 +373,9 @@ impl Finder {
     }
 
     /// All partitions, in the order in which they are read.
-    fn order(&self, sought: &Sought) -> Vec<(&Topic, u32)> {
+    fn order(&self, wanted: &Wanted<'_>) -> Vec<(&Topic, u32)> {
         let FinderTopics { raw, rejected, .. } = &self.topics;
-        let likely = partition_for(sought.key().as_bytes(), raw.spec.partitions);
+        let likely = partition_for(wanted.key().as_bytes(), raw.spec.partitions);
         let others = (0..raw.spec.partitions).filter(|partition| *partition != likely);
         let of_raw = std::iter::once(likely).chain(others).map(|partition| (raw, partition));
         of_raw.chain((0..rejected.spec.partitions).map(|partition| (rejected, partition))).collect()

@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracklog_ingest_gateway::client_ip::TrustedProxies;
+use tracklog_ingest_gateway::source::HmacKey;
 use tracklog_ingest_gateway::{
     AdminToken, Backing, Bound, Door, Gateway, GatewayConfig, Listen, RowDesk, Running,
     StartError as GatewayError, TlsFiles, Topics,
@@ -210,7 +211,7 @@ impl Node {
         admin.set_backfills(Backfills::open(Arc::clone(&log), epoch, running.row_desk()).await?);
         let retries = retries(&log, epoch, running.row_desk(), &stages).await?;
         admin.set_retries(Arc::clone(&retries));
-        admin.set_finder(finder(settings, &log, &stages, &retries, archive_read));
+        admin.set_finder(finder(settings, &folder, &log, &stages, &retries, archive_read));
         let forgetting = Arc::new(Forgetting::new(Parts {
             log: Arc::clone(&log),
             epoch,
@@ -505,6 +506,7 @@ async fn retries(
 /// What tells where an event is.
 fn finder(
     settings: &Settings,
+    folder: &DataFolder,
     log: &Arc<dyn Log>,
     stages: &Stages,
     retries: &Arc<Retries>,
@@ -524,6 +526,7 @@ fn finder(
         retries: Arc::clone(retries),
         archive,
         topics,
+        privacy_key: folder.read_privacy_key().ok().map(|key| HmacKey::new(key.as_bytes())),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Find {
     /// A message id
     #[arg(value_name = "MESSAGE-ID", required_unless_present = "user", conflicts_with = "user")]
     id: Option<String>,
-    /// A user id, as it is stored: where a source hashes ids, the hash
+    /// A user id: as it is sent, or as it is stored where a source hashes ids
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Where to begin [default: -24h]

@@ -292,6 +292,8 @@ fn what_a_restore_would_lose_is_told_and_stays() {
     let site = Site::new();
     let node = site.start();
     node.track("Bought", "u1");
+    // What comes of it is in the log too.
+    node.await_metrics(&["tracklog_stage_records_total{stage=\"enrich\"} 1"]);
     let first = site.backup(&[]);
     assert_eq!((&first["backup"], &first["made"]), (&json!(1), &json!(true)));
     let again = site.backup(&[]);

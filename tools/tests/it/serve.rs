@@ -189,6 +189,10 @@ fn sources_of_the_file_have_their_keys_and_rules() {
     assert_eq!(line["source"], "web");
     let user = line["userId"].as_str().unwrap();
     assert!(user.len() == 64 && user.bytes().all(|byte| byte.is_ascii_hexdigit()), "{user}");
+    for user in ["7", user] {
+        let found = run(&["find", "--user", user, "--json", "--data", text(data.path())]);
+        assert_eq!(found.lines().len(), 1, "by what was sent, and by what is stored: {found:?}");
+    }
     assert!(line.get("clientAddress").is_none() && line.get("peerAddress").is_none(), "{line}");
     assert_eq!(mode(&data.path().join("privacy.key")), 0o600);
 }
