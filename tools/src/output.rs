@@ -54,6 +54,13 @@ fn failure(error: &io::Error) -> Failure {
     }
 }
 
+/// Says that it was done, where that is all there is to say.
+pub(crate) fn done(name: &str, what: &str) -> Result<(), Failure> {
+    let mut output = Output::new();
+    output.line(&format!("{name}: {what}"))?;
+    output.flush()
+}
+
 /// Tells people something beside the data.
 pub(crate) fn notice(line: &str) {
     eprintln!("tracklog: {}", printable(line));

@@ -26,6 +26,7 @@ const REQUEST_EVENTS: usize = 100;
 const EVENTS_AT_ONCE: usize = 100_000;
 const VISITORS: usize = 8_000;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
 pub(crate) fn measure(folder: &Path) {
     let log = scratch_folder(folder);
@@ -75,7 +76,9 @@ pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
         }
         write(&node, &partitions, seed);
         events += EVENTS_AT_ONCE;
+        let settling = Instant::now();
         while node.engine.status().segments > 1 {
+            assert!(settling.elapsed() < SETTLED_WITHIN, "{:?}", node.engine.status());
             thread::park_timeout(LOOK_EVERY);
         }
     }

@@ -9,7 +9,7 @@ use tracklog_server::routes::DestinationStatus;
 
 use crate::failure::Failure;
 use crate::node_client::{NodeClient, segment};
-use crate::output::{Output, table};
+use crate::output::{Output, done, table};
 use crate::reading::Place;
 
 /// List destinations, hold one, let it go on, or try again what it did not take
@@ -82,18 +82,22 @@ impl DestinationCommand {
             let node = self.place.node()?;
             match self.action {
                 Action::List { json } => list(&node, json).await,
-                Action::Pause { name } => act(&node, &name, "pause").await,
-                Action::Resume { name } => act(&node, &name, "resume").await,
-                Action::Retry { name } => act(&node, &name, "retry").await,
+                Action::Pause { name } => act(&node, &name, "pause", "paused").await,
+                Action::Resume { name } => act(&node, &name, "resume", "goes on").await,
+                Action::Retry { name } => {
+                    let begun =
+                        "what lies aside is tried again: `destination list` shows how it goes";
+                    act(&node, &name, "retry", begun).await
+                }
             }
         })
     }
 }
 
-async fn act(node: &NodeClient, name: &str, act: &str) -> Result<(), Failure> {
+async fn act(node: &NodeClient, name: &str, act: &str, done_so: &str) -> Result<(), Failure> {
     let path = format!("/v1/destinations/{}/{act}", segment(name));
     let _: Value = node.json(Method::POST, &path, Bytes::new()).await?;
-    Ok(())
+    done(name, done_so)
 }
 
 async fn list(node: &NodeClient, json: bool) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use tracklog_server::offline;
 
 use crate::failure::Failure;
 use crate::node_client::segment;
-use crate::output::{Output, table};
+use crate::output::{Output, done, table};
 use crate::reading::{Place, Source};
 
 /// List, describe, reset or delete consumer groups
@@ -156,12 +156,13 @@ async fn reset(place: &Place, name: &str, new: NewPlace) -> Result<Vec<PlaceAfte
 
 async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
     match place.running()? {
-        Some(node) => node.delete(&path(name)).await,
+        Some(node) => node.delete(&path(name)).await?,
         None => {
             let group = group_name(name)?;
-            change(place, async |log| groups::open(log).await?.delete(&group).await).await
+            change(place, async |log| groups::open(log).await?.delete(&group).await).await?;
         }
     }
+    done(name, "deleted")
 }
 
 /// Opens the log of a stopped node, has something changed there, and closes it.

@@ -11,7 +11,7 @@ use tracklog_server::schemas::{SchemaCopy, Summary, Violation};
 
 use crate::failure::Failure;
 use crate::node_client::{NodeClient, segment};
-use crate::output::{Output, table};
+use crate::output::{Output, done, table};
 use crate::reading::{Place, Source};
 
 /// Register, list, show, delete or try out schemas of events
@@ -131,9 +131,7 @@ impl SchemaCommand {
             Action::Delete { event } => {
                 let deleted = crate::block_on(running(place)?.delete(&path_of(&event, None)));
                 deleted.map_err(|failure| about(&event, failure))?;
-                let mut output = Output::new();
-                output.line(&format!("{event}: deleted"))?;
-                output.flush()
+                done(&event, "deleted")
             }
             Action::Check { files, event: None, payload, json } => {
                 crate::block_on(check_files(&files, &payload, json))

@@ -9,7 +9,7 @@ use tracklog_server::topics::{self, NewLimits, NewTopic, TopicDetails, TopicSumm
 
 use crate::failure::Failure;
 use crate::node_client::segment;
-use crate::output::{Output, table};
+use crate::output::{Output, done, table};
 use crate::reading::{Place, Source};
 
 /// Create, list, describe, limit or delete topics
@@ -222,7 +222,7 @@ async fn delete(place: &Place, name: &str) -> Result<(), Failure> {
             log.close().await;
         }
     }
-    Ok(())
+    done(name, "deleted")
 }
 
 async fn list(place: &Place) -> Result<Vec<TopicSummary>, Failure> {

@@ -166,7 +166,7 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
     let node = Node::start(&data);
     enriched(&data, 10);
     assert!(node.terminate().0.success());
-    assert_eq!(group(&["delete", "enrich"]).status, 0);
+    assert_eq!(group(&["delete", "enrich"]).lines(), ["enrich: deleted"]);
     assert!(group(&["list", "--json"]).lines().is_empty());
 }
 

@@ -21,7 +21,7 @@ fn topics_are_made_and_deleted_on_a_running_node_and_on_a_stopped_folder() {
     assert!(names().contains(&"live".to_owned()));
     assert!(node.terminate().0.success());
     assert_eq!(run(&["topic", "create", "cold", "--compact", "--data", dir]).status, 0);
-    assert_eq!(run(&["topic", "delete", "live", "--data", dir]).status, 0);
+    assert_eq!(run(&["topic", "delete", "live", "--data", dir]).lines(), ["live: deleted"]);
     let stopped = names();
     assert!(stopped.contains(&"cold".to_owned()) && !stopped.contains(&"live".to_owned()));
     let _node = Node::start(data.path());
