@@ -217,9 +217,11 @@ impl Engine {
     /// topics that have some. One look at all segments and packs.
     #[must_use]
     pub fn bytes_by_topic(&self) -> BTreeMap<TopicId, u64> {
+        let shares: Vec<_> =
+            self.client.published.places.read().shares_of_topics().cloned().collect();
         let mut topics = BTreeMap::new();
-        for (topic, bytes) in self.client.published.places.read().bytes_by_topic() {
-            *topics.entry(topic).or_default() += bytes;
+        for (topic, bytes) in shares.iter().flat_map(|share| share.iter()) {
+            *topics.entry(*topic).or_default() += bytes;
         }
         topics
     }

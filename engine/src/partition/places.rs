@@ -325,7 +325,7 @@ struct Full {
     /// It is a pack that could not be read.
     is_missing: bool,
     /// What each topic takes of it on the disk.
-    topics: Vec<(TopicId, u64)>,
+    topics: Arc<[(TopicId, u64)]>,
     index: Option<Index>,
     used: AtomicU64,
 }
@@ -514,7 +514,7 @@ impl Places {
                 Index::Segment(_) => None,
             },
             is_missing: matches!(&index, Index::Pack(index) if index.is_missing()),
-            topics: index.topic_bytes(),
+            topics: index.topic_bytes().into(),
             index: Some(index),
             used: AtomicU64::new(self.tick()),
         }
@@ -678,13 +678,15 @@ impl Places {
     /// What the records of a topic take on the disk, but for those of the newest segment: the one
     /// being written, or of a log that nobody writes the last one.
     pub(crate) fn topic_bytes(&self, topic: TopicId) -> u64 {
-        self.bytes_by_topic().filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
+        let all = self.shares_of_topics().flat_map(|share| share.iter());
+        all.filter(|(of, _)| *of == topic).map(|(_, bytes)| bytes).sum()
     }
 
-    /// The same of all topics, in pieces.
-    pub(crate) fn bytes_by_topic(&self) -> impl Iterator<Item = (TopicId, u64)> {
+    /// The same of all topics, for each segment and pack: to be added up once nobody waits for the
+    /// table.
+    pub(crate) fn shares_of_topics(&self) -> impl Iterator<Item = &Arc<[(TopicId, u64)]>> {
         let newest = usize::from(self.active.is_none());
-        self.full.values().rev().skip(newest).flat_map(|full| full.topics.iter().copied())
+        self.full.values().rev().skip(newest).map(|full| &full.topics)
     }
 
     /// The newest segment or pack behind which at least so many bytes of a topic lie.
