@@ -174,12 +174,19 @@ impl<'a> Verification<'a> {
         notes: &[Note],
     ) -> Self {
         let topics = published.topics.read();
-        let partitions = topics.catalog.partitions();
+        let partitions = topics.catalog.partitions().map(|(row, partition)| (partition, row));
+        let partitions: Vec<_> = partitions.collect();
         // The ends before the places: a commit is listed first, so none of its records is missed.
-        let extents = partitions.map(|(row, it)| (it, topics.extent_of(row))).collect();
-        let (packs, listed) = {
+        let ends = partitions.iter().map(|(_, row)| topics.extent_of(*row).end);
+        let ends: Vec<_> = ends.collect();
+        let (packs, listed, extents) = {
             let places = published.places.read();
-            (places.packs(), places.listed())
+            // The starts with the places: what is given up is taken out and passed over at once.
+            let starts = partitions.iter().map(|(_, row)| topics.start_of(*row));
+            let extents =
+                starts.zip(ends).map(|(start, end)| Extent { start: start.min(end), end });
+            let extents = partitions.iter().map(|(partition, _)| *partition).zip(extents);
+            (places.packs(), places.listed(), extents.collect())
         };
         let segments = listed.into_iter().map(|it| Expected {
             id: it.id,
