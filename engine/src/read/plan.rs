@@ -54,7 +54,7 @@ pub(super) enum Medium {
 /// Why a batch is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
-    /// It is rotten, or the disk cannot read it: for good.
+    /// It is rotten, or lies on a dead sector: for good.
     Damaged(String),
     /// It cannot be read now.
     Io(String),

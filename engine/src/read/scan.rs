@@ -7,7 +7,8 @@
 //! - What a map gives is not copied unless answers hold too much of maps. What is read around the
 //!   page cache is copied only where it would pin much more memory than it fills.
 //! - A window that cannot be read is read again batch by batch, and a batch that is no good in
-//!   a map is read again from the disk itself, before it is called damaged.
+//!   a map is read again from the disk itself, twice, before it is called damaged. Where the disk
+//!   gives nothing of the segment, it is not.
 
 use std::io;
 use std::ops::Range;
@@ -20,7 +21,7 @@ use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES_MAX};
 use super::pinned::PinnedBytes;
 use super::plan::{Bad, Found, Medium, Planned};
 use super::slots::{OpenSlot, OpenSlots};
-use crate::disk::{BufferPool, Map, PAGE_BYTES, PackId, batch_of_slot};
+use crate::disk::{BufferPool, Map, PAGE_BYTES, PackId, Unread, batch_of_slot, read_surely};
 use crate::partition::places::Home;
 use crate::settled::frames::{Frames, NoFrame};
 
@@ -156,11 +157,15 @@ impl Scan<'_> {
     fn read_again(&self, open: &OpenSlot, batch: &Planned) -> Result<BatchView, Bad> {
         let range = batch.place.at()..batch.place.end();
         let at = format!("{} at {}", batch.home, batch.place.at());
-        let bad = match self.direct(open, &range).map(|bytes| check(batch, bytes)) {
-            Ok(Ok(batch)) => return Ok(batch),
-            Ok(Err(what)) => Bad::Damaged(format!("{at}: {what}")),
-            Err(error) if passes_by(&error) => Bad::Io(format!("{at}: {error}")),
-            Err(error) => Bad::Damaged(format!("{at}: {error}")),
+        let read = || {
+            let bytes = self.direct(open, &range)?;
+            check(batch, bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+        };
+        let other_page = || open.slot.read(0, &mut self.pool.take(PAGE_BYTES));
+        let bad = match read_surely(read, other_page) {
+            Ok(batch) => return Ok(batch),
+            Err(Unread::Lost(error)) => Bad::Damaged(format!("{at}: {error}")),
+            Err(Unread::Later(error)) => Bad::Io(format!("{at}: {error}")),
         };
         // What was freed while it was read may hold anything.
         match batch.home {
@@ -284,17 +289,6 @@ fn first_window(mut spans: impl Iterator<Item = Range<u64>>) -> (Range<u64>, usi
         count += 1;
     }
     (window, count)
-}
-
-/// Whether the error says something of this moment and nothing of the disk.
-fn passes_by(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::OutOfMemory
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::WouldBlock
-            | io::ErrorKind::TimedOut
-    )
 }
 
 /// A batch from a disk: its checksums, and whether it is the one that was asked for.

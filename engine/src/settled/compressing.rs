@@ -66,7 +66,7 @@ pub(crate) fn uncompress(stored: &[u8], frame_bytes: usize) -> io::Result<Vec<u8
     }
     let frame = match Fields::new(stored).u32() {
         Some(COLUMNS_MAGIC) => uncompress_columns(stored, frame_bytes)?,
-        _ => zstd::bulk::decompress(stored, frame_bytes)?,
+        _ => unzipped(stored, frame_bytes)?,
     };
     if frame.len() == frame_bytes {
         Ok(frame)
@@ -106,8 +106,14 @@ fn spread(stored: &[u8], bytes: usize, frame_bytes: usize) -> io::Result<Vec<u8>
     if bytes / 2 > frame_bytes {
         return Err(rotten("its columns are too large"));
     }
-    let area = zstd::bulk::decompress(stored, bytes)?;
+    let area = unzipped(stored, bytes)?;
     if area.len() == bytes { Ok(area) } else { Err(short()) }
+}
+
+/// At most so many bytes. What zstd does not take is rotten: the disk gave it.
+fn unzipped(stored: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
+    zstd::bulk::decompress(stored, bytes_max)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn short() -> io::Error {

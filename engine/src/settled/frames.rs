@@ -15,14 +15,14 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-use crate::disk::{BufferPool, Disk, PackFile, PackId, gives_way, twice};
+use crate::disk::{BufferPool, Disk, PAGE_BYTES, PackFile, PackId, Unread, gives_way, read_surely};
 use crate::settled::compressing::uncompress;
 use crate::settled::pack::{Frame, read_pages};
 
 /// Why there is no frame.
 #[derive(Clone, Debug)]
 pub(crate) enum NoFrame {
-    /// It is rotten, or the disk cannot read it.
+    /// It is rotten, or lies on a dead sector.
     Damaged(String),
     /// Not now.
     Io(String),
@@ -159,15 +159,12 @@ impl Frames {
             if is_gone { NoFrame::Gone(why) } else { NoFrame::Io(why) }
         })?;
         self.decoded.fetch_add(1, Ordering::Relaxed);
-        let read = twice(|| decode(&*file, frame, &self.pool));
-        read.map_err(|error| {
-            let why = format!("{pack} at {}: {error}", frame.at);
-            match error.kind() {
-                io::ErrorKind::OutOfMemory
-                | io::ErrorKind::Interrupted
-                | io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut => NoFrame::Io(why),
-                _ => NoFrame::Damaged(why),
+        let other_page = || file.read(0, &mut self.pool.take(PAGE_BYTES));
+        read_surely(|| decode(&*file, frame, &self.pool), other_page).map_err(|unread| {
+            let at = format!("{pack} at {}", frame.at);
+            match unread {
+                Unread::Lost(error) => NoFrame::Damaged(format!("{at}: {error}")),
+                Unread::Later(error) => NoFrame::Io(format!("{at}: {error}")),
             }
         })
     }

@@ -74,6 +74,41 @@ fn a_pack_that_fails_to_be_read_once_at_opening_is_read_again() {
 }
 
 #[test]
+fn while_the_disk_is_away_nothing_is_left_out_of_a_pack() {
+    let machine = Machine::with(33, Options { hot_bytes: Some(4 * SLOT_BYTES), ..options() });
+    let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
+    let write = |machine: &Machine, numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            append(machine.engine(), raw, &payload(number, 1 << 20)).expect("it is stored");
+        }
+    };
+    write(&machine, 0..48);
+    let all = contents(machine.engine());
+    assert_eq!(machine.engine().status().packs, 0);
+    // Of the oldest segment nothing comes, but for what lies far behind.
+    let slots = machine.disk.journal_folder().expect("it is there").slots;
+    machine.disk.break_range(slots[0].0, 0..SLOT_BYTES / 3);
+    write(&machine, 48..144);
+    let refused = |line: &String| line.contains("RemoveFile") && line.contains("pack");
+    until(machine.engine(), |_| machine.disk.trace().iter().any(refused));
+    let fetch =
+        Fetch { from: vec![(raw, Offset(0))], bytes_max: 1, wait: false, mode: FetchMode::Replay };
+    let fetched = wait(machine.engine().fetch(fetch));
+    assert!(matches!(fetched, Err(FetchError::Io { .. })), "{fetched:?}");
+    assert_eq!(machine.engine().status().packs, 0);
+    machine.disk.heal();
+    write(&machine, 144..192);
+    until(machine.engine(), |log| log.status().packs > 0 && log.status().segments <= 5);
+    let found = contents(machine.engine());
+    for (partition, records) in all {
+        assert!(
+            records.iter().all(|(offset, record)| found[&partition].get(offset) == Some(record))
+        );
+    }
+    assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
+}
+
+#[test]
 fn a_damaged_log_is_verified_to_the_same_answer_by_any_number_of_threads() {
     let (mut machine, raw, _) = with_packs(32, settling());
     let fill = |machine: &Machine, mebibytes| {
