@@ -2,7 +2,14 @@
 //! every checksum computed; beside it the checksum alone over the same mapped bytes.
 //!
 //! Warm: the segments lie in the page cache. The ratio of the two is what counts.
+//!
+//! Cold: the page cache is dropped, and the log opened again, before each turn. A topic of 1,024
+//! partitions, written in turn, is read densely (all of them in each fetch), by a reader for each
+//! partition at once, and by a reader of one partition alone. Bytes are those of the batches that
+//! readers got; the ratios to the dense reader count.
 #![forbid(unsafe_code)]
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use criterion::{Criterion, SamplingMode, Throughput};
@@ -16,6 +23,8 @@ use tracklog_log::{Fetch, FetchMode, Fetched, Log as _};
 use tracklog_protocol::{Offset, PartitionId};
 
 const PARTITIONS: u32 = 16;
+const SPARSE_PARTITIONS: u32 = 1_024;
+const SPARSE_TOPIC: &str = "sparse";
 /// What one fetch asks for.
 const FETCH_BYTES: usize = 8 << 20;
 /// Size of the pieces that are hashed for comparison.
@@ -43,6 +52,7 @@ fn main() {
     let by_asker = Shape { replay_threads: 0, ..SHAPE };
     let log = log.reopen(&by_asker, &runtime);
     replays(&mut criterion, "by whoever asks", &log, &runtime);
+    cold(&mut criterion, log, &runtime);
     criterion.final_summary();
 }
 
@@ -50,6 +60,8 @@ fn fill(log: &ScratchLog, runtime: &Runtime) {
     let producers = Producers { count: 8, in_flight: 4, records: 1_000 };
     producers.run(&topic(log, "batches", runtime), 128, runtime);
     workload::call_from_threads(&topic(log, "gathered", runtime), 1_000, 1_000, 2);
+    let sparse = topic_of(log, SPARSE_TOPIC, SPARSE_PARTITIONS, runtime);
+    workload::call_from_threads(&sparse, 1_000, 400, 2);
     // More than a slot, so that all of the above lies in full segments.
     producers.run(&topic(log, "behind", runtime), 48, runtime);
 }
@@ -61,7 +73,11 @@ fn replays(criterion: &mut Criterion, by: &str, log: &ScratchLog, runtime: &Runt
 }
 
 fn topic(log: &ScratchLog, name: &str, runtime: &Runtime) -> Target {
-    let partitions = log.topic(name, PARTITIONS, runtime);
+    topic_of(log, name, PARTITIONS, runtime)
+}
+
+fn topic_of(log: &ScratchLog, name: &str, partitions: u32, runtime: &Runtime) -> Target {
+    let partitions = log.topic(name, partitions, runtime);
     Target { engine: log.engine.clone(), epoch: log.epoch, partitions }
 }
 
@@ -114,6 +130,71 @@ fn replay(criterion: &mut Criterion, name: &str, target: &Target, runtime: &Runt
     });
 }
 
+/// How a topic is read to its end.
+type Way = fn(&Target, &Runtime) -> Replayed;
+
+fn cold(criterion: &mut Criterion, log: ScratchLog, runtime: &Runtime) {
+    let ways: [(&str, Way); 3] = [
+        ("all partitions in each fetch", |target, runtime| read_all(target, runtime, |_| {})),
+        ("a reader for each partition", read_each),
+        ("a reader of one partition", |target, runtime| {
+            read_all(&only(target, 7), runtime, |_| {})
+        }),
+    ];
+    let mut log = Some(log);
+    let mut cold_turn = |way: Way| {
+        let reopened = log.take().expect("put back each turn").reopen(&SHAPE, runtime);
+        drop_cache(&reopened);
+        let target = topic_of(&reopened, SPARSE_TOPIC, SPARSE_PARTITIONS, runtime);
+        let began = Instant::now();
+        let replayed = way(&target, runtime);
+        let took = began.elapsed();
+        drop(target);
+        log = Some(reopened);
+        (replayed, took)
+    };
+    let mut group = criterion.benchmark_group("replay/cold, 1,024 partitions");
+    group.sampling_mode(SamplingMode::Flat);
+    for (name, way) in ways {
+        group.throughput(Throughput::Bytes(cold_turn(way).0.bytes));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|turns| (0..turns).map(|_| cold_turn(way).1).sum());
+        });
+    }
+}
+
+/// Drops what the page cache holds of the log's slots. None of them is mapped.
+fn drop_cache(log: &ScratchLog) {
+    let disk = open_folder(log.path(), FolderAccess::ReadOnly, BackendChoice::Auto);
+    let disk = disk.expect("the log's own folder");
+    for (slot, _) in disk.journal_folder().expect("it has a journal").slots {
+        let slot = disk.open_slot(slot, Access::Read).expect("a slot that is listed");
+        slot.drop_cache().expect("any file system takes the advice");
+    }
+}
+
+fn only(target: &Target, partition: usize) -> Target {
+    let partitions = target.partitions[partition..=partition].into();
+    Target { partitions, ..target.clone() }
+}
+
+/// Has every partition read by a task of its own, all at once.
+fn read_each(target: &Target, runtime: &Runtime) -> Replayed {
+    let tasks: Vec<_> = (0..target.partitions.len())
+        .map(|partition| runtime.spawn(read_to_end(only(target, partition), |_| {})))
+        .collect();
+    runtime.block_on(async {
+        let mut all = Replayed::default();
+        for task in tasks {
+            let replayed = task.await.expect("a reader does not panic");
+            all.batches += replayed.batches;
+            all.records += replayed.records;
+            all.bytes += replayed.bytes;
+        }
+        all
+    })
+}
+
 fn first_bytes(fetched: &Fetched) -> u64 {
     let batches = fetched.partitions.iter().flat_map(|found| &found.batches);
     let records = batches.flat_map(|batch| batch.records());
@@ -129,7 +210,11 @@ struct Replayed {
 }
 
 /// Reads all partitions from their first offset to their end.
-fn read_all(target: &Target, runtime: &Runtime, mut see: impl FnMut(&Fetched)) -> Replayed {
+fn read_all(target: &Target, runtime: &Runtime, see: impl FnMut(&Fetched)) -> Replayed {
+    runtime.block_on(read_to_end(target.clone(), see))
+}
+
+async fn read_to_end(target: Target, mut see: impl FnMut(&Fetched)) -> Replayed {
     let mut from: Vec<(PartitionId, Offset)> =
         target.partitions.iter().map(|partition| (*partition, Offset::ZERO)).collect();
     let mut replayed = Replayed::default();
@@ -140,7 +225,7 @@ fn read_all(target: &Target, runtime: &Runtime, mut see: impl FnMut(&Fetched)) -
             wait: false,
             mode: FetchMode::Replay,
         };
-        let fetched = runtime.block_on(target.engine.fetch(fetch)).expect("a good log is read");
+        let fetched = target.engine.fetch(fetch).await.expect("a good log is read");
         let mut found = false;
         for (partition, from) in fetched.partitions.iter().zip(&mut from) {
             assert!(partition.damage.is_empty(), "a log just written is whole");

@@ -24,11 +24,12 @@ pub struct Options {
     /// How many threads read the past for replays, and as many for live readers. With 0 whoever asks
     /// does it himself.
     pub replay_threads: usize,
-    /// What the answers to fetches may hold of maps together; beyond it answers are copies. Bounds
-    /// what a slow reader keeps of the journal's slots, by no more than one window for each.
+    /// What the answers to fetches may hold of maps together, windows of 1 MiB counted whole; beyond
+    /// it answers are copies, so that slow readers do not keep all of the journal's slots.
     pub pinned_bytes: u64,
     /// What the replay threads may be at: what is being read for replays, and what was read and not
     /// taken by its caller. More waits, first come, first served; a single larger fetch goes alone.
+    /// Without replay threads nothing is counted.
     pub replay_bytes: u64,
     /// How much of the log's newest full segments stays as it was written, and less where the
     /// journal's limit asks for it. What is older is settled into packs: sorted, compressed, and

@@ -1,9 +1,9 @@
 //! A full segment, mapped for reading.
 //!
 //! Promises
-//! - [`Map::bytes`] touches nothing before the kernel has read it: a bad block or a file that was
-//!   cut short is an error that names the place, not a signal that ends the process. Whether it
-//!   has is asked first, page by page, which is cheap; what is missing is read in then.
+//! - Nothing is touched before the kernel has read it: with [`Map::bytes`] a bad block or a file
+//!   that was cut short is an error that names the place, not a signal that ends the process.
+//! - [`Map::bytes_in_memory`] asks the kernel, page by page, whether it has; that is much cheaper.
 //! - What it answers pins the map, and the map its file, also after the file was removed.
 //!
 //! Assumes that the file is not written while mapped (the journal maps full segments only). A
@@ -63,11 +63,15 @@ impl FileMap {
         let start = range.start / PAGE_BYTES * PAGE_BYTES;
         let mut chunks = (start..range.end).step_by(PAGES_AT_ONCE * PAGE_BYTES);
         self.is_ours
-            && self.file.metadata().is_ok_and(|now| now.len() >= range.end as u64)
+            && self.file_bytes().is_some_and(|bytes| bytes >= range.end)
             && chunks.all(|at| {
                 let end = range.end.min(at + PAGES_AT_ONCE * PAGE_BYTES);
                 self.are_resident(at, (end - at).div_ceil(PAGE_BYTES))
             })
+    }
+
+    fn file_bytes(&self) -> Option<usize> {
+        usize::try_from(rustix::fs::fstat(&self.file).ok()?.st_size).ok()
     }
 
     /// The same of the `pages` at `at`, which is the start of one; [`PAGES_AT_ONCE`] at most.
@@ -132,18 +136,23 @@ impl Map for FileMap {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if self.is_resident(&range) || self.populate(&range)? {
+        if self.populate(&range)? {
             Ok(Bytes::from_owner(Pinned { map: self, range }))
         } else {
             self.copy(range)
         }
     }
 
-    fn expect(&self, at: u64, length: usize) {
-        let Some(range) = self.range(at, length).filter(|range| !range.is_empty()) else { return };
-        if !self.is_resident(&range) {
-            self.ask_for(&range);
-        }
+    fn bytes_in_memory(self: Arc<Self>, at: u64, length: usize) -> Option<Bytes> {
+        let range = self.range(at, length).filter(|range| self.is_resident(range))?;
+        Some(Bytes::from_owner(Pinned { map: self, range }))
+    }
+
+    fn expect(&self, at: u64, length: usize) -> bool {
+        let missing = self.range(at, length).filter(|range| !self.is_resident(range));
+        let Some(range) = missing else { return false };
+        self.ask_for(&range);
+        true
     }
 
     fn read_in(&self, at: u64, length: usize) {
@@ -206,9 +215,10 @@ mod tests {
         drop(bytes);
         file.set_len(5 * 4096).unwrap();
         assert!(!map.is_resident(&all) && !map.is_resident(&(5 * 4096..5 * 4096 + 1)));
-        assert!(map.is_resident(&(7..5 * 4096)));
-        map.expect(0, all.end);
-        map.expect(u64::MAX, 2);
+        assert!(Arc::clone(&map).bytes_in_memory(0, all.end).is_none());
+        let there = Arc::clone(&map).bytes_in_memory(4096, 4 * 4096).unwrap();
+        assert_eq!(there[..3], [80, 81, 82]);
+        assert!(map.expect(0, all.end) && !map.expect(u64::MAX, 2) && !map.expect(9, 9));
         map.read_in(0, all.end);
         map.read_in(u64::MAX, 2);
         map.bytes(0, all.end).unwrap_err();

@@ -416,9 +416,12 @@ pub trait Map: Send + Sync + 'static {
     /// When the disk did not give them, or they lie outside.
     fn bytes(self: Arc<Self>, at: u64, length: usize) -> io::Result<Bytes>;
 
-    /// Says that these bytes will be asked for soon. They may be read in meanwhile; nobody waits,
-    /// and whether it worked shows when they are asked for.
-    fn expect(&self, at: u64, length: usize);
+    /// As [`bytes`](Self::bytes), if they are known to be in memory already: waits for no disk.
+    fn bytes_in_memory(self: Arc<Self>, at: u64, length: usize) -> Option<Bytes>;
+
+    /// Says that these bytes will be asked for soon. True when they have to be read in, which may
+    /// begin now; nobody waits, and whether it worked shows when they are asked for.
+    fn expect(&self, at: u64, length: usize) -> bool;
 
     /// Has these bytes read in, in pieces as large as the system makes them, and waits. Whether it
     /// worked shows when they are asked for: a system that cannot wait reads nothing now.

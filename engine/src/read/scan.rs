@@ -93,21 +93,28 @@ impl Scan<'_> {
 
     pub(super) fn read_segment(&self, open: &OpenSlot, batches: &mut [&mut Planned]) {
         let windows = windows(batches.iter().map(|batch| batch.place.at()..batch.place.end()));
-        let mut ahead = Ahead { next: 0, bytes: 0 };
+        let mut ahead = Ahead { windows: &windows, next: 0, missing: None };
         let mut rest = batches;
         for (at, (window, count)) in windows.iter().enumerate() {
-            if let Some(map) = &open.map {
-                ahead.expect(&**map, &windows, at);
-            }
+            let mapped = open.map.as_ref().and_then(|map| ahead.window(map, at));
             let (now, later) = rest.split_at_mut(*count);
-            self.read_window(open, window, now);
+            self.read_window(open, window, mapped, now);
             rest = later;
         }
     }
 
-    fn read_window(&self, open: &OpenSlot, window: &Range<u64>, batches: &mut [&mut Planned]) {
+    fn read_window(
+        &self,
+        open: &OpenSlot,
+        window: &Range<u64>,
+        mapped: Option<Bytes>,
+        batches: &mut [&mut Planned],
+    ) {
         let is_sparse = wanted_bytes(batches) * 2 < window.end - window.start;
-        let (bytes, copy) = self.window(open, window, is_sparse);
+        let (bytes, copy) = match mapped {
+            Some(bytes) => self.pinned_or_copy(bytes, is_sparse),
+            None => (self.direct(open, window).ok(), is_sparse),
+        };
         for at in 0..batches.len() {
             let (before, rest) = batches.split_at_mut(at);
             let batch = &mut *rest[0];
@@ -130,20 +137,12 @@ impl Scan<'_> {
         }
     }
 
-    /// The bytes of a window, if they can be had, and whether they are for copying from.
-    fn window(
-        &self,
-        open: &OpenSlot,
-        window: &Range<u64>,
-        is_sparse: bool,
-    ) -> (Option<Bytes>, bool) {
-        match self.mapped(open, window) {
-            Some(bytes) => match self.pinned.pin(bytes) {
-                Ok(bytes) => (Some(bytes), false),
-                Err(bytes) if is_sparse => (Some(bytes), true),
-                Err(bytes) => (Some(self.copy(&bytes)), false),
-            },
-            None => (self.direct(open, window).ok(), is_sparse),
+    /// The bytes of a map's window, and whether they are for copying from.
+    fn pinned_or_copy(&self, bytes: Bytes, is_sparse: bool) -> (Option<Bytes>, bool) {
+        match self.pinned.pin(bytes) {
+            Ok(bytes) => (Some(bytes), false),
+            Err(bytes) if is_sparse => (Some(bytes), true),
+            Err(bytes) => (Some(self.copy(&bytes)), false),
         }
     }
 
@@ -202,13 +201,8 @@ impl Scan<'_> {
 
     /// From the map where there is one and it works, else around the page cache.
     fn bytes(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
-        self.mapped(open, range).map_or_else(|| self.direct(open, range), Ok)
-    }
-
-    /// From the map, where there is one and it works.
-    fn mapped(&self, open: &OpenSlot, range: &Range<u64>) -> Option<Bytes> {
-        let map = open.map.clone()?;
-        map.bytes(range.start, length(range.end - range.start)).ok()
+        let mapped = open.map.as_ref().and_then(|map| from_map(map, range));
+        mapped.map_or_else(|| self.direct(open, range), Ok)
     }
 
     fn direct(&self, open: &OpenSlot, range: &Range<u64>) -> io::Result<Bytes> {
@@ -225,30 +219,49 @@ impl Scan<'_> {
     }
 }
 
-/// Which windows were asked for ahead.
-struct Ahead {
-    /// The first that was not.
+/// Reads the windows of a map one after the other, and those that are not in memory ahead.
+struct Ahead<'a> {
+    windows: &'a [(Range<u64>, usize)],
+    /// The first that was not asked for.
     next: usize,
-    /// Of those asked for, from the one being read on.
-    bytes: u64,
+    /// The last that was found missing.
+    missing: Option<usize>,
 }
 
-impl Ahead {
-    /// Asks for the windows behind the one at `now`, which is read next, as far as is good.
-    fn expect(&mut self, map: &dyn Map, windows: &[(Range<u64>, usize)], now: usize) {
-        let bytes_of = |window: &Range<u64>| window.end - window.start;
-        if let Some((read, _)) = now.checked_sub(1).and_then(|before| windows.get(before))
-            && now <= self.next
-        {
-            self.bytes -= bytes_of(read);
+impl Ahead<'_> {
+    /// The bytes of the window at `now`, if the map gives them.
+    fn window(&mut self, map: &Arc<dyn Map>, now: usize) -> Option<Bytes> {
+        let window = &self.windows[now].0;
+        let length = length(window.end - window.start);
+        let there = Arc::clone(map).bytes_in_memory(window.start, length);
+        if there.is_none() || self.missing.is_some_and(|missing| now <= missing) {
+            self.missing = self.missing.max(Some(now));
+            self.expect(&**map, now);
         }
-        while self.next < windows.len().min(now + AHEAD_WINDOWS) && self.bytes < AHEAD_BYTES {
-            let window = &windows[self.next].0;
-            map.expect(window.start, length(bytes_of(window)));
-            self.bytes += bytes_of(window);
+        there.or_else(|| Arc::clone(map).bytes(window.start, length).ok())
+    }
+
+    /// Asks for the windows from `now` on, as far as is good.
+    fn expect(&mut self, map: &dyn Map, now: usize) {
+        let bytes_of = |window: &Range<u64>| window.end - window.start;
+        self.next = self.next.max(now);
+        let mut bytes: u64 = self.windows[now..self.next].iter().map(|it| bytes_of(&it.0)).sum();
+        let end = self.windows.len().min(now + AHEAD_WINDOWS);
+        while self.next < end && bytes < AHEAD_BYTES {
+            let window = &self.windows[self.next].0;
+            if map.expect(window.start, length(bytes_of(window))) {
+                self.missing = Some(self.next);
+            }
+            bytes += bytes_of(window);
             self.next += 1;
         }
     }
+}
+
+fn from_map(map: &Arc<dyn Map>, range: &Range<u64>) -> Option<Bytes> {
+    let length = length(range.end - range.start);
+    let there = Arc::clone(map).bytes_in_memory(range.start, length);
+    there.or_else(|| Arc::clone(map).bytes(range.start, length).ok())
 }
 
 /// All windows of spans that are in order, with how many spans lie in each.

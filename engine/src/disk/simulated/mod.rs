@@ -922,8 +922,15 @@ impl Map for SimMap {
         Ok(Bytes::from_owner(Pinned { copy, _map: self }))
     }
 
-    /// All of it is in memory.
-    fn expect(&self, _at: u64, _length: usize) {}
+    /// A page cache that keeps nothing.
+    fn bytes_in_memory(self: Arc<Self>, _at: u64, _length: usize) -> Option<Bytes> {
+        None
+    }
+
+    /// Nothing is read ahead.
+    fn expect(&self, _at: u64, _length: usize) -> bool {
+        true
+    }
 
     fn read_in(&self, _at: u64, _length: usize) {}
 }

@@ -17,6 +17,9 @@ const PARTITIONS: u32 = 16;
 /// What is read: some full segments, so that most of it lies in maps.
 const LOG_BYTES: usize = 1 << 30;
 const FETCH_BYTES: usize = 8 << 20;
+/// What is kept of a scan to hash it again: more than a processor's caches, less than the engine
+/// lets answers pin of its maps.
+const KEPT_BYTES_MAX: usize = 128 << 20;
 const RAW: &str = "CRC-32 over the same bytes";
 
 pub(super) async fn measure(run: &Run) -> Result<Vec<Figure>, Failure> {
@@ -74,6 +77,7 @@ async fn fill(log: Arc<dyn Log>) -> Result<Topic, Failure> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     Nothing,
+    /// The first batches.
     Views,
 }
 
@@ -116,7 +120,7 @@ impl Scan {
             from.clear();
             for found in fetched.partitions {
                 scan.bytes += found.batches.iter().map(|batch| batch.bytes().len()).sum::<usize>();
-                if keep == Keep::Views {
+                if keep == Keep::Views && scan.bytes <= KEPT_BYTES_MAX {
                     scan.views.extend(found.batches);
                 }
                 if found.next < found.extent.end {
