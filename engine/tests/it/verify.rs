@@ -237,6 +237,29 @@ fn a_small_file_that_lacks_a_sector_in_the_middle_is_torn_not_rotten() {
     }
 }
 
+/// Behind the last commit that the next run stands on lies the mark of a stop, and the index has it.
+#[test]
+fn an_index_of_an_ended_run_that_was_not_written_to_its_end_is_torn_not_rotten() {
+    let mut machine = Machine::new(9);
+    let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
+    append(machine.engine(), raw, &payload(1, 100)).expect("it is stored");
+    machine.reopen();
+    machine.stop();
+    let (disk, name) = (&machine.disk, FileName::Index(1));
+    let good = Disk::read_file(disk, &name).expect("it was written");
+    for torn in (0..good.len()).step_by(5).map(|length| &good[..length]) {
+        disk.set_file(&name, Some(torn.to_vec()));
+        let report = machine.verify().expect("it opens");
+        assert!(report.clean && report.remarks.len() == 1, "{} bytes: {report}", torn.len());
+    }
+    for at in (0..good.len()).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        disk.set_file(&name, Some(bad));
+        assert!(!machine.verify().expect("it opens").clean, "byte {at}");
+    }
+}
+
 #[test]
 fn a_torn_tail_is_no_damage() {
     for seed in 10..20 {
