@@ -32,5 +32,5 @@ pub use campaign::{Campaign, Totals};
 pub use powercut::{Failure, FileSystem, PowerCuts, Report};
 pub use program::{Outcome, run_program};
 pub use resends::{Resends, run_resends};
-pub use sweep::sweep;
+pub use sweep::{Failed, sweep};
 pub use tally::{Did, Tally};

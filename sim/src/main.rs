@@ -22,7 +22,8 @@ Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
 run      random programs with faults and crashes, one for each seed from S on; exits with 0 only
          if every promise held
 replay   one of them again, telling each step
-sweep    a fixed program, in which each operation of the disk fails in turn: every Kth from the Nth on
+sweep    a fixed program, in which each operation of the disk fails in turn, with an error of the
+         medium and for want of room: every Kth from the Nth on
 powercut the log on a real file system, over a disk that is put together as it may have stood at N
          moments; wants root, FUSE and qemu-storage-daemon (exits with 3 without). With
          --without-sync it exits with 0 only if acked records were lost; --again looks at one moment
@@ -173,8 +174,8 @@ fn run(campaign: Campaign, json: bool) -> ExitCode {
 }
 
 fn sweep_some(first: u64, stride: NonZeroU64, json: bool) -> ExitCode {
-    let totals = sweep(first, stride, &|nth, lasting, violation| {
-        eprintln!("operation {nth} fails {lasting:?}: {violation}");
+    let totals = sweep(first, stride, &|failed, violation| {
+        eprintln!("{failed}: {violation}");
     });
     conclude(&totals, json)
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
@@ -53,6 +54,11 @@ const ERASE_TRIES: usize = 10;
 /// So many turns in a row nothing takes that comes to rest.
 const TURNS_MAX: u32 = 100_000;
 
+/// Sets the chance apart by which error an operation fails.
+const ERRING: u64 = 0xe0c0_55e0_c055_e0c0;
+/// What an operation fails with: an error of the medium, or one that says that there is no room.
+pub(crate) const ERRORS: [ErrorKind; 2] = [ErrorKind::Other, ErrorKind::StorageFull];
+
 /// What a program came to.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -80,12 +86,12 @@ pub fn run_program(seed: u64, tells: bool) -> Outcome {
     conclude(Program::new(seed, chance, plan, tells))
 }
 
-/// Runs a fixed program in which the `nth` operation of the disk fails, once or from then on until
-/// the run ends. Also says how many operations there were.
+/// Runs a fixed program in which the `nth` operation of the disk fails with `kind`, once or from
+/// then on until the run ends. Also says how many operations there were.
 #[must_use]
-pub(crate) fn run_fixed_program(nth: u64, lasting: Lasting) -> (Outcome, u64) {
+pub(crate) fn run_fixed_program(nth: u64, kind: ErrorKind, lasting: Lasting) -> (Outcome, u64) {
     let mut program = Program::new(1, Chance::new(1), Plan::fixed(), false);
-    program.failing = Some((nth, lasting));
+    program.failing = Some((nth, kind, lasting));
     program.heal();
     let disk = program.disk.clone();
     (conclude(program), disk.operations())
@@ -165,6 +171,8 @@ struct Producer {
 
 struct Program {
     chance: Chance,
+    /// Which errors there are. Apart, so that a seed does what it did when there was one.
+    erring: Chance,
     plan: Plan,
     disk: SimDisk,
     node: Option<Node>,
@@ -183,7 +191,7 @@ struct Program {
     /// Checkpoints that rotted since the log was open last, as they were.
     rotten: Vec<(FileName, Vec<u8>)>,
     /// The operation of the disk that is to fail, counted from the first.
-    failing: Option<(u64, Lasting)>,
+    failing: Option<(u64, ErrorKind, Lasting)>,
     run: u32,
     outcome: Outcome,
     tells: bool,
@@ -194,6 +202,7 @@ impl Program {
         let model = Model::new(plan.drops());
         Self {
             chance,
+            erring: Chance::new(seed ^ ERRING),
             plan,
             disk: SimDisk::new(seed),
             node: None,
@@ -325,8 +334,9 @@ impl Program {
         if self.plan.errors && self.chance.one_in(2) {
             let nth = self.chance.below(300) + 1;
             let lasting = if self.chance.one_in(4) { Lasting::Always } else { Lasting::Once };
-            self.tell(format_args!("operation {nth} from now fails {lasting:?}"));
-            self.disk.fail_operation(nth, std::io::ErrorKind::Other, lasting);
+            let error = *self.erring.one_of(&ERRORS);
+            self.tell(format_args!("operation {nth} from now fails {lasting:?}: {error}"));
+            self.disk.fail_operation(nth, error, lasting);
             self.outcome.faults += 1;
         }
         if self.failing.is_none() && self.chance.one_in(3) {
@@ -372,10 +382,10 @@ impl Program {
     /// Nothing fails any more, but for the operation that is still to.
     fn heal(&self) {
         self.disk.heal();
-        if let Some((nth, lasting)) = self.failing
+        if let Some((nth, kind, lasting)) = self.failing
             && let Some(from_now) = nth.checked_sub(self.disk.operations()).filter(|it| *it > 0)
         {
-            self.disk.fail_operation(from_now, std::io::ErrorKind::Other, lasting);
+            self.disk.fail_operation(from_now, kind, lasting);
         }
     }
 
@@ -587,7 +597,8 @@ impl Program {
         for _ in 0..interrupted {
             let (nth, kind) = (self.chance.below(60) + 1, self.crash_kind());
             if self.plan.errors && self.chance.one_in(2) {
-                self.disk.fail_operation(nth, std::io::ErrorKind::Other, Lasting::Once);
+                let error = *self.erring.one_of(&ERRORS);
+                self.disk.fail_operation(nth, error, Lasting::Once);
                 self.outcome.faults += 1;
             } else {
                 self.disk.crash_at_operation(nth, kind);

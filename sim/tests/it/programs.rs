@@ -34,10 +34,10 @@ fn random_programs_break_no_promise_and_do_everything_that_they_are_to_prove() {
 
 /// Every single one of them: the command `sweep`.
 #[test]
-fn operations_all_over_a_program_may_fail_once_or_from_there_on() {
+fn operations_all_over_a_program_may_fail_or_find_no_room_once_or_from_there_on() {
     let stride = NonZeroU64::new(97).expect("it is not 0");
-    let totals = sweep(1, stride, &|nth, lasting, violation| {
-        panic!("operation {nth} fails {lasting:?}: {violation}");
+    let totals = sweep(1, stride, &|failed, violation| {
+        panic!("{failed}: {violation}");
     });
     assert!(totals.programs > 20, "{totals}");
 }
