@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
+use tracklog_engine::disk::simulated::{Crash, Lasting, Lying, SimDisk};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
 use tracklog_engine::{Engine, Note, OpenError, State, Stepper};
 use tracklog_log::{
@@ -398,7 +398,11 @@ impl Program {
         match self.plan.damage {
             None | Some(Damage::Rot | Damage::Stale) => return,
             Some(Damage::Misdirect) => self.disk.misdirect(),
-            Some(Damage::Lie) => self.disk.set_lying(true),
+            Some(Damage::Lie) => {
+                let lying = *self.erring.one_of(&[Lying::Commits, Lying::All]);
+                self.tell(format_args!("it lies about {lying:?}"));
+                self.disk.set_lying(lying);
+            }
             Some(Damage::Forget) => self.disk.set_forgetful(true),
         }
         self.spoil(Loss::Told);
@@ -537,7 +541,7 @@ impl Program {
         self.leave();
         self.disk = self.disk.reboot();
         self.heal();
-        self.disk.set_lying(false);
+        self.disk.set_lying(Lying::Never);
         self.disk.set_forgetful(false);
     }
 

@@ -19,7 +19,7 @@ use tracklog_protocol::{Offset, PartitionId, Record, TimeMicros, TopicId};
 
 use crate::catalog;
 use crate::checkpoint::Checkpoint;
-use crate::disk::simulated::{Crash, Lasting, OperationKind, SimDisk};
+use crate::disk::simulated::{Crash, Lasting, Lying, OperationKind, SimDisk};
 use crate::disk::{Access, Disk, FileName, SlotId};
 use crate::error::OpenError;
 use crate::journal::appender::{Counters, Next};
@@ -36,6 +36,7 @@ mod driven;
 mod dropped;
 mod ends;
 mod forged;
+mod lying;
 mod named;
 mod produced;
 mod settled;
@@ -222,6 +223,15 @@ fn contents(disk: &SimDisk, recovered: &Recovered) -> BTreeMap<(PartitionId, Off
 
 fn recovered(disk: &SimDisk) -> Recovered {
     recover(disk, false).expect("it recovers").expect("there is a log")
+}
+
+/// Whether a record has its place, so that whoever reads it is told where it cannot be read.
+fn is_listed(recovered: &Recovered, (partition, offset): &(PartitionId, Offset)) -> bool {
+    recovered.segments.iter().any(|(_, index)| {
+        index.share(*partition).is_some_and(|share| {
+            share.places.iter().any(|place| place.base_offset <= *offset) && *offset < share.end
+        })
+    })
 }
 
 /// An append whose outcome is not known yet, or was acked.

@@ -45,7 +45,7 @@ use tracklog_protocol::TimeMicros;
 
 use self::chance::Chance;
 use self::medium::{Content, index, overlaps, size};
-use self::world::{Fault, Flying, Landed, Name, Plan, When, World, suffer};
+use self::world::{Fault, Flying, Landed, Plan, When, World, suffer};
 use super::{
     Access, Backend, BackendKind, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PackFile, PackId,
     PackWriter, PageBuffer, Slot, SlotId, WriteDone,
@@ -59,6 +59,17 @@ pub enum Crash {
     Power,
     /// The process is killed: the machine completes what it had been given, later.
     Kill,
+}
+
+/// What a disk says is durable and is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lying {
+    /// Nothing.
+    Never,
+    /// Commits: what is submitted. Slot headers, checkpoints and packs are what they seem.
+    Commits,
+    /// All that is written, files and packs included.
+    All,
 }
 
 /// How long a fault stays.
@@ -166,11 +177,12 @@ impl SimDisk {
             planned: Vec::new(),
             operations: 0,
             auto: false,
-            lying: false,
+            lying: Lying::Never,
             cached: false,
             forgetful: false,
             stale_read: None,
             unnamed: Vec::new(),
+            files_before: BTreeMap::new(),
             off: None,
             written: Written::default(),
             trace: VecDeque::new(),
@@ -185,9 +197,9 @@ impl SimDisk {
         self.lock().auto = auto;
     }
 
-    /// From now on commits are said to be durable, and syncs to have worked, while the bytes are in a
-    /// cache that a power failure empties, or not, sector by sector.
-    pub fn set_lying(&self, lying: bool) {
+    /// From now on what `lying` names is said to be durable, and syncs to have worked, while the bytes
+    /// are in a cache that a power failure empties, or not: slots sector by sector, files as a whole.
+    pub fn set_lying(&self, lying: Lying) {
         self.lock().lying = lying;
     }
 
@@ -582,10 +594,7 @@ impl Disk for SimDisk {
             |world| {
                 let old = world.files.get(name).map_or(0, |old| size(old.len()));
                 world.claim(size(bytes.len()), old)?;
-                let before = world.files.insert(name.clone(), bytes.to_vec());
-                if before.is_none() && world.forgetful {
-                    world.unnamed.push(Name::File(name.clone()));
-                }
+                world.insert_file(name.clone(), bytes.to_vec());
                 let checkpoint = matches!(name, FileName::CheckpointA | FileName::CheckpointB);
                 world.written.checkpoints += u64::from(checkpoint);
                 Ok(())
@@ -600,6 +609,7 @@ impl Disk for SimDisk {
             &name.path(),
             |world| {
                 world.files.remove(name);
+                world.files_before.remove(name);
                 Ok(())
             },
             |world| {
@@ -724,10 +734,9 @@ impl PackWriter for SimNewPack {
 
     fn finish(self: Box<Self>) -> io::Result<()> {
         self.change(OperationKind::FinishPack, |world, name| {
-            world.files.insert(name.clone(), self.written.clone());
-            if world.forgetful {
-                world.unnamed.push(Name::File(name));
-            }
+            // It shows from its beginning on, and is new.
+            world.files.remove(&name);
+            world.insert_file(name, self.written.clone());
             world.written.packs += 1;
             Ok(())
         })
@@ -835,7 +844,13 @@ impl Slot for SimSlot {
                     return Err(io::Error::other(format!("a bad sector within {range:?}")));
                 }
                 world.note_first_commit(self.inode, at);
-                world.inode_mut(self.inode).write_durably(at, pages);
+                let lies = world.lying == Lying::All;
+                let inode = world.inode_mut(self.inode);
+                if lies {
+                    inode.write_visibly(at, pages)
+                } else {
+                    inode.write_durably(at, pages)
+                }
                 Ok(())
             },
             |world| world.write_partly(self.inode, at, pages),
@@ -854,7 +869,10 @@ impl Slot for SimSlot {
         let astray = matches!(fault, Some(Fault::Misdirect)).then(|| {
             let last = index(self.bytes) - pages.len();
             let first = self.bytes.min(size(PAGE_BYTES));
-            first + size(world.faults.below(last / PAGE_BYTES) * PAGE_BYTES)
+            let mut any = || first + size(world.faults.below(last / PAGE_BYTES) * PAGE_BYTES);
+            let place = any();
+            // Once more is enough for what is rare, and ends where there is no other place.
+            if place == at { any() } else { place }
         });
         let flying = Flying { inode: self.inode, at, astray, pages, done: Some(done), lock };
         world.flying.push(flying);
@@ -884,7 +902,7 @@ impl Slot for SimSlot {
             OperationKind::Sync,
             &self.slot,
             |world| {
-                if !world.lying {
+                if world.lying == Lying::Never {
                     world.inode_mut(self.inode).before_sync.clear();
                 }
                 Ok(())

@@ -10,6 +10,7 @@ use super::*;
 const SLOT: SlotId = SlotId(1);
 const SLOT_BYTES: u64 = 64 * PAGE_BYTES as u64;
 const PAGE: u64 = PAGE_BYTES as u64;
+const PACK: PackId = PackId { first: 1, last: 1, generation: 1 };
 
 fn pages(fill: u8, count: usize) -> Bytes {
     let mut buffer = PageBuffer::zeroed(count * PAGE_BYTES);
@@ -356,19 +357,53 @@ fn completion_that_a_crash_drops_may_hold_its_slot() {
 
 #[test]
 fn lying_disk_loses_any_sectors_of_what_it_said_was_durable_until_it_tells_the_truth() {
-    let left = |seed, lies: bool| {
+    let left = |seed, lying: Lying, is_header: bool| {
         let (disk, slot) = disk_with_slot(seed);
-        disk.set_lying(lies);
-        slot.submit(0, pages(1, 1), ignore());
+        disk.set_lying(lying);
+        if is_header {
+            slot.write(0, &pages(1, 1)).unwrap();
+        } else {
+            slot.submit(0, pages(1, 1), ignore());
+        }
         disk.run_until_idle();
         slot.sync().unwrap();
         assert_eq!(sectors_of(&disk, 1), 8, "it is seen");
         disk.crash(Crash::Power);
         sectors_of(&disk, 1)
     };
-    let lost: BTreeSet<usize> = (0..60).map(|seed| left(seed, true)).collect();
-    assert!(lost.len() > 5, "{lost:?}");
-    assert!((0..60).all(|seed| left(seed, false) == 8));
+    for (lying, is_header) in [(Lying::Commits, false), (Lying::All, false), (Lying::All, true)] {
+        let lost: BTreeSet<usize> = (0..60).map(|seed| left(seed, lying, is_header)).collect();
+        assert!(lost.len() > 5, "{lying:?}: {lost:?}");
+    }
+    for (lying, is_header) in [(Lying::Never, false), (Lying::Never, true), (Lying::Commits, true)]
+    {
+        assert!((0..60).all(|seed| left(seed, lying, is_header) == 8), "{lying:?}");
+    }
+}
+
+#[test]
+fn disk_that_lies_about_all_puts_files_and_packs_back_to_what_they_were() {
+    let left = |seed, lying: Lying, crash| {
+        let disk = SimDisk::new(seed);
+        disk.write_file(&FileName::CheckpointA, b"old").unwrap();
+        disk.set_lying(lying);
+        disk.write_file(&FileName::CheckpointA, b"newer").unwrap();
+        disk.write_file(&FileName::CheckpointA, b"newest").unwrap();
+        let mut pack = disk.create_pack(PACK).unwrap();
+        pack.write(&PageBuffer::zeroed(PAGE_BYTES)).unwrap();
+        pack.finish().unwrap();
+        disk.crash(crash);
+        let files = disk.snapshot().files;
+        let is_there = files.contains_key(&FileName::Pack(PACK));
+        (files[&FileName::CheckpointA].clone(), is_there)
+    };
+    let found: BTreeSet<_> = (0..40).map(|seed| left(seed, Lying::All, Crash::Power)).collect();
+    let [old, newest] = [b"old".to_vec(), b"newest".to_vec()];
+    let all = [(&old, false), (&old, true), (&newest, false), (&newest, true)];
+    assert_eq!(found, all.map(|(bytes, is_there)| (bytes.clone(), is_there)).into());
+    for (lying, crash) in [(Lying::All, Crash::Kill), (Lying::Commits, Crash::Power)] {
+        assert!((0..40).all(|seed| left(seed, lying, crash) == (newest.clone(), true)));
+    }
 }
 
 #[test]

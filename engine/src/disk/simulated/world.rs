@@ -18,7 +18,7 @@ use tracklog_protocol::TimeMicros;
 
 use super::chance::Chance;
 use super::medium::{Content, Inode, SECTOR_BYTES, index, overlaps, size};
-use super::{Crash, Lasting, OperationKind, SlotLock, Written};
+use super::{Crash, Lasting, Lying, OperationKind, SlotLock, Written};
 use crate::disk::{FileName, PAGE_BYTES, SlotId, WriteDone};
 
 const TRACE_LINES_MAX: usize = 4096;
@@ -43,13 +43,15 @@ pub(super) struct World {
     pub(super) planned: Vec<Plan>,
     pub(super) operations: u64,
     pub(super) auto: bool,
-    pub(super) lying: bool,
+    pub(super) lying: Lying,
     pub(super) cached: bool,
     pub(super) forgetful: bool,
     /// How many reads there are before the one that is stale.
     pub(super) stale_read: Option<u64>,
     /// What was made and is not in its folder for certain.
     pub(super) unnamed: Vec<Name>,
+    /// What files were that may be so again when the power fails.
+    pub(super) files_before: BTreeMap<FileName, Option<Vec<u8>>>,
     pub(super) off: Option<Crash>,
     pub(super) written: Written,
     pub(super) trace: VecDeque<String>,
@@ -244,6 +246,19 @@ impl World {
         }
     }
 
+    /// Replaces a file as a whole.
+    pub(super) fn insert_file(&mut self, name: FileName, bytes: Vec<u8>) {
+        let before = self.files.insert(name.clone(), bytes);
+        if before.is_none() && self.forgetful {
+            self.unnamed.push(Name::File(name.clone()));
+        }
+        if self.lying == Lying::All {
+            self.files_before.entry(name).or_insert(before);
+        } else {
+            self.files_before.remove(&name);
+        }
+    }
+
     pub(super) fn write_file_partly(&mut self, name: &FileName, bytes: &[u8]) {
         let length = self.faults.below(bytes.len() + 1);
         let left = match self.faults.below(5) {
@@ -325,7 +340,7 @@ impl World {
     pub(super) fn land(&mut self, flying: usize) -> Landed {
         let write = self.flying.remove(flying);
         let at = write.astray.unwrap_or(write.at);
-        let durable = write.done.is_some() && !self.lying;
+        let durable = write.done.is_some() && self.lying == Lying::Never;
         let inode = self.inode_mut(write.inode);
         inode.content.keep_older(index(at), write.pages.len());
         if durable {
@@ -376,6 +391,7 @@ impl World {
             }
             self.inodes.values_mut().for_each(|inode| inode.before_sync.clear());
             self.forget_names();
+            self.put_files_back();
         } else {
             for write in &mut self.flying {
                 let (done, lock) = (write.done.take(), write.lock.take());
@@ -408,6 +424,19 @@ impl World {
                 }
             }
             inode.drop_cache();
+        }
+    }
+
+    /// Files that were not made durable are what they were, or not.
+    fn put_files_back(&mut self) {
+        for (name, before) in std::mem::take(&mut self.files_before) {
+            if self.faults.coin() {
+                continue;
+            }
+            match before {
+                Some(before) => drop(self.files.insert(name, before)),
+                None => drop(self.files.remove(&name)),
+            }
         }
     }
 

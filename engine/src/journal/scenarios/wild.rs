@@ -395,18 +395,10 @@ impl Program {
         found: &BTreeMap<(PartitionId, Offset), Bytes>,
     ) {
         let Some(rotted) = &self.rotted else { return };
-        let listed = |(partition, offset): &(PartitionId, Offset)| {
-            recovered.segments.iter().any(|(_, index)| {
-                index.share(*partition).is_some_and(|share| {
-                    share.places.iter().any(|place| place.base_offset <= *offset)
-                        && *offset < share.end
-                })
-            })
-        };
         for at in rotted.records.iter().filter(|at| !found.contains_key(at)) {
             let acked = self.acked.remove(at).is_some();
             self.seen.remove(at);
-            let told = !missing(&rig.notes).is_empty() || listed(at);
+            let told = !missing(&rig.notes).is_empty() || is_listed(recovered, at);
             assert!(!acked || told, "{at:?} is lost in silence");
         }
     }
