@@ -749,6 +749,8 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::fail_where_told()?;
     File::open(path)?.sync_all()
 }
 
@@ -845,6 +847,7 @@ fn read_whole_direct(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::os::fd::OwnedFd;
 
     use super::*;
@@ -902,6 +905,103 @@ mod tests {
     #[test]
     fn folder_that_cannot_be_synced_is_told() {
         sync_folder(Path::new("/proc")).unwrap_err();
+    }
+
+    thread_local! {
+        /// How many folders this thread syncs before that fails once.
+        static SYNCS_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    const UNSYNCED: &str = "a folder cannot be synced";
+
+    pub(super) fn fail_where_told() -> io::Result<()> {
+        let left = SYNCS_LEFT.get();
+        SYNCS_LEFT.set(left.and_then(|left| left.checked_sub(1)));
+        if left == Some(0) { Err(io::Error::other(UNSYNCED)) } else { Ok(()) }
+    }
+
+    fn open(path: &Path) -> io::Result<FileDisk> {
+        let disk =
+            FileDisk::open_to_write(path, BackendChoice::Blocking, probe::Paging::BestAvailable);
+        disk.map_err(|error| match error {
+            OpenFolderError::Io { source, .. } => source,
+            error => panic!("{error}"),
+        })
+    }
+
+    const SLOT: SlotId = SlotId(1);
+    const PACK: PackId = PackId { first: 1, last: 2, generation: 1 };
+
+    fn make_slot(disk: &FileDisk) -> io::Result<()> {
+        disk.create_slot(SLOT, PAGE, &mut |_| {})
+    }
+
+    fn begin_pack(disk: &FileDisk) -> io::Result<()> {
+        disk.create_pack(PACK).map(drop)
+    }
+
+    fn write(disk: &FileDisk) -> io::Result<()> {
+        disk.write_file(&FileName::CheckpointA, b"checkpoint")
+    }
+
+    fn remove(disk: &FileDisk) -> io::Result<()> {
+        disk.remove_file(&FileName::CheckpointA)
+    }
+
+    fn give_pack_back(disk: &FileDisk) -> io::Result<()> {
+        disk.give_back_pack(PACK, &mut |_| {})
+    }
+
+    type Does = fn(&FileDisk) -> io::Result<()>;
+
+    /// What changes a folder: what is there before, what is done, and how many folders that syncs.
+    const CHANGES: [(Does, Does, u32); 12] = [
+        (|_| Ok(()), write, 1),
+        (|_| Ok(()), |disk| disk.write_file(&FileName::Cut("of 1".to_owned()), b"cut"), 2),
+        (write, remove, 1),
+        // Whoever removed it may have failed to sync.
+        (|_| Ok(()), remove, 1),
+        (|_| Ok(()), make_slot, 1),
+        (make_slot, make_slot, 1),
+        (make_slot, |disk| disk.remove_slot(SLOT), 1),
+        (make_slot, |disk| disk.give_back_slot(SLOT, &mut |_| {}), 1),
+        (|_| Ok(()), begin_pack, 1),
+        (begin_pack, |disk| disk.create_pack(PACK)?.finish(), 1),
+        (begin_pack, give_pack_back, 1),
+        (|disk| begin_pack(disk).and_then(|()| give_pack_back(disk)), give_pack_back, 1),
+    ];
+
+    #[test]
+    fn what_is_made_or_removed_is_not_done_where_a_folder_cannot_be_synced() {
+        for (number, (before, change, folders)) in CHANGES.into_iter().enumerate() {
+            for nth in 0..=folders {
+                let folder = tempfile::tempdir().unwrap();
+                let disk = open(folder.path()).unwrap();
+                before(&disk).unwrap();
+                SYNCS_LEFT.set(Some(nth));
+                let result = change(&disk);
+                if nth < folders {
+                    assert_eq!(result.expect_err("it is told").to_string(), UNSYNCED, "{number}");
+                } else {
+                    result.unwrap_or_else(|error| panic!("{number}: {error}"));
+                    assert_eq!(SYNCS_LEFT.take(), Some(0), "{number}: it synced as often");
+                }
+            }
+        }
+    }
+
+    /// The folder itself, the one above it, its lock, and its journal.
+    #[test]
+    fn a_new_data_folder_is_not_open_where_a_folder_cannot_be_synced() {
+        for nth in 0..=4 {
+            let above = tempfile::tempdir().unwrap();
+            SYNCS_LEFT.set(Some(nth));
+            let opened = open(&above.path().join("new/data"));
+            match opened {
+                Err(error) => assert!(nth < 4 && error.to_string() == UNSYNCED, "{nth}: {error}"),
+                Ok(_) => assert_eq!((nth, SYNCS_LEFT.take()), (4, Some(0))),
+            }
+        }
     }
 
     #[test]
