@@ -59,7 +59,7 @@ use std::task::{Context, Wake, Waker};
 use loom::future::block_on;
 use loom::thread;
 use tracklog_log::{Append, AppendError, Budget, Item, Lane};
-use tracklog_protocol::{Offset, Record};
+use tracklog_protocol::{Offset, Record, TimeMicros};
 
 use self::journal::driver::{Driver, Machine};
 use self::journal::intake::{Decided, Input, Intake, Measured};
@@ -69,9 +69,11 @@ use crate::catalog::{self, Catalog, Row};
 use crate::disk::simulated::SimDisk;
 use crate::disk::{Access, Disk, Map, PAGE_BYTES, PageBuffer, SlotId};
 use crate::journal::appender::Next;
-use crate::journal::commit::{Run, Salt, SegmentNumber};
+use crate::journal::commit::{
+    CommitHeader, CommitKind, CommitNumber, DirectoryEntry, Run, Salt, SegmentNumber,
+};
 use crate::journal::segment::ClusterId;
-use crate::partition::places::{Home, Places, SegmentId};
+use crate::partition::places::{Held, Home, Place, Places, SegmentId, Share};
 use crate::partition::tail::Tail;
 use crate::seen::event_ids::{IdKey, SettledIds};
 
@@ -295,6 +297,78 @@ fn who_waits_for_a_partition_to_grow_never_misses_it() {
         published.topics.read().set_end(Row(0), Offset(1));
         published.wake();
         assert_eq!(reader.join().unwrap(), Offset(1));
+    });
+}
+
+const COMMIT_BYTES: u32 = 4096;
+
+/// The commit of the record at `offset`, and its place in the directory.
+fn commit_of_one(offset: u32) -> (CommitHeader, (Row, DirectoryEntry)) {
+    let number = u64::from(offset);
+    let header = CommitHeader {
+        kind: CommitKind::Data,
+        salt: Salt(7),
+        run: Run(1),
+        number: CommitNumber(number + 1),
+        segment: SegmentNumber(0),
+        position: (offset + 1) * COMMIT_BYTES,
+        commit_bytes: COMMIT_BYTES,
+        chain: 0,
+        mark: CommitNumber::NONE,
+        append_time: TimeMicros(0),
+        directory_bytes: 0,
+        directory_crc: 0,
+    };
+    let entry = DirectoryEntry {
+        partition: catalog::PARTITION,
+        base_offset: Offset(number),
+        count: 1,
+        place: 128,
+        batch_bytes: 64,
+        batch_crc: 0,
+        event_time_max: TimeMicros(0),
+    };
+    (header, (Row(0), entry))
+}
+
+/// The place of the record at `from`, as a reader finds it.
+fn place_of(published: &Published, from: Offset) -> Option<Place> {
+    let (places, held) = (published.places.read(), Held::default());
+    let mut found = None;
+    places.visit_from(Row(0), from, &held, |share| {
+        if let Share::Active { places, .. } = share {
+            found = places.iter().find(|place| place.base_offset == from).copied();
+        }
+        found.is_none()
+    });
+    found
+}
+
+#[test]
+fn whoever_sees_an_end_finds_the_places_and_the_buffers_below_it() {
+    in_every_schedule(|| {
+        let published = published();
+        let id =
+            SegmentId { number: SegmentNumber(0), slot: SlotId(0), run: Run(1), salt: Salt(7) };
+        published.places.write().begin(id);
+        let reader = thread::spawn({
+            let published = Arc::clone(&published);
+            move || {
+                let end = published.topics.read().extent_of(Row(0)).end;
+                for offset in (0..end.0).map(Offset) {
+                    let place = place_of(&published, offset).expect("it is below the end");
+                    let batch = published.tail.read().batch(SegmentNumber(0), &place);
+                    assert_eq!(batch.expect("it is among the newest").len(), 64);
+                }
+                end
+            }
+        });
+        for offset in 0..2 {
+            let (header, entry) = commit_of_one(offset);
+            let pages = PageBuffer::zeroed(COMMIT_BYTES as usize).freeze();
+            published.commit(&header, &[entry], pages);
+        }
+        assert!(reader.join().unwrap() <= Offset(2));
     });
 }
 
