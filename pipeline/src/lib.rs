@@ -15,6 +15,7 @@
 
 #[cfg(feature = "archive")]
 pub mod archive;
+mod breaker;
 pub mod destination;
 pub mod enrich;
 pub mod groups;

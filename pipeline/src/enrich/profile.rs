@@ -8,7 +8,6 @@
 //!
 //! [`external`] has those that somebody else keeps, in a store outside.
 
-pub mod breaker;
 pub mod external;
 
 use std::sync::Arc;

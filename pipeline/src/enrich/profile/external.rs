@@ -26,8 +26,8 @@ use serde_json::{Map, Value};
 use tracklog_log::Pending;
 use tracklog_protocol::event::EventView;
 
-use super::breaker::{Admitted, Breaker};
 use super::user_of;
+use crate::breaker::{Admitted, Breaker};
 use crate::enrich::ids::real;
 use crate::enrich::{
     Enricher, Enrichment, Input, Looked, LookupFailure, ProfileSeen, identity, present,

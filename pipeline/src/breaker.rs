@@ -10,15 +10,15 @@
 use std::time::Duration;
 
 /// So many failures in a row open it.
-pub const FAILURES_MAX: u32 = 5;
+pub(crate) const FAILURES_MAX: u32 = 5;
 /// How long it is open at first.
-pub const PAUSE_MIN: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How long it is open at most.
-pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A circuit breaker.
 #[derive(Clone, Debug, Default)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     state: State,
     /// Rises whenever the state is another: answers to questions of an earlier one do not count.
     round: u64,
@@ -41,13 +41,13 @@ impl Default for State {
 /// That somebody may ask. How it ended is told to [`Breaker::ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Admitted {
+pub(crate) struct Admitted {
     round: u64,
 }
 
 impl Breaker {
     /// Whether one may ask at `now`.
-    pub fn admit(&mut self, now: u64) -> Option<Admitted> {
+    pub(crate) fn admit(&mut self, now: u64) -> Option<Admitted> {
         match self.state {
             State::Closed { .. } => {}
             State::Open { until, pause } if now >= until => self.enter(State::Probing { pause }),
@@ -57,7 +57,7 @@ impl Breaker {
     }
 
     /// One who was admitted got an answer, or none.
-    pub fn ended(&mut self, admitted: Admitted, answered: bool, now: u64) {
+    pub(crate) fn ended(&mut self, admitted: Admitted, answered: bool, now: u64) {
         if admitted.round != self.round {
             return;
         }
@@ -75,13 +75,13 @@ impl Breaker {
 
     /// Whether it keeps anybody from asking.
     #[must_use]
-    pub const fn is_open(&self) -> bool {
+    pub(crate) const fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
 
     /// How often it opened.
     #[must_use]
-    pub const fn opened(&self) -> u64 {
+    pub(crate) const fn opened(&self) -> u64 {
         self.opened
     }
 
