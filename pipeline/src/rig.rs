@@ -1,13 +1,15 @@
 //! A log in memory for tests of this crate: a clock by hand, topics, records as texts, and futures
 //! that are polled by hand.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::{
@@ -152,6 +154,49 @@ impl Time for PausesPass {
     fn pause(&self, span: Duration) -> Pending<'static, ()> {
         self.0.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::Relaxed);
         soon()
+    }
+}
+
+/// A clock that stands while anybody has something to do, and then goes on to where the first pause
+/// ends: what waits at once takes its time at once.
+#[derive(Clone, Default)]
+pub(crate) struct Timeline {
+    micros: Arc<AtomicI64>,
+    pausing: Arc<Mutex<BTreeMap<(i64, u64), Waker>>>,
+    pauses: Arc<AtomicU64>,
+}
+
+impl Timeline {
+    /// Runs `future` to its end.
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            if let Poll::Ready(output) = poll_until_idle(future.as_mut(), usize::MAX) {
+                return output;
+            }
+            let first = self.pausing.lock().pop_first();
+            let ((until, _), waker) = first.expect("somebody waits, and for a time");
+            self.micros.fetch_max(until, Ordering::Relaxed);
+            waker.wake();
+        }
+    }
+}
+
+impl Time for Timeline {
+    fn now(&self) -> TimeMicros {
+        TimeMicros(self.micros.load(Ordering::Relaxed))
+    }
+
+    fn pause(&self, span: Duration) -> Pending<'static, ()> {
+        let (this, until) = (self.clone(), self.now().plus(span));
+        let number = self.pauses.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::poll_fn(move |context| {
+            if this.now() >= until {
+                return Poll::Ready(());
+            }
+            this.pausing.lock().insert((until.0, number), context.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 

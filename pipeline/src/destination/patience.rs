@@ -3,6 +3,7 @@
 //! All partitions of a destination share one [`Endpoint`]. While it is well they deliver beside
 //! each other. After [`Patience::failures_max`] failures in a row its circuit is open: nobody calls
 //! until a pause is over, and then one alone tries; it closes the circuit, or the pause doubles.
+//! What those learn who were calling when it opened changes nothing: [`breaker`](crate::breaker).
 //! Failures before that wait for themselves, longer each time.
 //!
 //! Sans-io: time comes in, and jitter is a function of who waits and how often he has.
@@ -11,6 +12,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracklog_protocol::TimeMicros;
+
+use crate::breaker::{Admitted, Breaker, BreakerOptions, Denied};
+
+/// The circuit's first pause is so many times a caller's first.
+const CIRCUIT_PAUSE_MIN: u32 = 4;
 
 /// How failures are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,21 +39,24 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    const fn breaker(self) -> Breaker {
+        let pause_min = self.pause_min.saturating_mul(CIRCUIT_PAUSE_MIN);
+        let Self { failures_max, pause_max, .. } = self;
+        Breaker::new(BreakerOptions { failures_max, pause_min, pause_max })
+    }
+}
+
 /// A destination as its callers see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Endpoint {
     patience: Patience,
     health: Mutex<Health>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Health {
-    /// In a row.
-    failures: u32,
-    /// The circuit is open until then.
-    open_until: Option<TimeMicros>,
-    /// Somebody tries whether it is well again.
-    is_probed: bool,
+    breaker: Breaker,
     last_error: Option<String>,
     failing_since: Option<TimeMicros>,
 }
@@ -71,17 +80,25 @@ pub enum EndpointState {
 /// What a caller is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Call, and tell what came of it.
-    Call,
+    /// Call at once, and tell what came of it.
+    Call(Admitted),
     /// Wait so long, and ask again.
     Wait(Duration),
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::new(Patience::default())
+    }
 }
 
 impl Endpoint {
     /// One that is taken to be well.
     #[must_use]
-    pub fn new(patience: Patience) -> Self {
-        Self { patience, health: Mutex::default() }
+    pub const fn new(patience: Patience) -> Self {
+        let breaker = patience.breaker();
+        let health = Health { breaker, last_error: None, failing_since: None };
+        Self { patience, health: Mutex::new(health) }
     }
 
     /// How it fares.
@@ -91,7 +108,7 @@ impl Endpoint {
         match (&health.last_error, health.failing_since) {
             (Some(why), Some(since)) => EndpointState::Failing {
                 since,
-                is_open: health.open_until.is_some(),
+                is_open: health.breaker.is_open(),
                 why: why.clone(),
             },
             _ => EndpointState::Well,
@@ -101,30 +118,31 @@ impl Endpoint {
     /// Whether `caller` may call `now`. Who is told to tells [`succeeded`](Self::succeeded),
     /// [`failed`](Self::failed) or, when he was dropped meanwhile, [`gave_up`](Self::gave_up).
     pub(super) fn ask(&self, caller: u64, now: TimeMicros) -> Ask {
-        let mut health = self.health.lock();
-        let Some(until) = health.open_until else { return Ask::Call };
-        if now < until {
-            return Ask::Wait(between(now, until));
-        }
-        if health.is_probed {
+        let breaker = &mut self.health.lock().breaker;
+        match breaker.admit(since_epoch(now)) {
+            Ok(admitted) => Ask::Call(admitted),
+            Err(Denied::For(span)) => Ask::Wait(span),
             // Callers who wait for the probe come back one after another.
-            return Ask::Wait(jittered(self.patience.pause_min, caller, health.failures));
+            Err(Denied::Probing) => {
+                Ask::Wait(jittered(self.patience.pause_min, caller, breaker.opened()))
+            }
         }
-        health.is_probed = true;
-        Ask::Call
     }
 
     /// It took what it was given. True when it had failed before.
-    pub(super) fn succeeded(&self) -> bool {
+    pub(super) fn succeeded(&self, admitted: Admitted) -> bool {
         let mut health = self.health.lock();
-        let had_failed = health.failing_since.is_some();
-        *health = Health::default();
-        had_failed
+        if !health.breaker.answered(admitted) {
+            return false;
+        }
+        health.last_error = None;
+        health.failing_since.take().is_some()
     }
 
     /// It failed. How long `caller` is to wait, who has tried the same `attempt` times.
     pub(super) fn failed(
         &self,
+        admitted: Admitted,
         caller: u64,
         attempt: u32,
         why: &str,
@@ -132,37 +150,43 @@ impl Endpoint {
         now: TimeMicros,
     ) -> Duration {
         let mut health = self.health.lock();
-        health.failures = health.failures.saturating_add(1);
-        health.is_probed = false;
         health.last_error = Some(why.to_owned());
         health.failing_since.get_or_insert(now);
-        let of_circuit = health.failures.saturating_sub(self.patience.failures_max);
-        let grown = |times: u32| {
-            let factor = 1_u32.checked_shl(times.min(20)).expect("20 are fewer than 32");
-            self.patience.pause_min.saturating_mul(factor).min(self.patience.pause_max)
+        let bounded = |pause: Duration, attempt: u64| {
+            let pause = jittered(pause, caller, attempt);
+            pause.max(after.unwrap_or_default()).min(self.patience.pause_max)
         };
-        if health.failures >= self.patience.failures_max {
-            let pause = jittered(grown(of_circuit + 2), caller, health.failures);
-            let pause = pause.max(after.unwrap_or_default()).min(self.patience.pause_max);
-            health.open_until = Some(now.plus(pause));
-            return pause;
-        }
-        let pause = jittered(grown(attempt.saturating_sub(1)), caller, attempt);
-        pause.max(after.unwrap_or_default()).min(self.patience.pause_max)
+        let opened = health.breaker.opened();
+        let of_circuit = |pause| bounded(pause, opened);
+        let of_circuit = health.breaker.failed(admitted, since_epoch(now), of_circuit);
+        of_circuit.unwrap_or_else(|| bounded(self.grown(attempt), u64::from(attempt)))
+    }
+
+    /// A caller's pause after so many attempts.
+    fn grown(&self, attempts: u32) -> Duration {
+        let times = attempts.saturating_sub(1).min(20);
+        let factor = 1_u32.checked_shl(times).expect("20 are fewer than 32");
+        self.patience.pause_min.saturating_mul(factor).min(self.patience.pause_max)
     }
 
     /// A caller went away without an answer.
-    pub(super) fn gave_up(&self) {
-        self.health.lock().is_probed = false;
+    pub(super) fn gave_up(&self, admitted: Admitted) {
+        self.health.lock().breaker.gave_up(admitted);
     }
 }
 
-/// Between a half of `pause` and all of it.
-pub(crate) fn jittered(pause: Duration, caller: u64, attempt: u32) -> Duration {
-    let seed = [caller.to_le_bytes(), u64::from(attempt).to_le_bytes()].concat();
+/// Between a half of `pause` and all of it, in whole microseconds: clocks here count no less.
+pub(crate) fn jittered(pause: Duration, caller: u64, attempt: u64) -> Duration {
+    let seed = [caller.to_le_bytes(), attempt.to_le_bytes()].concat();
     let share = xxhash_rust::xxh3::xxh3_64(&seed) % 1_024;
     let share = u32::try_from(share).expect("it is below 1,024");
-    pause / 2 + pause / 2 * share / 1_024
+    let jittered = pause / 2 + pause / 2 * share / 1_024;
+    Duration::from_micros(u64::try_from(jittered.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Nothing before 1970.
+fn since_epoch(now: TimeMicros) -> Duration {
+    Duration::from_micros(u64::try_from(now.0).unwrap_or(0))
 }
 
 /// Nothing where `to` is past.
@@ -172,12 +196,22 @@ pub(super) fn between(from: TimeMicros, to: TimeMicros) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const SECOND: i64 = 1_000_000;
 
+    fn admitted(endpoint: &Endpoint, caller: u64, now: TimeMicros) -> Admitted {
+        match endpoint.ask(caller, now) {
+            Ask::Call(admitted) => admitted,
+            Ask::Wait(span) => panic!("{caller} is to wait for {span:?}"),
+        }
+    }
+
     fn fail(endpoint: &Endpoint, caller: u64, attempt: u32, now: TimeMicros) -> Duration {
-        endpoint.failed(caller, attempt, "it answered 503", None, now)
+        let admitted = admitted(endpoint, caller, now);
+        endpoint.failed(admitted, caller, attempt, "it answered 503", None, now)
     }
 
     #[test]
@@ -190,45 +224,61 @@ mod tests {
             before = pause;
         }
         assert!(fail(&endpoint, 7, 60, TimeMicros(0)) <= Duration::from_secs(60));
-        assert!(endpoint.succeeded());
+        assert!(endpoint.succeeded(admitted(&endpoint, 7, TimeMicros(0))));
         assert_eq!(endpoint.state(), EndpointState::Well);
         assert!(fail(&endpoint, 7, 1, TimeMicros(0)) <= Duration::from_millis(250));
+    }
+
+    #[test]
+    fn callers_who_fail_together_come_back_apart() {
+        let endpoint = Endpoint::new(Patience { failures_max: 100, ..Patience::default() });
+        let pauses: Vec<_> = (0..16).map(|it| fail(&endpoint, it, 3, TimeMicros(0))).collect();
+        let distinct: BTreeSet<_> = pauses.iter().collect();
+        assert!(distinct.len() > 12, "{pauses:?}");
+        let (first, last) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*last - *first > Duration::from_millis(250), "of a second: {pauses:?}");
+        let within = Duration::from_millis(500)..=Duration::from_secs(1);
+        assert!(pauses.iter().all(|it| within.contains(it)), "{pauses:?}");
+        assert_ne!(fail(&endpoint, 1, 9, TimeMicros(0)), fail(&endpoint, 1, 10, TimeMicros(0)));
     }
 
     #[test]
     fn one_alone_tries_an_open_circuit_and_what_he_finds_holds_for_all() {
         let endpoint = Endpoint::default();
         let (mut now, mut pause) = (TimeMicros(0), Duration::ZERO);
+        let late = admitted(&endpoint, 9, now);
         for attempt in 1..=5 {
             pause = fail(&endpoint, 1, attempt, now);
         }
-        assert!(matches!(endpoint.ask(1, now), Ask::Wait(_)));
+        assert!(pause <= Duration::from_secs(1));
+        assert_eq!(endpoint.ask(1, now), Ask::Wait(pause));
+        let of_late = endpoint.failed(late, 9, 1, "it answered 503", None, now);
+        assert!(of_late <= Duration::from_millis(250));
+        assert_eq!(endpoint.ask(1, now), Ask::Wait(pause), "who called before lengthens nothing");
         now = now.plus(pause);
-        assert_eq!(endpoint.ask(1, now), Ask::Call);
+        let gone = admitted(&endpoint, 1, now);
         assert!(matches!(endpoint.ask(2, now), Ask::Wait(_)), "another tries");
-        endpoint.gave_up();
-        assert_eq!(endpoint.ask(2, now), Ask::Call, "who was dropped does not hold the others up");
+        endpoint.gave_up(gone);
+        // Who was dropped does not hold the others up.
         let again = fail(&endpoint, 2, 1, now);
-        assert!(again > pause / 2);
+        assert!((pause..=Duration::from_secs(2)).contains(&again), "{again:?} after {pause:?}");
         now = now.plus(again);
-        assert_eq!(endpoint.ask(1, now), Ask::Call);
-        assert!(endpoint.succeeded());
-        assert_eq!((endpoint.ask(1, now), endpoint.ask(2, now)), (Ask::Call, Ask::Call));
+        let probe = admitted(&endpoint, 1, now);
+        assert!(endpoint.succeeded(probe));
+        let both = [1, 2].map(|caller| endpoint.ask(caller, now));
+        assert!(both.iter().all(|it| matches!(it, Ask::Call(_))), "{both:?}");
     }
 
     #[test]
     fn who_asks_to_be_left_alone_is_within_bounds() {
-        let endpoint = Endpoint::default();
-        let after = |seconds| Some(Duration::from_secs(seconds));
-        let pause = endpoint.failed(1, 1, "429", after(7), TimeMicros(SECOND));
-        assert_eq!(pause, Duration::from_secs(7));
-        let pause = endpoint.failed(1, 2, "429", after(86_400), TimeMicros(SECOND));
-        assert_eq!(pause, Duration::from_secs(60));
-        let state = EndpointState::Failing {
-            since: TimeMicros(SECOND),
-            is_open: false,
-            why: "429".to_owned(),
+        let (endpoint, now) = (Endpoint::default(), TimeMicros(SECOND));
+        let left_alone = |attempt, seconds| {
+            let after = Some(Duration::from_secs(seconds));
+            endpoint.failed(admitted(&endpoint, 1, now), 1, attempt, "429", after, now)
         };
+        assert_eq!(left_alone(1, 7), Duration::from_secs(7));
+        assert_eq!(left_alone(2, 86_400), Duration::from_secs(60));
+        let state = EndpointState::Failing { since: now, is_open: false, why: "429".to_owned() };
         assert_eq!(endpoint.state(), state);
     }
 }

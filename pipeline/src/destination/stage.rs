@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, watch};
 use tracklog_log::{Log, Pending, Topic};
 use tracklog_protocol::event::{EventBuilder, EventView};
 use tracklog_protocol::line::{LinePlace, write_line};
-use tracklog_protocol::{Offset, Record, TimeMicros};
+use tracklog_protocol::{Offset, Record};
 
 use super::patience::{Ask, Endpoint, EndpointState, between};
 use super::undelivered::{self, SetAside};
 use super::{DeliveryError, Destination, Limits, LineAt, Lines};
+use crate::breaker::Admitted;
 use crate::groups::GroupName;
 use crate::route::stage::Held;
 use crate::route::{DestinationName, Lane, Routes};
@@ -177,71 +178,82 @@ impl<L: Log + ?Sized> Delivering<L> {
                 self.hold.is_over().await;
                 began = self.time.now();
             }
+            let permit = self.calls.acquire().await.expect("it is never closed");
+            if self.hold.is_paused() {
+                continue;
+            }
+            // Asked by who has a place to call from: what he is told holds when he calls.
             let pause = match self.endpoint.ask(caller, self.time.now()) {
                 Ask::Wait(pause) => pause,
-                Ask::Call => {
+                Ask::Call(admitted) => {
                     attempt += 1;
-                    match self.call_once(piece).await {
+                    let (told, admitted) = self.call_once(piece, admitted).await;
+                    match told {
                         Ok(()) => return Ok(()),
                         Err(DeliveryError::Refused { why }) => return Err(Given::Refused { why }),
                         Err(DeliveryError::Later { why, after }) => {
                             let now = self.time.now();
+                            let pause = self.failed(admitted, caller, attempt, &why, after);
                             if limits.give_up_after.is_some_and(|it| between(began, now) >= it) {
-                                self.endpoint.failed(caller, attempt, &why, after, now);
                                 let why = format!("{why} (tried {attempt} times)");
                                 return Err(Given::Up { why });
                             }
-                            self.failed(caller, attempt, &why, after, now)
+                            self.counters.retried.add(1);
+                            pause
                         }
                     }
                 }
             };
+            drop(permit);
             self.time.pause(pause).await;
         }
     }
 
-    /// One call, and what the endpoint is to know of it, also when this is dropped meanwhile.
-    async fn call_once(&self, piece: Lines<'_>) -> Result<(), DeliveryError> {
-        let calling = Calling(Some(&self.endpoint));
-        let _permit = self.calls.acquire().await.expect("it is never closed");
+    /// One call, and what the endpoint is to know of it, also when this is dropped meanwhile. Who
+    /// is told to call later has still to say so.
+    async fn call_once(
+        &self,
+        piece: Lines<'_>,
+        admitted: Admitted,
+    ) -> (Result<(), DeliveryError>, Admitted) {
+        let calling = Calling(Some((&self.endpoint, admitted)));
         let told = self.destination.deliver(piece).await;
-        let endpoint = calling.end();
+        let (endpoint, admitted) = calling.end();
         // What refuses answers: it is well.
-        if !matches!(told, Err(DeliveryError::Later { .. })) && endpoint.succeeded() {
+        if !matches!(told, Err(DeliveryError::Later { .. })) && endpoint.succeeded(admitted) {
             tracing::info!(destination = %self.name, "takes events again");
         }
-        told
+        (told, admitted)
     }
 
     fn failed(
         &self,
+        admitted: Admitted,
         caller: u64,
         attempt: u32,
         why: &str,
         after: Option<std::time::Duration>,
-        now: TimeMicros,
     ) -> std::time::Duration {
         if self.endpoint.state() == EndpointState::Well {
             tracing::warn!(destination = %self.name, why, "does not take events; tried again");
         }
-        self.counters.retried.add(1);
-        self.endpoint.failed(caller, attempt, why, after, now)
+        self.endpoint.failed(admitted, caller, attempt, why, after, self.time.now())
     }
 }
 
 /// Somebody is calling.
-struct Calling<'e>(Option<&'e Endpoint>);
+struct Calling<'e>(Option<(&'e Endpoint, Admitted)>);
 
 impl<'e> Calling<'e> {
-    fn end(mut self) -> &'e Endpoint {
+    fn end(mut self) -> (&'e Endpoint, Admitted) {
         self.0.take().expect("it ends once")
     }
 }
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        if let Some(endpoint) = self.0 {
-            endpoint.gave_up();
+        if let Some((endpoint, admitted)) = self.0 {
+            endpoint.gave_up(admitted);
         }
     }
 }

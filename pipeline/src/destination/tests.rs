@@ -6,8 +6,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -23,11 +26,11 @@ use super::retry::{Retried, Retry};
 use super::undelivered::Undelivered;
 use super::webhook::Webhook;
 use super::*;
-use crate::groups::Start;
+use crate::groups::{Member, Start};
 use crate::outbound::{Accepted, Outbound, Post, PostError, WebhookKey};
-use crate::rig::{PausesPass, Rig, poll_until_idle};
+use crate::rig::{PausesPass, Rig, Timeline, poll_until_idle};
 use crate::route::{DestinationName, DestinationSpec, FileSpec, Routes, Rules};
-use crate::stage::{PartitionLoop, StageEnd};
+use crate::stage::{PartitionLoop, StageEnd, Time};
 
 type Answers = Box<dyn FnMut(&[u64]) -> Result<Accepted, PostError> + Send>;
 
@@ -119,6 +122,13 @@ impl Bench {
         }
     }
 
+    /// In one commit, so that they are read together.
+    fn write_at_once(&self, count: usize) {
+        let mut builder = EventBuilder::new();
+        let record = builder.build(&EventParts { message_id: "m", ..EventParts::default() });
+        self.rig.append(&[], &vec![(self.source.partition(0), record); count]).unwrap();
+    }
+
     fn time(&self) -> PausesPass {
         self.rig.passing_time()
     }
@@ -140,13 +150,31 @@ impl Bench {
         name: DestinationName,
         to: Arc<dyn Destination>,
     ) -> Arc<Delivering<MemoryLog>> {
-        let (routes, undelivered) = (self.routes(), self.undelivered.clone());
-        let (time, hold) = (Arc::new(self.time()), Arc::new(Hold::new(false)));
-        Arc::new(Delivering::new(name, to, routes, undelivered, time, hold))
+        Arc::new(self.delivering_by(name, to, Arc::new(self.time())))
+    }
+
+    fn delivering_by(
+        &self,
+        name: DestinationName,
+        to: Arc<dyn Destination>,
+        time: Arc<dyn Time>,
+    ) -> Delivering<MemoryLog> {
+        let hold = Arc::new(Hold::new(false));
+        Delivering::new(name, to, self.routes(), self.undelivered.clone(), time, hold)
     }
 
     /// Runs a process over the source, for so many polls.
     fn run(&self, to: &Arc<Delivering<MemoryLog>>, polls: usize) -> Poll<Result<(), StageEnd>> {
+        let (shared, member) = self.member(to);
+        let running = pin!(shared.run(&member, self.source.partition(0)));
+        poll_until_idle(running, polls)
+    }
+
+    /// A process's loop, and its claims.
+    fn member(
+        &self,
+        to: &Arc<Delivering<MemoryLog>>,
+    ) -> (PartitionLoop<MemoryLog>, Member<MemoryLog>) {
         let stage = DeliverStage::new(Arc::clone(to), Lane::Normal);
         let groups = self.rig.groups();
         let name = group(&to.name, Lane::Normal);
@@ -161,9 +189,7 @@ impl Bench {
             counters: Arc::default(),
         };
         let topics = vec![self.source.clone()];
-        let member = block_on(groups.join(&name, "m", topics, Start::Earliest)).unwrap();
-        let running = pin!(shared.run(&member, self.source.partition(0)));
-        poll_until_idle(running, polls)
+        (shared, block_on(groups.join(&name, "m", topics, Start::Earliest)).unwrap())
     }
 
     /// Offsets and reasons of what was set aside.
@@ -218,11 +244,7 @@ fn what_is_refused_is_found_among_its_neighbours_and_set_aside() {
 fn what_is_taken_is_handed_over_once_though_all_else_does_not_fit_into_a_commit() {
     const EVENTS: u64 = 3_000;
     let bench = Bench::new(&FILE.replace("batch_events = 4", "batch_events = 100"));
-    let mut builder = EventBuilder::new();
-    let parts = EventParts { message_id: "m", name: Some("x"), ..EventParts::default() };
-    let record = builder.build(&parts);
-    let items = vec![(bench.source.partition(0), record); EVENTS as usize];
-    bench.rig.append(&[], &items).unwrap();
+    bench.write_at_once(EVENTS as usize);
     let is_wanted = |offset: &u64| offset.is_multiple_of(50);
     let somebody = Somebody::new(move |offsets| match offsets.iter().all(is_wanted) {
         true => yes(),
@@ -265,6 +287,61 @@ fn what_is_not_taken_for_too_long_is_set_aside_with_the_reason() {
     assert!(offsets[&0].starts_with("it answered 401: no (tried "), "{}", offsets[&0]);
     assert!(bench.rig.now().0 - before.0 >= 600 * 1_000_000, "ten minutes");
     assert!(matches!(hook.endpoint.state(), EndpointState::Failing { is_open: true, .. }));
+}
+
+/// An endpoint that is away for a while: calls that begin in it fail, each after some time.
+struct Away {
+    timeline: Timeline,
+    failing_takes: Duration,
+    back_at: TimeMicros,
+    failed: AtomicUsize,
+}
+
+impl Destination for Away {
+    fn limits(&self) -> Limits {
+        Limits { events_max: 1, bytes_max: 1, give_up_after: None }
+    }
+
+    fn deliver<'a>(&'a self, _: Lines<'a>) -> Pending<'a, Result<(), DeliveryError>> {
+        Box::pin(async {
+            if self.timeline.now() >= self.back_at {
+                return Ok(());
+            }
+            self.timeline.pause(self.failing_takes).await;
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            Err(DeliveryError::Later { why: "away".to_owned(), after: None })
+        })
+    }
+}
+
+#[test]
+fn under_load_the_fifth_failure_opens_the_circuit_and_who_waited_or_was_calling_lengthens_no_pause()
+{
+    let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
+    // A moment of 503s; and no answer within a timeout, over two probes.
+    for (failing_takes, away, failed_max, over_at) in
+        [(millis(10), millis(50), 8, seconds(2)), (seconds(10), seconds(35), 10, seconds(60))]
+    {
+        let (bench, timeline) = (Bench::new(FILE), Timeline::default());
+        let (failed, back_at) = (AtomicUsize::new(0), timeline.now().plus(away));
+        let away = Arc::new(Away { timeline: timeline.clone(), failing_takes, back_at, failed });
+        let (name, time) = (DestinationName::new("hook").unwrap(), Arc::new(timeline.clone()));
+        let to = bench.delivering_by(name, away.clone(), time);
+        let at = [LineAt { offset: Offset(0), at: 0..3 }];
+        let all_partitions = (0..16).map(|partition| {
+            let source = PartitionId::new(bench.source.id, partition);
+            let lines = Lines { lane: Lane::Normal, source, text: b"{}\n", lines: &at };
+            to.deliver(lines, away.limits())
+        });
+        let asides = timeline.run(join_all(all_partitions));
+        assert!(asides.concat().is_empty());
+        assert_eq!(to.counters.delivered.count(), 16);
+        let failed = away.failed.load(Ordering::Relaxed);
+        assert!(failed <= failed_max, "{failed} calls failed");
+        let took = Duration::from_micros(timeline.now().0.try_into().unwrap());
+        assert!(took <= over_at, "it took {took:?}");
+        assert_eq!(to.endpoint.state(), EndpointState::Well);
+    }
 }
 
 #[test]

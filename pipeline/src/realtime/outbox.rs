@@ -115,7 +115,7 @@ impl Outbox {
         let pause = PAUSE_MIN.saturating_mul(factor).min(PAUSE_MAX);
         let seed = xxhash_rust::xxh3::xxh3_64(notice.id.as_bytes());
         let asked = error.retry_after().unwrap_or_default().min(ASKED_PAUSE_MAX);
-        jittered(pause, seed, self.attempts).max(asked)
+        jittered(pause, seed, u64::from(self.attempts)).max(asked)
     }
 }
 

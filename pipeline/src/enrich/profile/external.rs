@@ -27,13 +27,20 @@ use tracklog_log::Pending;
 use tracklog_protocol::event::EventView;
 
 use super::user_of;
-use crate::breaker::{Admitted, Breaker};
+use crate::breaker::{Admitted, Breaker, BreakerOptions};
 use crate::enrich::ids::real;
 use crate::enrich::{
     Enricher, Enrichment, Input, Looked, LookupFailure, ProfileSeen, identity, present,
 };
 use crate::stage::{Counter, Time};
 use crate::state::{Entity, Fetched, ID_BYTES_MAX, StateBatch, StoreError, TRAITS_BYTES_MAX};
+
+/// When a store that does not answer is left alone.
+const BREAKER: BreakerOptions = BreakerOptions {
+    failures_max: 5,
+    pause_min: Duration::from_secs(1),
+    pause_max: Duration::from_secs(30),
+};
 
 /// What an entry of the cache takes at least.
 const ENTRY_BYTES: usize = 128;
@@ -154,7 +161,7 @@ impl ExternalProfile {
             RandomState::default(),
             DefaultLifecycle::default(),
         );
-        let (breaker, counters) = (Mutex::default(), ExternalCounters::default());
+        let (breaker, counters) = (Mutex::new(Breaker::new(BREAKER)), ExternalCounters::default());
         Self { store, options, version, cache, breaker, time, nanos, counters }
     }
 
@@ -285,7 +292,7 @@ struct Asking<'e> {
 impl<'e> Asking<'e> {
     fn begin(of: &'e ExternalProfile) -> Option<Self> {
         let began = (of.nanos)();
-        let admitted = of.breaker.lock().admit(began)?;
+        let admitted = of.breaker.lock().admit(Duration::from_nanos(began)).ok()?;
         Some(Self { of, admitted, began, answered: false })
     }
 
@@ -301,7 +308,11 @@ impl Drop for Asking<'_> {
         self.of.counters.nanos.add(now.saturating_sub(self.began));
         let mut breaker = self.of.breaker.lock();
         let was_open = breaker.is_open();
-        breaker.ended(self.admitted, self.answered, now);
+        if self.answered {
+            breaker.answered(self.admitted);
+        } else {
+            breaker.failed(self.admitted, Duration::from_nanos(now), |pause| pause);
+        }
         let store = self.of.store.name();
         match (was_open, breaker.is_open()) {
             (false, true) => tracing::warn!(store, "does not answer and is not asked for a while"),

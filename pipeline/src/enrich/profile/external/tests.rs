@@ -203,7 +203,7 @@ fn words_for_nothing_and_ids_that_are_too_long_are_never_asked_for() {
 fn a_store_that_fails_is_each_event_s_failure_and_is_left_alone_for_a_while() {
     let desk = Desk::new(&[("ualice", PRO)]);
     *desk.store.mood.lock() = Mood::Refusing;
-    for _ in 0..crate::breaker::FAILURES_MAX {
+    for _ in 0..BREAKER.failures_max {
         assert_eq!(desk.one(of_user("alice")), Err("fake: refused".to_owned()));
     }
     assert_eq!(desk.trips().len(), 5);
