@@ -340,6 +340,12 @@ impl<L: Log + ?Sized> Stage for DeliverStage<L> {
         BATCH_BYTES
     }
 
+    fn stored(&self, outputs: &Outputs) {
+        let undelivered = self.shared.undelivered.id;
+        let count = outputs.iter().filter(|it| it.to.topic == undelivered).count();
+        self.shared.counters.undelivered.add(count as u64);
+    }
+
     fn begin<'a>(
         &'a self,
         batch: &'a SourceBatch,
@@ -394,7 +400,6 @@ impl<L: Log + ?Sized> Work for DeliverWork<'_, L> {
         };
         let to = shared.undelivered.partition_for(event.partition_key().as_bytes());
         outputs.push(to, undelivered::write(&aside, &mut self.buffer));
-        shared.counters.undelivered.add(1);
         Ok(())
     }
 }

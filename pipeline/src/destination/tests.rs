@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::MemoryLog;
-use tracklog_log::{Pending, Topic};
+use tracklog_log::{AppendError, Pending, Topic};
 use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{BatchView, Offset, TimeMicros};
 
@@ -238,6 +238,21 @@ fn what_is_refused_is_found_among_its_neighbours_and_set_aside() {
     assert_eq!(somebody.offsets(), wanted);
     assert_eq!(bench.asides(), [(6, "it answered 422: no".to_owned())]);
     assert_eq!(hook.counters.undelivered.count(), 1);
+}
+
+#[test]
+fn what_is_set_aside_is_counted_once_also_where_its_commit_is_refused_first() {
+    let bench = Bench::new(FILE);
+    let hook = bench.webhook(Somebody::new(|_| no(422)));
+    let (shared, member) = bench.member(&hook);
+    let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    bench.write_at_once(4);
+    bench.rig.log.fail_next(AppendError::TooLarge { bytes: 2, bytes_max: 1 });
+    // What was refused is worked on again, in halves.
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    assert_eq!(bench.asides().len(), 4);
+    assert_eq!(hook.counters.undelivered.count(), 4);
 }
 
 #[test]

@@ -60,6 +60,12 @@ pub trait Stage: Send + Sync + 'static {
         let _ = source;
     }
 
+    /// What came of some records is in the log, with the offset behind them: told once for each,
+    /// where nobody dies in between.
+    fn stored(&self, outputs: &Outputs) {
+        let _ = outputs;
+    }
+
     /// Begins a batch: fetches what its records will ask for. Asked again, after a pause, when it
     /// fails.
     fn begin<'a>(

@@ -201,6 +201,7 @@ impl<L: Log + ?Sized> Running<'_, L> {
             match self.deliver(claim, worked.next).await? {
                 Delivered::Stored => {
                     self.count(worked);
+                    self.shared.stage.stored(&self.outputs);
                     batch.from = worked.next;
                     until = batch.next;
                 }
