@@ -6,19 +6,21 @@
 //!   each partition that it writes to, and counts by the source's offsets: a batch of outputs stands
 //!   for the stretch of the source that it was derived from. The offset is committed last. Whoever
 //!   goes on after a crash derives again from the committed offset, and the log tells for each
-//!   partition from which source offset on its outputs are missing. A producer that was silent for
+//!   partition from which source offset on its outputs are missing. What does not fit is found out
+//!   before any of it is stored, since it is cut otherwise then, or rejected. A producer that was silent for
 //!   longer than the log remembers is taken for a new one: [`tracklog_log::producers`] says when.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracklog_log::{Append, AppendError, Busy, Epoch, Item, Lane, Log, Stored};
-use tracklog_protocol::batch::BatchBuilder;
+use tracklog_protocol::batch::{BATCH_BYTES_MAX, BatchBuilder};
 use tracklog_protocol::{
     Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros, VerifiedBatch,
 };
 
-use super::Outputs;
+use super::{Output, Outputs};
 use crate::groups::Claim;
 
 /// How long a log that is full is left alone before it is asked again.
@@ -102,7 +104,7 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
         match self.delivery {
             Delivery::OneCommit => self.commit(claim, outputs, next, now).await,
             Delivery::Producer => {
-                for (to, batch) in self.batches(claim, outputs, next) {
+                for (to, batch) in self.batches(claim, outputs, next)? {
                     self.produce(claim, outputs, to, batch, next).await?;
                 }
                 self.commit(claim, &Outputs::default(), next, now).await
@@ -130,16 +132,21 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
         Ok(())
     }
 
-    /// What each partition gets, as far as it is known what it lacks.
+    /// What each partition gets, as far as it is known what it lacks. The largest comes first: the
+    /// log that takes it takes the others too, and where it does not nothing was stored.
     fn batches(
         &self,
         claim: &Claim,
         outputs: &Outputs,
         next: Offset,
-    ) -> Vec<(PartitionId, Option<VerifiedBatch>)> {
+    ) -> Result<Vec<(PartitionId, Option<VerifiedBatch>)>, Undelivered> {
         let partitions: BTreeSet<_> = outputs.iter().map(|it| it.to).collect();
-        let of = |to| (to, self.batch(claim, outputs, to, next));
-        partitions.into_iter().map(of).collect()
+        let of = |to| Ok((to, self.batch(claim, outputs, to, next)?));
+        let batches: Result<Vec<_>, Undelivered> = partitions.into_iter().map(of).collect();
+        let mut batches = batches?;
+        let bytes = |batch: &VerifiedBatch| batch.view().bytes().len();
+        batches.sort_by_key(|(_, batch)| Reverse(batch.as_ref().map_or(0, bytes)));
+        Ok(batches)
     }
 
     /// The outputs for `to` that it lacks; `None` when it lacks none.
@@ -149,17 +156,22 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
         outputs: &Outputs,
         to: PartitionId,
         next: Offset,
-    ) -> Option<VerifiedBatch> {
+    ) -> Result<Option<VerifiedBatch>, Undelivered> {
         let from = self.missing_from.get(&to).copied().unwrap_or_else(|| Sequence(claim.next().0));
         let lacking = |of: Offset| of.0 >= from.0;
         let mut records = outputs.iter().filter(|it| it.to == to && lacking(it.of)).peekable();
-        let kind = records.peek()?.record.kind();
+        let Some(kind) = records.peek().map(|it| it.record.kind()) else { return Ok(None) };
         let epoch = u32::try_from(claim.generation().0).expect("a group has few generations");
         let stretch = from..Sequence(next.0);
         let mut batch =
             BatchBuilder::new(kind).derived_by(self.producer, ProducerEpoch(epoch), stretch);
-        records.for_each(|it| batch.push(it.record));
-        Some(batch.finish())
+        for Output { record, .. } in records {
+            if batch.batch_bytes_next(record.bytes().len()) > BATCH_BYTES_MAX {
+                return Err(Undelivered::TooLarge);
+            }
+            batch.push(record);
+        }
+        Ok(Some(batch.finish()))
     }
 
     /// Has `to` store its outputs once, whatever of them it has already.
@@ -182,7 +194,7 @@ impl<'l, L: Log + ?Sized> Courier<'l, L> {
                 }
                 Err(AppendError::OutOfSequence { expected, .. }) => {
                     self.missing_from.insert(to, expected);
-                    batch = self.batch(claim, outputs, to, next);
+                    batch = self.batch(claim, outputs, to, next)?;
                 }
                 Err(error) => return Err(error.into()),
             }

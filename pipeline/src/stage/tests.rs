@@ -50,6 +50,18 @@ impl Work for WordsWork<'_> {
         match text {
             "nothing" => {}
             "twice" => (0..2).for_each(|_| outputs.push(to, record)),
+            "both" => (0..2).for_each(|at| outputs.push(self.to.partition(at), record)),
+            // Some for one partition, and for the other more than a commit can have.
+            "large" => {
+                outputs.push(self.to.partition(0), record);
+                let much = vec![b'l'; 1 << 20];
+                let much = Record::opaque(&much);
+                (0..9).for_each(|_| outputs.push(self.to.partition(1), much));
+            }
+            "larger b" => {
+                outputs.push(self.to.partition(0), Record::opaque(b"b"));
+                outputs.push(self.to.partition(1), record);
+            }
             "poison" => {
                 outputs.push(to, record);
                 return Err(Poison { reason: "no word".to_owned() });
@@ -183,30 +195,55 @@ fn what_fails_or_panics_is_rejected_and_its_neighbours_go_on() {
 
 #[test]
 fn outputs_too_large_for_a_commit_are_halved_and_one_alone_is_rejected() {
-    let bench = Bench::new(Delivery::OneCommit);
-    let groups = bench.rig.groups();
-    let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
-    let mut running = pin!(shared.run(&member, bench.source.partition(0)));
-    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
-    bench.write_at_once(&["a1", "a2", "a3", "a4"]);
-    for _ in 0..3 {
-        bench.rig.log.fail_next(AppendError::TooLarge { bytes: 2, bytes_max: 1 });
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        let groups = bench.rig.groups();
+        let (shared, member) = (bench.shared(), bench.member(&groups, "m"));
+        let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+        assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+        bench.write_at_once(&["both", "a2", "both", "a4"]);
+        for _ in 0..3 {
+            bench.rig.log.fail_next(AppendError::TooLarge { bytes: 2, bytes_max: 1 });
+        }
+        assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+        assert_eq!(bench.outputs(), [vec!["a2", "both", "a4"], vec!["both"]], "{delivery:?}");
+        assert_eq!(bench.reasons(), ["words: what comes of it is larger than a commit"]);
     }
-    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
-    assert_eq!(bench.outputs()[0], ["a2", "a3", "a4"]);
-    assert_eq!(bench.reasons(), ["words: what comes of it is larger than a commit"]);
+}
+
+#[test]
+fn what_is_too_large_for_one_partition_alone_is_in_no_other_and_its_neighbours_go_on() {
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        bench.write_at_once(&["a1", "both", "large", "both", "b5"]);
+        assert_eq!(bench.run(), Poll::Pending, "{delivery:?}");
+        let outputs = [vec!["a1", "both", "both"], vec!["both", "both", "b5"]];
+        assert_eq!(bench.outputs(), outputs, "{delivery:?}");
+        assert_eq!(bench.reasons(), ["words: what comes of it is larger than a commit"]);
+    }
+}
+
+#[test]
+fn a_producer_stores_the_largest_batch_first_so_that_one_too_large_is_refused_before_others() {
+    let bench = Bench::new(Delivery::Producer);
+    bench.write(&["larger b"]);
+    assert_eq!(bench.run(), Poll::Pending);
+    let [of_a, of_b] = [0, 1].map(|at| bench.rig.read(bench.target.partition(at))[0].append_time());
+    assert!(of_b < of_a, "{of_b:?}, {of_a:?}");
 }
 
 #[test]
 fn records_that_are_gone_are_counted_and_passed_over() {
-    let bench = Bench::new(Delivery::OneCommit);
-    bench.write(&["a1"]);
-    assert_eq!(bench.run(), Poll::Pending);
-    bench.write(&["a2", "a3", "a4"]);
-    block_on(bench.rig.log.trim(bench.source.partition(0), Offset(3))).unwrap();
-    assert_eq!(bench.run(), Poll::Pending);
-    assert_eq!(bench.outputs()[0], ["a1", "a4"]);
-    assert_eq!(bench.counters.missed.count(), 2);
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        bench.write(&["a1"]);
+        assert_eq!(bench.run(), Poll::Pending);
+        bench.write(&["a2", "a3", "a4"]);
+        block_on(bench.rig.log.trim(bench.source.partition(0), Offset(3))).unwrap();
+        assert_eq!(bench.run(), Poll::Pending);
+        assert_eq!(bench.outputs()[0], ["a1", "a4"]);
+        assert_eq!(bench.counters.missed.count(), 2);
+    }
 }
 
 #[test]
