@@ -38,7 +38,8 @@ const STALE_RECORDS_MAX: u64 = 100_000;
 /// The clock.
 pub type Clock = Arc<dyn Fn() -> TimeMicros + Send + Sync>;
 
-/// Where a group begins in a partition for which it has committed nothing.
+/// Where a group begins in a partition for which it has committed nothing. Committed with the first
+/// claim: what goes from then on is missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that is there.
@@ -352,13 +353,11 @@ impl<L: Log + ?Sized> Groups<L> {
             return Ok(committed.next);
         }
         let next = self.first(source, &group.start);
-        if group.start != Start::Earliest {
-            // Kept: who begins behind the last record once more misses what came meanwhile, and what lies
-            // before is nobody's lag.
-            let committed = Committed { next, generation: group.written, at: (self.clock)() };
-            let expect = found.map_or(Expect::Absent, |it| Expect::Version(it.version));
-            self.ledger.put(key, Some(&committed.encode()), expect).await?;
-        }
+        // Kept: who begins once more would pass over what came meanwhile, or what went, and nobody
+        // would count it. What lies before is nobody's lag.
+        let committed = Committed { next, generation: group.written, at: (self.clock)() };
+        let expect = found.map_or(Expect::Absent, |it| Expect::Version(it.version));
+        self.ledger.put(key, Some(&committed.encode()), expect).await?;
         Ok(next)
     }
 

@@ -247,11 +247,31 @@ fn records_that_are_gone_are_counted_and_passed_over() {
 }
 
 #[test]
+fn what_went_before_the_first_commit_of_a_group_that_is_there_is_counted() {
+    for delivery in BOTH {
+        let bench = Bench::new(delivery);
+        let source = bench.source.partition(0);
+        bench.write(&["a1", "a2"]);
+        block_on(bench.rig.log.trim(source, Offset(1))).unwrap();
+        // A process that dies, or is stopped, before it has read anything.
+        let groups = bench.rig.groups();
+        let member = bench.member(&groups, "m");
+        assert!(block_on(member.claim(source)).unwrap().is_some());
+        drop(member);
+        bench.write(&["a3", "a4"]);
+        block_on(bench.rig.log.trim(source, Offset(3))).unwrap();
+        assert_eq!(bench.run(), Poll::Pending);
+        assert_eq!(bench.outputs()[0], ["a4"]);
+        assert_eq!(bench.counters.missed.count(), 2, "a2 and a3; a1 was gone before the group was");
+    }
+}
+
+#[test]
 fn a_gap_is_told_once_and_committed_also_where_nothing_comes_behind_it() {
     for delivery in BOTH {
         let bench = Bench::new(delivery);
         let source = bench.source.partition(0);
-        // A group that has nothing committed begins behind what is gone, and has missed nothing.
+        // A group that is new begins behind what is gone, and has missed nothing.
         bench.write(&["a1"]);
         assert_eq!(bench.run(), Poll::Pending);
         bench.write(&["a2", "a3", "a4"]);
