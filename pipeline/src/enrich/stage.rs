@@ -447,3 +447,6 @@ impl fmt::Debug for Enlisted {
         f.debug_tuple("Enlisted").field(&self.name()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
