@@ -306,6 +306,58 @@ fn a_crash_or_failure_at_any_step_neither_loses_nor_doubles() {
     }
 }
 
+/// Each reading of a file in turn is of other bytes, once: it is read again before anything names it.
+#[test]
+fn what_reads_back_otherwise_than_it_was_written_is_not_named_until_it_reads_back_so() {
+    let mut told = 0;
+    for step in 0..40 {
+        let mut world = World::new();
+        world.write(35);
+        let objects =
+            Faulty::new(
+                &world.objects,
+                move |at| {
+                    if at == step { Fault::Corrupted } else { Fault::None }
+                },
+            );
+        let archiver = world.archiver(Arc::clone(&objects) as Arc<dyn ObjectStore>, 6_000);
+        block_on(archiver.catch_up()).unwrap();
+        told += archiver.counters.errors.count();
+        world.check();
+    }
+    assert!(told > 5, "many of the steps read a file back: {told}");
+}
+
+#[test]
+fn what_never_reads_back_as_it_was_written_is_named_by_nothing() {
+    let mut world = World::new();
+    world.write(35);
+    let lived = world.live(|at| if at < 100 { Fault::Corrupted } else { Fault::KilledBefore });
+    assert!(!lived, "it goes on trying");
+    assert_eq!(block_on(world.store().manifests(0)).unwrap(), [0; 0]);
+    assert!(world.live(|_| Fault::None));
+    world.check();
+}
+
+#[test]
+fn a_step_has_about_the_bytes_of_a_flush() {
+    const FLUSH_BYTES: u64 = 20_000;
+    let mut world = World::new();
+    world.write(1_000);
+    let archiver = world.archiver(Arc::clone(&world.objects), FLUSH_BYTES);
+    block_on(archiver.catch_up()).unwrap();
+    let chain = block_on(Chain::load(&world.store())).unwrap();
+    let bytes: Vec<u64> = chain
+        .steps("raw")
+        .map(|step| step.files.iter().map(|file| file.event_bytes).sum())
+        .collect();
+    assert!(bytes.len() > 5, "{bytes:?}");
+    // What an event takes is a guess until the first were read.
+    let [_, of_flushes @ .., _] = &bytes[..] else { panic!("there are more than two") };
+    let about = FLUSH_BYTES / 2..=FLUSH_BYTES * 2;
+    assert!(of_flushes.iter().all(|it| about.contains(it)), "{bytes:?}");
+}
+
 #[test]
 fn any_mix_of_crashes_and_failures_neither_loses_nor_doubles() {
     let base: u64 = std::env::var("TRACKLOG_ARCHIVE_SEED").map_or(0, |seed| seed.parse().unwrap());

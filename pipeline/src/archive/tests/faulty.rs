@@ -12,8 +12,8 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What befalls an operation.
@@ -26,6 +26,8 @@ pub(super) enum Fault {
     ReplyLost,
     /// It is done after so many polls.
     Slow(u32),
+    /// A file of events is read as other bytes than were written. All else is done.
+    Corrupted,
     /// It is not done, and the process ends.
     KilledBefore,
     /// It is done, and the process ends.
@@ -71,11 +73,20 @@ impl Faulty {
 }
 
 impl Fate {
+    /// What befalls the next operation.
+    fn next(&self) -> Fault {
+        (self.plan)(self.operations.fetch_add(1, Ordering::Relaxed))
+    }
+
     async fn befall<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        self.let_it(self.next(), doing).await
+    }
+
+    async fn let_it<T>(&self, fault: Fault, doing: impl Future<Output = Result<T>>) -> Result<T> {
         let failed =
             || Error::Generic { store: "faulty", source: "500 Internal Server Error".into() };
-        match (self.plan)(self.operations.fetch_add(1, Ordering::Relaxed)) {
-            Fault::None => doing.await,
+        match fault {
+            Fault::None | Fault::Corrupted => doing.await,
             Fault::Refused => Err(failed()),
             Fault::ReplyLost => {
                 // Whatever it said, nobody hears it.
@@ -135,7 +146,19 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.fate.befall(self.inner.get_opts(location, options)).await
+        let fault = self.fate.next();
+        let found = self.fate.let_it(fault, self.inner.get_opts(location, options)).await?;
+        if fault != Fault::Corrupted || !location.as_ref().starts_with("topic=") {
+            return Ok(found);
+        }
+        let GetResult { meta, range, attributes, extensions, .. } = &found;
+        let (meta, range) = (meta.clone(), range.clone());
+        let (attributes, extensions) = (attributes.clone(), extensions.clone());
+        let mut bytes = found.bytes().await?.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        let payload = GetResultPayload::Stream(stream::iter([Ok(bytes.into())]).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 
     fn delete_stream(

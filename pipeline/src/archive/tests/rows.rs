@@ -1,5 +1,8 @@
 //! Events into files and back.
 
+use parquet::file::reader::FileReader as _;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::statistics::Statistics;
 use proptest::prelude::*;
 use tracklog_protocol::event::{
     CampaignParts, DeviceParts, EnrichedParts, EventBuilder, EventFlags, EventKind, EventParts,
@@ -332,4 +335,45 @@ fn the_same_rows_are_the_same_bytes() {
     let columns = PropertyColumns::of_schemas([&br#"{"properties":{"price":{}}}"#[..]]);
     let samples = small(5_000);
     assert_eq!(write(&samples, &columns).0.bytes, write(&samples, &columns).0.bytes);
+}
+
+#[test]
+fn the_footer_says_how_rows_are_sorted_and_what_values_each_column_has() {
+    let (file, _) = write(&small(30_000), &PropertyColumns::default());
+    let reader = SerializedFileReader::new(file.bytes).unwrap();
+    let metadata = reader.metadata();
+    assert_eq!(metadata.num_row_groups(), 1, "thirty thousand rows are few");
+    let group = metadata.row_group(0);
+    let sorted: Vec<_> = group
+        .sorting_columns()
+        .expect("it says how it is sorted")
+        .iter()
+        .map(|by| (group.column(by.column_idx as usize).column_path().string(), by.descending))
+        .collect();
+    assert_eq!(sorted, [("partition".to_owned(), false), ("offset".to_owned(), false)]);
+    let column = |name: &str| {
+        group.columns().iter().position(|it| it.column_path().string() == name).unwrap()
+    };
+    for at in group.columns() {
+        assert!(at.statistics().is_some(), "{}", at.column_path());
+    }
+    let Some(Statistics::Int64(offsets)) = group.column(column("offset")).statistics() else {
+        panic!("offsets are of 64 bits");
+    };
+    assert_eq!((offsets.min_opt(), offsets.max_opt()), (Some(&7), Some(&(9_999 * 2 + 7))));
+    let Some(Statistics::Int32(partitions)) = group.column(column("partition")).statistics() else {
+        panic!("partitions are of 32 bits");
+    };
+    assert_eq!((partitions.min_opt(), partitions.max_opt()), (Some(&0), Some(&2)));
+    // What readers choose pages by has the values of each page as well.
+    for name in ["partition", "offset", "appended_at", "timestamp", "name", "type"] {
+        assert!(group.column(column(name)).column_index_range().is_some(), "{name}");
+    }
+}
+
+#[test]
+fn rows_that_are_alike_take_a_small_part_of_what_their_events_take() {
+    let (file, _) = write(&small(30_000), &PropertyColumns::default());
+    let (bytes, of_events) = (file.bytes.len() as u64, file.event_bytes);
+    assert!(bytes * 20 < of_events, "{bytes} bytes for {of_events} of events");
 }
