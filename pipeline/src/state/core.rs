@@ -99,6 +99,12 @@ impl Core {
         }
     }
 
+    /// What is kept of what the store said.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
     /// How far the changelog was applied.
     pub(super) fn end(&self) -> Offset {
         self.tables.read().end()

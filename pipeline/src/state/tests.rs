@@ -173,6 +173,23 @@ fn all_is_in_the_store_after_a_clean_stop() {
 }
 
 #[test]
+fn what_is_kept_of_the_store_stays_within_its_bytes() {
+    let rig = Rig::new(SMALL);
+    let ids: Vec<_> = (0..500).map(|n| format!("user-{n}")).collect();
+    for id in &ids {
+        set(&rig, LinkId::User(id), "one", 1);
+        drop(rig.begin(0));
+        rig.state.flush_all().unwrap();
+    }
+    for id in ids.iter().chain(&ids) {
+        assert_eq!(link(&mut rig.begin(0), LinkId::User(id)).as_deref(), Some("one"));
+        let cached = rig.state.core.cached_bytes();
+        assert!((1..=SMALL.cache_bytes as u64).contains(&cached), "{cached}");
+    }
+    assert!(rig.state.counts().store_reads > 500, "it had to ask the store again");
+}
+
+#[test]
 fn the_flusher_writes_what_is_due_and_ends() {
     let rig = Rig::new(SMALL);
     let flusher = rig.state.spawn_flusher().unwrap();

@@ -190,6 +190,12 @@ impl Databases {
         Ok(place)
     }
 
+    /// What the decoded rows take that are kept.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
     fn decode(&self, address: IpAddr) -> Result<Option<Arc<Geo>>, MaxMindDbError> {
         let mut geo = Geo::default();
         for file in self.files.iter().flatten() {

@@ -415,6 +415,26 @@ fn without_any_whole_file_a_look_up_fails_and_says_why() {
 }
 
 #[test]
+fn the_rows_that_are_kept_stay_within_their_bytes() {
+    const CACHE_BYTES: usize = 64 << 10;
+    let networks: Vec<_> = (0..1_000).map(|n| format!("81.{}.{}.0/24", n / 250, n % 250)).collect();
+    let rows: Vec<_> = networks
+        .iter()
+        .map(|network| (&**network, city("GB", "ENG", network, (51.5, -0.1), "Europe/London")))
+        .collect();
+    let content = database("Test City", 1, &rows);
+    let options = GeoOptions { cache_bytes: CACHE_BYTES, ..GeoOptions::default() };
+    let files = Files::new(&[("city", &content)], options);
+    let databases = files.geo.databases.load();
+    for network in &networks {
+        let place = databases.place(network.replace("0/24", "7").parse().unwrap()).unwrap();
+        assert_eq!(place.unwrap().city.as_ref(), Some(network));
+        let cached = databases.cached_bytes();
+        assert!((1..=CACHE_BYTES as u64).contains(&cached), "{cached}");
+    }
+}
+
+#[test]
 fn more_files_than_can_be_asked_are_refused() {
     let files = vec![PathBuf::from("x"); FILES_MAX + 1];
     let refused = Geo::new(GeoOptions { files, ..GeoOptions::default() });

@@ -240,6 +240,20 @@ fn what_is_known_is_used_while_the_store_is_away() {
 }
 
 #[test]
+fn the_profiles_that_are_kept_stay_within_their_bytes() {
+    let traits = format!("{{\"about\":\"{}\"}}", "x".repeat(4 << 10));
+    let keys: Vec<_> = (0..1_000).map(|n| format!("uuser-{n}")).collect();
+    let all: Vec<_> = keys.iter().map(|key| (&**key, &*traits)).collect();
+    let desk = Desk::new(&all);
+    let cache_bytes = desk.profile.options.cache_bytes as u64;
+    for key in &keys {
+        assert_eq!(desk.one(of_user(&key[1..])).as_ref(), Ok(&Some(traits.clone())));
+        let cached = desk.profile.cache.weight();
+        assert!((1..=cache_bytes).contains(&cached), "{cached}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_no_object_fails_its_user_alone() {
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(TRAITS_BYTES_MAX));
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200), "]".repeat(200));
