@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -34,12 +35,16 @@ use crate::stage::{PartitionLoop, StageEnd, Time};
 
 type Answers = Box<dyn FnMut(&[u64]) -> Result<Accepted, PostError> + Send>;
 
-/// An endpoint that answers as it is told to, and remembers what it took: offsets, by request.
+/// An endpoint that answers as it is told to, and remembers what it took: offsets, by request. And
+/// what it was told at each try.
 struct Somebody {
     answers: Mutex<Answers>,
     taken: Mutex<Vec<Vec<u64>>>,
-    ids: Mutex<BTreeSet<String>>,
+    tries: Mutex<Vec<Try>>,
 }
+
+/// A try's `webhook-id`, and its body.
+type Try = (String, Bytes);
 
 impl Somebody {
     fn new(
@@ -47,7 +52,7 @@ impl Somebody {
     ) -> Arc<Self> {
         let answers: Answers = Box::new(answers);
         let answers = Mutex::new(answers);
-        Arc::new(Self { answers, taken: Mutex::default(), ids: Mutex::default() })
+        Arc::new(Self { answers, taken: Mutex::default(), tries: Mutex::default() })
     }
 
     fn offsets(&self) -> Vec<u64> {
@@ -60,10 +65,10 @@ impl Outbound for Somebody {
         let events: Vec<Json> = serde_json::from_slice(&post.body).unwrap();
         let offsets: Vec<_> = events.iter().map(|it| it["offset"].as_u64().unwrap()).collect();
         assert!(post.headers.contains_key("webhook-signature"));
+        let id = post.headers["webhook-id"].to_str().unwrap().to_owned();
+        self.tries.lock().push((id, post.body));
         let answer = (self.answers.lock())(&offsets);
         if answer.is_ok() {
-            let id = post.headers["webhook-id"].to_str().unwrap().to_owned();
-            self.ids.lock().insert(id);
             self.taken.lock().push(offsets);
         }
         // An answer takes a while: whoever waits for it may die before.
@@ -286,6 +291,26 @@ fn an_endpoint_that_is_away_for_a_while_loses_nothing() {
     assert_eq!(somebody.offsets(), (0..10).collect::<Vec<_>>());
     assert_eq!(bench.asides(), []);
     assert_eq!(hook.counters.retried.count(), 8);
+}
+
+#[test]
+fn a_request_that_is_made_again_has_the_id_and_the_body_of_the_first_and_no_other_has_them() {
+    let bench = Bench::new(FILE);
+    bench.write_at_once(10);
+    let mut calls = 0;
+    let somebody = Somebody::new(move |_| {
+        calls += 1;
+        if calls % 3 == 0 { yes() } else { no(503) }
+    });
+    assert_eq!(bench.run(&bench.webhook(somebody.clone()), usize::MAX), Poll::Pending);
+    let tries = somebody.tries.lock();
+    let of_each: Vec<_> = tries.chunks(3).collect();
+    assert_eq!(of_each.len(), 3, "ten events, four at once");
+    for same in &of_each {
+        assert!(same.iter().all(|it| *it == same[0]), "{same:?}");
+    }
+    let ids: BTreeSet<_> = of_each.iter().map(|same| &same[0].0).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
 }
 
 #[test]

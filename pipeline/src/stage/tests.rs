@@ -1,15 +1,20 @@
 //! What a stage's loop promises, over a log in memory that loses acks and a process that dies.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar};
 use std::task::Poll;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tracklog_log::conformance::block_on;
 use tracklog_log::memory::MemoryLog;
-use tracklog_log::{AppendError, Domain, Log as _, Pending, Topic};
+use tracklog_log::{
+    Append, AppendError, Busy, CatalogError, Domain, Epoch, Extent, Fetch, FetchError, Fetched,
+    Lane, Log, Pending, Permit, Ticket, TimeKind, Topic, TopicName, TopicSpec,
+};
 use tracklog_protocol::rejected::RejectedView;
-use tracklog_protocol::{BatchView, Offset, PartitionId, Record};
+use tracklog_protocol::{BatchView, Offset, PartitionId, Record, TimeMicros};
 
 use super::*;
 use crate::groups::{Groups, Member, Start};
@@ -414,6 +419,176 @@ proptest! {
             every_record_is_passed_on_once(delivery, &steps);
         }
     }
+}
+
+/// A log that notes how much each read asks for.
+struct Noting {
+    log: Arc<MemoryLog>,
+    asked: Mutex<Vec<usize>>,
+}
+
+impl Log for Noting {
+    fn open(&self, domain: Domain) -> Pending<'_, Result<Epoch, AppendError>> {
+        self.log.open(domain)
+    }
+
+    fn reserve(&self, lane: Lane, bytes: usize) -> Result<Permit, Busy> {
+        self.log.reserve(lane, bytes)
+    }
+
+    fn append(&self, permit: Permit, epoch: Epoch, append: Append<'_>) -> Ticket {
+        self.log.append(permit, epoch, append)
+    }
+
+    fn fetch(&self, fetch: Fetch) -> Pending<'_, Result<Fetched, FetchError>> {
+        self.asked.lock().push(fetch.bytes_max);
+        self.log.fetch(fetch)
+    }
+
+    fn extent(&self, partition: PartitionId) -> Option<Extent> {
+        self.log.extent(partition)
+    }
+
+    fn grown(&self, past: Vec<(PartitionId, Offset)>) -> Pending<'_, ()> {
+        self.log.grown(past)
+    }
+
+    fn offset_at(
+        &self,
+        partition: PartitionId,
+        kind: TimeKind,
+        time: TimeMicros,
+    ) -> Pending<'_, Result<Offset, FetchError>> {
+        self.log.offset_at(partition, kind, time)
+    }
+
+    fn trim(&self, partition: PartitionId, before: Offset) -> Pending<'_, Result<(), AppendError>> {
+        self.log.trim(partition, before)
+    }
+
+    fn create_topic(&self, spec: TopicSpec) -> Pending<'_, Result<Topic, CatalogError>> {
+        self.log.create_topic(spec)
+    }
+
+    fn delete_topic(&self, name: &TopicName) -> Pending<'_, Result<(), CatalogError>> {
+        self.log.delete_topic(name)
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        self.log.topics()
+    }
+
+    fn topic(&self, name: &str) -> Option<Topic> {
+        self.log.topic(name)
+    }
+}
+
+#[test]
+fn a_stage_that_lags_reads_more_at_once_up_to_its_most_and_less_again_when_it_keeps_up() {
+    let bench = Bench::new(Delivery::OneCommit);
+    let word = "a".repeat(32 << 10);
+    bench.write(&[&*word; 100]);
+    let log = Arc::new(Noting { log: Arc::clone(&bench.rig.log), asked: Mutex::default() });
+    let PartitionLoop { epoch, stage, source, rejected, delivery, time, counters, .. } =
+        bench.shared();
+    let most = stage.batch_bytes_max();
+    let shared = PartitionLoop {
+        log: Arc::clone(&log),
+        epoch,
+        stage,
+        source,
+        rejected,
+        delivery,
+        time,
+        counters,
+    };
+    let groups = bench.rig.groups();
+    let member = bench.member(&groups, "m");
+    let mut running = pin!(shared.run(&member, bench.source.partition(0)));
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    let asked = std::mem::take(&mut *log.asked.lock());
+    let least = asked[0];
+    assert!(least * 4 <= most, "{least} and {most}");
+    assert_eq!(asked[1..3], [least * 2, least * 4], "it doubles");
+    assert_eq!(asked.iter().max(), Some(&most));
+    assert!(asked.len() < 10, "{asked:?}");
+    assert_eq!(asked.last(), Some(&least), "it waits for little");
+    assert_eq!(bench.counters.records.count(), 100);
+    bench.write(&["a"]);
+    assert_eq!(poll_until_idle(running.as_mut(), usize::MAX), Poll::Pending);
+    assert!(log.asked.lock().iter().all(|it| *it == least), "it keeps up");
+}
+
+/// Works on a record once as many loops as it waits for work on one.
+struct Together {
+    here: std::sync::Mutex<usize>,
+    all_here: Condvar,
+    wanted: usize,
+}
+
+impl Stage for Together {
+    fn name(&self) -> &str {
+        "together"
+    }
+
+    fn begin<'a>(
+        &'a self,
+        _: &'a SourceBatch,
+    ) -> Pending<'a, Result<Box<dyn Work + 'a>, StageError>> {
+        Box::pin(std::future::ready(Ok(Box::new(self) as Box<dyn Work>)))
+    }
+}
+
+impl Work for &Together {
+    fn record(&mut self, _: Offset, _: Record<'_>, _: &mut Outputs) -> Result<(), Poison> {
+        let mut here = self.here.lock().unwrap();
+        *here += 1;
+        self.all_here.notify_all();
+        let (patience, wanted) = (Duration::from_secs(60), self.wanted);
+        let (here, _) =
+            self.all_here.wait_timeout_while(here, patience, |here| *here < wanted).unwrap();
+        if *here < wanted {
+            return Err(Poison { reason: format!("{here} of {wanted} were at work") });
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn as_many_partitions_are_worked_on_at_once_as_the_runtime_has_threads() {
+    const THREADS: usize = 4;
+    let rig = Rig::new();
+    let (source, rejected) = (rig.topic("source", 4), rig.topic("rejected", 1));
+    source.partitions().for_each(|at| rig.write(at, &["a"]));
+    let (here, all_here) = (std::sync::Mutex::new(0), Condvar::new());
+    let counters = Arc::<StageCounters>::default();
+    let shared = Arc::new(PartitionLoop {
+        log: Arc::clone(&rig.log),
+        epoch: rig.epoch,
+        stage: Arc::new(Together { here, all_here, wanted: THREADS }),
+        source,
+        rejected,
+        delivery: Delivery::OneCommit,
+        time: Arc::new(NoTime(rig.clock())),
+        counters: Arc::clone(&counters),
+    });
+    let (groups, group, member) = (rig.groups(), group("together"), "m".to_owned());
+    let runner = StageRunner { shared, groups, group, member, start: Start::Earliest };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_time()
+        .build()
+        .unwrap();
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let running = runtime.spawn(runner.run(stopping));
+    runtime.block_on(async {
+        while counters.commits.count() < THREADS as u64 {
+            tokio::task::yield_now().await;
+        }
+        stop.send_replace(true);
+        running.await.unwrap();
+    });
+    assert_eq!(counters.rejected.count(), 0, "not all were at work at once");
 }
 
 #[test]
