@@ -10,9 +10,9 @@ use super::client::{Ask, Client, PATIENCE, basic};
 use super::rig::{KEY, Rig, Setup, track};
 use super::tls;
 
-type Sender = h2::client::SendRequest<Bytes>;
+pub(super) type Sender = h2::client::SendRequest<Bytes>;
 
-async fn handshake<S>(stream: S) -> Sender
+pub(super) async fn handshake<S>(stream: S) -> Sender
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -10,6 +10,7 @@ mod cases;
 mod client;
 mod connections;
 mod cors;
+mod doors;
 mod drain;
 mod encodings;
 mod http2;
