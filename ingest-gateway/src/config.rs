@@ -72,9 +72,19 @@ pub struct Source {
     pub proxy_headers: Vec<String>,
 }
 
-/// Headers that are kept unless a source says otherwise.
-const HEADERS: [&str; 6] =
-    ["accept-language", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "dnt", "sec-gpc"];
+/// Headers that are kept unless a source says otherwise: what tells a device from others, and what
+/// its user wants of trackers.
+const HEADERS: [&str; 9] = [
+    "accept-language",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-ch-ua-platform-version",
+    "sec-ch-ua-model",
+    "sec-ch-ua-full-version-list",
+    "dnt",
+    "sec-gpc",
+];
 
 /// Where proxies and content networks say in which region a client is, and in whose network.
 const PROXY_HEADERS: [&str; 22] = [

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,8 +33,13 @@ async fn track(node: &Node, name: &str) -> String {
 
 /// The whole answer to a request.
 async fn ask(node: &Node, what: &str, body: &str) -> String {
+    ask_with(node, what, "", body).await
+}
+
+/// The same with more lines in its head, each with its end.
+async fn ask_with(node: &Node, what: &str, lines: &str, body: &str) -> String {
     let request = format!(
-        "{what} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{lines}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut stream = TcpStream::connect(node.http().unwrap()).await.unwrap();
@@ -44,7 +50,11 @@ async fn ask(node: &Node, what: &str, body: &str) -> String {
 }
 
 async fn lines(log: Arc<dyn tracklog_log::Log>) -> String {
-    let topic = log.topic("raw").unwrap();
+    lines_of(log, "raw").await
+}
+
+async fn lines_of(log: Arc<dyn tracklog_log::Log>, topic: &str) -> String {
+    let topic = log.topic(topic).unwrap();
     let mut replay = Replay::open(log, topic, Query::default()).await.unwrap();
     let mut lines = Vec::new();
     while replay.next(&mut lines).await.unwrap() == Step::More {}
@@ -89,6 +99,74 @@ async fn what_is_acked_and_not_yet_enriched_is_in_the_lag_that_metrics_tell_at_o
     node.stop().await;
 }
 
+/// Chrome says the same of both in its agent, and in the hints that it sends unasked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_browsers_say_when_they_are_asked_tells_windows_11_from_windows_10() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(data.path())).await.unwrap();
+    for (user, version) in [("eleven", "15.0.0"), ("ten", "10.0.0")] {
+        let hints = format!(
+            "user-agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like \
+             Gecko) Chrome/130.0.0.0 Safari/537.36\r\nsec-ch-ua-platform: \"Windows\"\r\n\
+             sec-ch-ua-platform-version: \"{version}\"\r\n"
+        );
+        let key = &node.default_key().text;
+        let event = format!(r#"{{"event":"e","userId":"{user}","writeKey":"{key}"}}"#);
+        let answer = ask_with(&node, "POST /v1/track", &hints, &event).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    until_lag(&node, "records", |records| records == 0.0).await;
+    let enriched = lines_of(node.log(), "enriched").await;
+    for (user, version) in [("eleven", "11"), ("ten", "10")] {
+        let user = format!(r#""userId":"{user}""#);
+        let line = enriched.lines().find(|line| line.contains(&user)).unwrap();
+        assert!(line.contains(&format!(r#""osVersion":"{version}""#)), "{line}");
+    }
+    node.stop().await;
+}
+
+/// What metrics say of the group that enriches.
+async fn lag_of_enrichment(node: &Node, of: &str) -> f64 {
+    let metrics = ask(node, "GET /metrics", "").await;
+    let begins = format!("tracklog_group_lag_{of}{{group=\"enrich\",topic=\"raw\"}} ");
+    let lag = metrics.lines().find_map(|line| line.strip_prefix(&*begins));
+    lag.map_or(-1.0, |lag| lag.parse().unwrap())
+}
+
+/// Asks until it is so; seconds are looked at in rounds.
+async fn until_lag(node: &Node, of: &str, is_so: impl Fn(f64) -> bool) -> f64 {
+    let looking = async {
+        loop {
+            let lag = lag_of_enrichment(node, of).await;
+            if is_so(lag) {
+                return lag;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looking).await.expect("a round comes")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nobody_enriches_metrics_tell_for_how_long_the_first_event_has_waited() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = settings(data.path());
+    let node = Node::start(&settings).await.unwrap();
+    assert_eq!(track(&node, "one").await, "HTTP/1.1 200 OK");
+    until_lag(&node, "records", |records| records == 0.0).await;
+    until_lag(&node, "seconds", |seconds| seconds == 0.0).await;
+    node.stop().await;
+
+    settings.enrich.enabled = false;
+    let node = Node::start(&settings).await.unwrap();
+    let began = Instant::now();
+    assert_eq!(track(&node, "two").await, "HTTP/1.1 200 OK");
+    let waits = until_lag(&node, "seconds", |seconds| seconds > 0.0).await;
+    assert!(waits < began.elapsed().as_secs_f64() + 1.0, "{waits}");
+    until_lag(&node, "seconds", |seconds| seconds > waits).await;
+    assert_eq!(lag_of_enrichment(&node, "records").await, 1.0);
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_leaves_the_folder_free() {
     let data = tempfile::tempdir().unwrap();
@@ -118,7 +196,7 @@ async fn a_look_at_the_lock_does_not_keep_a_node_from_starting() {
     lock.lock_shared().unwrap();
     let settings = settings(data.path());
     let start = tokio::spawn(async move { Node::start(&settings).await });
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
     lock.unlock().unwrap();
     start.await.unwrap().unwrap().stop().await;
 }
