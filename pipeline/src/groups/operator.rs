@@ -15,7 +15,7 @@ use super::ledger::{GroupRecord, group_key, offset_key, offset_keys};
 use super::{Committed, Generation, GroupError, GroupName};
 
 /// A group in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupSummary {
     /// Its name.
@@ -28,6 +28,8 @@ pub struct GroupSummary {
     pub generation: u64,
     /// Records that it has still to read.
     pub lag: u64,
+    /// How long the first of them has waited.
+    pub lag_seconds: f64,
 }
 
 /// A group with its partitions.
@@ -100,20 +102,28 @@ pub enum ResetTo {
 }
 
 impl<L: Log + ?Sized> Groups<L> {
-    /// All groups, by name.
+    /// All groups, by name. Reads a record of each partition in which one lags.
     ///
     /// # Errors
-    /// [`GroupError::Ledger`] when the ledger can't be read.
+    /// [`GroupError::Ledger`] when the ledger can't be read; others when the log can't.
     pub async fn list(&self) -> Result<Vec<GroupSummary>, GroupError> {
         self.ledger.refresh().await?;
         let mut summaries = Vec::new();
         for name in self.names() {
             let record = self.record(&name)?;
             let topics = self.topics_of(&record);
-            let lag = topics.iter().flat_map(Topic::partitions).map(|at| self.behind(&name, at).1);
+            let (mut lag, mut lag_seconds) = (0, 0_f64);
+            for topic in &topics {
+                for at in topic.partitions() {
+                    let of_partition = self.partition_lag(&name, topic, at).await?;
+                    lag += of_partition.lag;
+                    lag_seconds = lag_seconds.max(of_partition.lag_seconds);
+                }
+            }
             summaries.push(GroupSummary {
                 group: name.to_string(),
-                lag: lag.sum(),
+                lag,
+                lag_seconds,
                 topics: record.topics,
                 members: self.live_members(&name).await,
                 generation: record.generation,

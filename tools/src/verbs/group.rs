@@ -189,12 +189,13 @@ fn show_list(groups: &[GroupSummary], json: bool) -> Result<(), Failure> {
     if json {
         groups.iter().try_for_each(|group| output.json(group))?;
     } else {
-        let head = ["group", "topics", "members", "generation", "lag"];
+        let head = ["group", "topics", "members", "generation", "lag", "waits"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(groups.iter().map(|group| {
-            let GroupSummary { group, topics, members, generation, lag } = group;
+            let GroupSummary { group, topics, members, generation, lag, lag_seconds } = group;
             let numbers = [*members as u64, *generation, *lag].map(|number| number.to_string());
-            [vec![group.clone(), topics.join(", ")], numbers.to_vec()].concat()
+            let waits = format!("{lag_seconds:.1} s");
+            [vec![group.clone(), topics.join(", ")], numbers.to_vec(), vec![waits]].concat()
         }));
         output.write(table(&rows).as_bytes())?;
     }

@@ -161,12 +161,43 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
 
     list(0);
     let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest", "--json"]);
+    // The first of what was appended from a time on, in each partition.
+    let raw = replay(&data, "raw");
+    let time = raw.iter().map(|event| event["appendedAt"].as_str().unwrap()).max().unwrap();
+    let before = |partition: u64| {
+        let is_before = |event: &&Value| event["appendedAt"].as_str() < Some(time);
+        raw.iter().filter(|event| event["partition"] == partition).filter(is_before).count()
+    };
+    let there = |partition: u64| raw.iter().filter(|event| event["partition"] == partition).count();
+    let all = |next: &dyn Fn(u64) -> usize| (0..16).map(next).collect::<Vec<_>>();
+    for (to, next) in [
+        ("latest", all(&there)),
+        ("1", all(&|partition| there(partition).min(1))),
+        (time, all(&before)),
+        ("-1h", all(&|_| 0)),
+    ] {
+        let reset = group(&["reset", "enrich", "--topic", "raw", "--to", to, "--json"]);
+        let lines = reset.lines();
+        let told = lines.iter().map(|line| {
+            let place: Value = serde_json::from_str(line).unwrap();
+            usize::try_from(place["next"].as_u64().unwrap()).unwrap()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), next, "{to}");
+        let behind: usize = (0..16).map(|at| there(at) - next[usize::try_from(at).unwrap()]).sum();
+        let listed: Value = serde_json::from_str(group(&["list", "--json"]).lines()[0]).unwrap();
+        assert_eq!((&listed["lag"], listed["lagSeconds"] == 0.0), (&json!(behind), behind == 0));
+    }
+    let never = group(&["reset", "enrich", "--topic", "raw", "--to", "sometime"]);
+    assert!(never.refusal().contains("sometime"), "{never:?}");
     assert_eq!(reset.status, 0, "{}", reset.stderr);
     assert_eq!(reset.lines()[15], "{\"partition\":15,\"next\":0}");
     let node = Node::start(&data);
     enriched(&data, 10);
     assert!(node.terminate().0.success());
     assert_eq!(group(&["delete", "enrich"]).lines(), ["enrich: deleted"]);
+    let listed = group(&["list"]);
+    let [head, row] = listed.lines()[..] else { panic!("a group: {listed:?}") };
+    assert!(head.ends_with("waits") && row.ends_with("0.0 s"), "{listed:?}");
     assert!(group(&["list", "--json"]).lines().is_empty());
 }
 
