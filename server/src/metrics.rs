@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracklog_engine::{State, Status};
 use tracklog_log::{Log, Topic};
 use tracklog_pipeline::archive::archiver::{ArchiveCounters, TopicCounters};
+use tracklog_pipeline::enrich::geo::FileInUse;
 use tracklog_pipeline::enrich::profile::external::ExternalProfile;
 use tracklog_pipeline::enrich::stage::Enlisted;
 use tracklog_pipeline::groups::{GroupLag, GroupWait};
@@ -263,6 +264,18 @@ pub(crate) fn encode_enrichers(enrichers: &[Enlisted], text: &mut String) {
         line(text, &format!("{TIMED}_count"), &labels, counters.timed.count());
         let seconds = Duration::from_nanos(counters.timed_nanos.count()).as_secs_f64();
         writeln!(text, "{TIMED}_sum{labels} {seconds}").expect("a string takes all text");
+    }
+}
+
+/// Appends which files of places are asked: without any there are no places but those of headers.
+pub(crate) fn encode_geo_files(files: &[FileInUse], text: &mut String) {
+    const FILES: &str = "tracklog_geo_databases";
+    const BUILT: &str = "tracklog_geo_database_built_timestamp_seconds";
+    gauge(text, FILES, "Files of networks that are asked for places.", files.len() as u64);
+    declare(text, BUILT, "gauge", "When each of them was made, in seconds since 1970.");
+    for FileInUse { path, built_at_seconds } in files {
+        let labels = format!("{{file=\"{}\"}}", escaped(&path.to_string_lossy()));
+        line(text, BUILT, &labels, *built_at_seconds);
     }
 }
 

@@ -174,6 +174,8 @@ pub(crate) struct Enrichers {
     pub(crate) all: Vec<Arc<dyn Enricher>>,
     /// That among them which asks a store outside.
     external: Option<Arc<ExternalProfile>>,
+    /// That among them which asks files.
+    geo: Option<Arc<Geo>>,
 }
 
 /// The stage `enrich`, its state, and what it has done.
@@ -409,6 +411,9 @@ impl StageMetrics {
             if let Some(external) = &enrichers.external {
                 crate::metrics::encode_profile_store(external, text);
             }
+            if let Some(geo) = &enrichers.geo {
+                crate::metrics::encode_geo_files(&geo.in_use(), text);
+            }
         }
         if let Some(live) = &self.live {
             live.encode(text);
@@ -482,7 +487,7 @@ pub(crate) fn enrichers(
     if settings.device.enabled {
         enrichers.push(Arc::new(Device::new(DeviceOptions::default())));
     }
-    if let Some(geo) = geo {
+    if let Some(geo) = geo.clone() {
         enrichers.push(geo);
     }
     if settings.page.enabled {
@@ -502,7 +507,7 @@ pub(crate) fn enrichers(
     if settings.session.enabled {
         enrichers.push(Arc::new(Session::new(settings.session.inactivity())));
     }
-    Ok(Enrichers { all: enrichers, external })
+    Ok(Enrichers { all: enrichers, external, geo })
 }
 
 /// Refuses settings that no stage can begin with, before anything is made.

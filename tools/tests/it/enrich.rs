@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::reprocess::{ADDRESS, places};
 use crate::rig::{Node, Ran, enriched, replay, run, text, tracklog};
 
 const AGENT: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 \
@@ -160,7 +161,6 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
     assert!(node.terminate().0.success());
 
     list(0);
-    let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest", "--json"]);
     // The first of what was appended from a time on, in each partition.
     let raw = replay(&data, "raw");
     let time = raw.iter().map(|event| event["appendedAt"].as_str().unwrap()).max().unwrap();
@@ -189,16 +189,54 @@ fn operators_see_how_far_the_stage_is_and_may_let_it_begin_again_when_it_is_stop
     }
     let never = group(&["reset", "enrich", "--topic", "raw", "--to", "sometime"]);
     assert!(never.refusal().contains("sometime"), "{never:?}");
+    let reset = group(&["reset", "enrich", "--topic", "raw", "--to", "earliest", "--json"]);
     assert_eq!(reset.status, 0, "{}", reset.stderr);
     assert_eq!(reset.lines()[15], "{\"partition\":15,\"next\":0}");
     let node = Node::start(&data);
     enriched(&data, 10);
     assert!(node.terminate().0.success());
-    assert_eq!(group(&["delete", "enrich"]).lines(), ["enrich: deleted"]);
     let listed = group(&["list"]);
     let [head, row] = listed.lines()[..] else { panic!("a group: {listed:?}") };
     assert!(head.ends_with("waits") && row.ends_with("0.0 s"), "{listed:?}");
+    assert_eq!(group(&["delete", "enrich"]).lines(), ["enrich: deleted"]);
     assert!(group(&["list", "--json"]).lines().is_empty());
+}
+
+/// An event of a server that says where its user is.
+fn at_address(id: &str) -> Value {
+    json!({"type": "track", "event": "Bought", "messageId": id, "anonymousId": "d",
+           "context": {"ip": ADDRESS, "library": {"name": "analytics-node"}}})
+}
+
+#[test]
+fn a_running_node_reads_a_changed_file_of_places_and_tells_how_many_it_has_and_from_when() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let node = Node::start(&data);
+    node.await_metrics(&["tracklog_geo_databases 0"]);
+    assert!(node.terminate().0.success());
+
+    let [file, config] = ["places.mmdb", "tracklog.toml"].map(|name| parent.path().join(name));
+    let settings = format!("[enrich.geo]\ndatabases = [{:?}, \"none.mmdb\"]\n", text(&file));
+    std::fs::write(&config, settings).unwrap();
+    std::fs::write(&file, places("London")).unwrap();
+    let node = Node::start_with(&data, |command| {
+        command.args(["--config", text(&config)]).current_dir(parent.path())
+    });
+    let built = |seconds: u64| {
+        format!("tracklog_geo_database_built_timestamp_seconds{{file={:?}}} {seconds}", text(&file))
+    };
+    node.await_metrics(&["tracklog_geo_databases 1", &built(1_700_000_000)]);
+    assert_eq!(node.post("/v1/batch", &batch(&[at_address("1")])).status, 200);
+    enriched(&data, 1);
+    let new = parent.path().join("new.mmdb");
+    std::fs::write(&new, places("Leeds")).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    node.await_metrics(&["tracklog_geo_databases 1", &built(1_710_000_000)]);
+    assert_eq!(node.post("/v1/batch", &batch(&[at_address("2")])).status, 200);
+    let cities = enriched(&data, 2).into_iter().map(|event| event["geo"]["city"].clone());
+    assert_eq!(cities.collect::<Vec<_>>(), ["London", "Leeds"]);
+    assert!(node.terminate().0.success());
 }
 
 /// What `tracklog enrich explain` makes of `event`.

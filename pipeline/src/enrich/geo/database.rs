@@ -118,6 +118,11 @@ impl Database {
         address.is_ipv6() && self.reader.metadata().ip_version == 4
     }
 
+    /// When it was made, in seconds since 1970.
+    pub(super) fn built_at_seconds(&self) -> u64 {
+        self.reader.metadata().build_epoch
+    }
+
     /// What it is and when it was made, in letters that a version may have.
     pub(super) fn name(&self) -> String {
         let metadata = self.reader.metadata();
@@ -220,6 +225,15 @@ impl Weighter<Rows, Option<Arc<Geo>>> for Bytes {
         });
         (ENTRY_BYTES + texts) as u64
     }
+}
+
+/// A file that is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInUse {
+    /// Which file.
+    pub path: PathBuf,
+    /// When what was read of it was made, in seconds since 1970.
+    pub built_at_seconds: u64,
 }
 
 /// What came of reading a file.

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tracklog_protocol::event::EventView;
 
 use self::database::{Database, Databases, Stamp};
-pub use self::database::{DatabaseError, FILE_BYTES_MAX, FILES_MAX, FileRead};
+pub use self::database::{DatabaseError, FILE_BYTES_MAX, FILES_MAX, FileInUse, FileRead};
 pub use self::headers::Edge;
 use super::enrichment::Geo as Place;
 use super::sender::is_server;
@@ -141,6 +141,17 @@ impl Geo {
             self.databases.store(Arc::new(Databases::new(files, self.options.cache_bytes)));
         }
         read
+    }
+
+    /// The files that are asked; one that was never whole is none of them.
+    pub fn in_use(&self) -> Vec<FileInUse> {
+        let databases = self.databases.load();
+        let files = self.options.files.iter().zip(databases.files());
+        let in_use = files.filter_map(|(path, file)| {
+            let built_at_seconds = file.as_ref()?.built_at_seconds();
+            Some(FileInUse { path: path.clone(), built_at_seconds })
+        });
+        in_use.collect()
     }
 
     fn by_address(&self, event: &EventView<'_>) -> Result<Option<Arc<Place>>, LookupFailure> {
