@@ -1,7 +1,7 @@
 //! Real servers, on ports and in folders of their own; where they are not installed the tests say so.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,11 @@ impl Drop for Server {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// Past the harness's capture, which shows only what tests that fail print.
+fn say(what: &str) {
+    writeln!(io::stderr(), "{what}").expect("standard error is open");
 }
 
 /// To the process and all that it started.
@@ -177,7 +182,7 @@ fn redis(port: u16) -> Option<Server> {
     match command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
         Ok(process) => Some(Server { process, port }),
         Err(error) => {
-            println!("skipped: there is no redis-server: {error}");
+            say(&format!("SKIPPED profiles in Redis: there is no redis-server: {error}"));
             None
         }
     }
@@ -357,7 +362,7 @@ struct Cluster {
 impl Cluster {
     fn new() -> Option<Self> {
         let Some(programs) = postgres_programs() else {
-            println!("skipped: there is no PostgreSQL");
+            say("SKIPPED profiles in PostgreSQL: it is not installed");
             return None;
         };
         let folder = TempDir::new().unwrap();

@@ -1,6 +1,6 @@
 //! `tracklog demo`: it runs by itself, and every command that it prints works.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use crate::rig::{ended, run, text, tracklog};
@@ -53,7 +53,8 @@ fn every_command_that_the_demo_prints_works_while_it_runs() {
     }
     for command in &commands {
         if command.starts_with("curl") && Command::new("curl").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: there is no curl for {command}");
+            let told = writeln!(io::stderr(), "SKIPPED: there is no curl for {command}");
+            told.expect("standard error is open");
             continue;
         }
         let mut shell = Command::new("sh");
