@@ -14,12 +14,20 @@ fn the_demo_ends_by_itself_with_accepted_and_rejected_events() {
     let last = lines.iter().rfind(|line| line.contains("accepted")).expect("it tells how it goes");
     let count = |word: &str| {
         let rest = last.split_once(word).expect("the word is there").1;
-        let number = rest.split_whitespace().next().unwrap().trim_end_matches(',');
+        let number = rest.split([' ', ',', '/']).next().unwrap();
         number.parse::<u64>().unwrap()
     };
     assert!(count("accepted ") > 100, "{last}");
     assert!(count("rejected ") > 0 && count("failed ") == 0, "{last}");
-    assert!(count("enriched ") > 100 && count("orders ") > 0, "{last}");
+    let accepted = count("accepted ");
+    assert_eq!(count("enriched "), accepted, "it waits for the last of them: {last}");
+    assert_eq!(count("archived "), 2 * accepted, "of raw and of enriched: {last}");
+    assert!(count("live ") > 0, "{last}");
+    for topic in ["orders", "gold"] {
+        let routed = run(&["replay", topic, "--json", "--data", text(&data)]).lines().len() as u64;
+        assert!(routed > 0, "{topic}");
+        assert_eq!(count(&format!("{topic} ")), routed, "{topic}: {last}");
+    }
     let replayed = run(&["replay", "raw", "--json", "--data", text(&data)]).lines().len();
     assert_eq!(replayed as u64, count("accepted "), "what it counts is what is stored");
     let enriched = run(&["replay", "enriched", "--last", "1", "--json", "--data", text(&data)]);

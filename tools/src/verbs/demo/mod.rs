@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use downstream::Downstream;
+use downstream::Progress;
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracklog_server::config::{Flags, Settings, SettleSetting, WhenFullSetting};
 use tracklog_server::node::{Node, StartError};
 use traffic::{Tally, Traffic};
@@ -44,18 +44,22 @@ const PLACES_FILE: &str = "made-by-tracklog-demo-places.mmdb";
 const OWN_FILES: [&str; 2] = [ROUTES_FILE, "export"];
 /// Whoever watches wants to see the archive grow.
 const ARCHIVED_EVERY: Duration = Duration::from_secs(5);
+/// How long the last events may take to where they belong; a destination may be held.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Of HTTP and HTTPS.
 const USUAL_PORTS: [u16; 2] = [8080, 8443];
 
 /// Run a node of its own with realistic traffic, and watch it
 ///
 /// The traffic is a shop's, over HTTPS, some of it malformed. Shows what is accepted, what is
-/// rejected and why, how fast, on which disk backend, and how far behind it is what is enriched
-/// and routed.
+/// rejected and why, how fast, on which disk backend, and how far behind it is what is enriched,
+/// routed, counted live and archived.
 #[derive(Args)]
 #[command(after_help = "\
 The folder is made anew at each start; one that no demo made is never touched. While the demo runs
-it prints commands to try. Ctrl-C, or --for, ends it; the folder stays for `tracklog replay`.
+it prints commands to try. Ctrl-C, or --for, ends it: it sends no more, and waits up to 30 s until all
+that was accepted is enriched, routed and archived; Ctrl-C again ends it at once. The folder stays for
+`tracklog replay`.
 
 Examples:
   tracklog demo
@@ -146,10 +150,14 @@ impl Demo {
         let (stop, stopping) = watch::channel(false);
         let key = node.default_key().text.clone();
         let traffic = Traffic::start(endpoint, &key, self.rate, &tally, &stopping);
-        let ended = self.until_the_end(node, view, &tally).await;
+        let mut progress = Progress::of(node);
+        let ended = self.until_the_end(node, view, &tally, &mut progress).await;
         stop.send_replace(true);
         traffic.ended().await;
-        view.end(&tally, &Downstream::of(node, None))?;
+        if ended.is_ok() {
+            until_all_is_through(node, view, &tally, &mut progress).await?;
+        }
+        view.end(&tally, &progress.at_the_end())?;
         ended
     }
 
@@ -158,10 +166,9 @@ impl Demo {
         node: &Node,
         view: &mut View,
         tally: &Tally,
+        progress: &mut Progress<'_>,
     ) -> Result<(), Failure> {
-        let mut watch = node.watch();
-        let mut beat = interval(if view.is_live() { DRAWN_EVERY } else { TOLD_EVERY });
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = beat(view);
         let end = self.time.map(|time| Instant::now() + time);
         let at_the_end = async {
             match end {
@@ -172,7 +179,7 @@ impl Demo {
         tokio::pin!(at_the_end);
         loop {
             tokio::select! {
-                _ = beat.tick() => view.draw(tally, &Downstream::of(node, watch.as_mut()))?,
+                _ = beat.tick() => view.draw(tally, &progress.now())?,
                 () = &mut at_the_end => return Ok(()),
                 interrupted = tokio::signal::ctrl_c() => {
                     return interrupted.map_err(Failure::could_not_run);
@@ -181,4 +188,33 @@ impl Demo {
             }
         }
     }
+}
+
+fn beat(view: &View) -> Interval {
+    let mut beat = interval(if view.is_live() { DRAWN_EVERY } else { TOLD_EVERY });
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
+}
+
+/// Nothing is sent any more: shows how the rest comes through.
+async fn until_all_is_through(
+    node: &Node,
+    view: &mut View,
+    tally: &Tally,
+    progress: &mut Progress<'_>,
+) -> Result<(), Failure> {
+    let mut beat = beat(view);
+    let end = sleep_until(Instant::now() + PATIENCE);
+    tokio::pin!(end);
+    while !progress.is_through().await? {
+        tokio::select! {
+            _ = beat.tick() => view.draw(tally, &progress.at_the_end())?,
+            () = &mut end => return Ok(()),
+            interrupted = tokio::signal::ctrl_c() => {
+                return interrupted.map_err(Failure::could_not_run);
+            }
+            why = node.failed() => return Err(Failure::of("the log is closed", why)),
+        }
+    }
+    Ok(())
 }
