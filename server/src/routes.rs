@@ -33,15 +33,16 @@ pub struct RoutesStatus {
 pub struct DestinationStatus {
     /// Its name.
     pub destination: String,
-    /// `topic`, `webhook`, `file`.
+    /// `topic`, `webhook`, `file`; `live` or `archive`, which get every event without a rule.
     pub r#type: String,
-    /// `running`, `paused`, `failing`, or `stopped` where it cannot begin.
+    /// `running`, `paused`, `failing`, or `stopped` where it cannot begin or has ended; `idle` while
+    /// nobody watches live figures, `off` where the configuration says so.
     pub state: String,
     /// What fails.
     pub why: Option<String>,
     /// Since when.
     pub since: Option<String>,
-    /// Events of the source that it has still to pass.
+    /// Events of the source that it has still to pass; of an archive those of all its topics.
     pub lag: u64,
     /// Events that it took since it began, as the file says now; not counted for topics.
     pub delivered: Option<u64>,

@@ -37,6 +37,7 @@ use crate::explain::Explainer;
 use crate::find::Finder;
 use crate::node::forgetting::Forgetting;
 use crate::node::routing::Routing;
+use crate::node::standing::Standing;
 use crate::quarantine::Retries;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::reprocess::Reprocesses;
@@ -68,6 +69,7 @@ struct Shared {
     explainer: OnceLock<Option<Explainer>>,
     backfills: OnceLock<Backfills>,
     routing: OnceLock<Arc<Routing>>,
+    standing: OnceLock<Standing>,
     live: OnceLock<LiveDoor>,
     reprocesses: OnceLock<Arc<Reprocesses>>,
     retries: OnceLock<Arc<Retries>>,
@@ -96,6 +98,7 @@ impl Admin {
             explainer: OnceLock::new(),
             backfills: OnceLock::new(),
             routing: OnceLock::new(),
+            standing: OnceLock::new(),
             live: OnceLock::new(),
             reprocesses: OnceLock::new(),
             retries: OnceLock::new(),
@@ -140,6 +143,12 @@ impl Admin {
     pub(crate) fn set_routing(&self, routing: Arc<Routing>) {
         let first = self.shared.routing.set(routing).is_ok();
         assert!(first, "routing is set once");
+    }
+
+    /// What gets every event without a rule.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        let first = self.shared.standing.set(standing).is_ok();
+        assert!(first, "they are set once");
     }
 
     /// The node's live figures, if it has any, and how many clients may watch them at once.

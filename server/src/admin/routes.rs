@@ -11,6 +11,7 @@ use super::explain::explain_refusal;
 use super::groups::group_refusal;
 use crate::explain::ExplainError;
 use crate::node::routing::{DestinationError, Routing};
+use crate::node::standing::Standing;
 use crate::routes::RouteQuestion;
 
 /// What is done to a destination.
@@ -76,7 +77,10 @@ impl Shared {
             Err(refused) => return *refused,
         };
         match routing.destinations().await {
-            Ok(list) => json(StatusCode::OK, &serde_json::json!({ "destinations": list })),
+            Ok(mut list) => {
+                list.extend(self.standing.get().into_iter().flat_map(Standing::list));
+                json(StatusCode::OK, &serde_json::json!({ "destinations": list }))
+            }
             Err(error) => group_refusal(&error),
         }
     }
@@ -93,8 +97,18 @@ impl Shared {
         };
         match done {
             Ok(()) => json(StatusCode::OK, &serde_json::json!({ "success": true })),
-            Err(error) => destination_refusal(&error),
+            Err(error) => destination_refusal(&of_standing(error)),
         }
+    }
+}
+
+/// What no rule names may be what needs none.
+fn of_standing(error: DestinationError) -> DestinationError {
+    match &error {
+        DestinationError::NotFound(name) => {
+            Standing::refusal(name).map_or(error, DestinationError::Conflict)
+        }
+        _ => error,
     }
 }
 

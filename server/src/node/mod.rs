@@ -20,6 +20,7 @@ pub(crate) mod routing;
 mod runner;
 pub(crate) mod sources;
 pub(crate) mod stages;
+pub(crate) mod standing;
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,6 +61,7 @@ pub use archive::ArchiveError;
 use forgetting::{Forgetting, Parts};
 pub use stages::StagesError;
 use stages::{NodeTime, StageMetrics, StageTopics, Stages};
+use standing::Standing;
 
 /// How long requests in hand may take after a node was told to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -204,6 +206,8 @@ impl Node {
         admin.set_reprocesses(Arc::clone(&reprocesses));
         admin.set_explainer(explainer(settings, &config, &registry, &stages));
         admin.set_live(stages.live(), settings.live.clients_max);
+        let counters = archive.as_ref().map(|archive| archive.counters());
+        admin.set_standing(Standing { live: stages.live(), archive: counters });
         let backing =
             Backing { log: Arc::clone(&log), epoch, topics, registry: Arc::clone(&registry) };
         let door: Arc<dyn Door> = Arc::new(admin.clone());

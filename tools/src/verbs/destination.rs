@@ -33,6 +33,8 @@ pub(crate) struct DestinationCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Show all destinations: how each fares, and how far it lags
+    ///
+    /// Last `live` and `archive`: they get every event without a rule, and cannot be held.
     #[command(after_help = "\
 Examples:
   tracklog destination list

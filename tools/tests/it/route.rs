@@ -282,6 +282,32 @@ fn a_destination_that_is_held_waits_over_a_restart_and_delays_nobody() {
     assert!(node.terminate().0.success());
 }
 
+#[test]
+fn live_figures_and_the_archive_are_listed_as_destinations_that_nobody_holds() {
+    let house = House::new();
+    let data = house.data.clone();
+    let node = house.start();
+    send(&node, &[order(0, 60)]);
+    let destination_verb =
+        |arguments: &[&str]| run(&[&["destination"], arguments, &["--data", text(&data)]].concat());
+    let told = wait_for(&node, "/v1/destinations", |told| destination(told, "archive")["lag"] == 2);
+    let [live, archive] = ["live", "archive"].map(|name| destination(&told, name));
+    assert_eq!((&live["type"], &live["state"]), (&json!("live"), &json!("idle")), "{live}");
+    assert_eq!((&archive["type"], &archive["state"]), (&json!("archive"), &json!("running")));
+    assert_eq!(archive["delivered"], 0, "it is not due yet: {archive}");
+    let listed = destination_verb(&["list"]);
+    let rows = listed.lines();
+    assert!(rows[1].starts_with("live ") && rows[2].starts_with("archive "), "{rows:?}");
+    for name in ["live", "archive"] {
+        for verb in ["pause", "resume", "retry"] {
+            let refused = destination_verb(&[verb, name]);
+            let sentence = format!("{name} gets every event, by no rule, and is not held");
+            assert!(refused.refusal().contains(&sentence), "{refused:?}");
+        }
+    }
+    assert!(node.terminate().0.success());
+}
+
 /// The endpoint of the usual lane takes a request and never answers: nothing of its events is handed
 /// over when what came behind all of them is, by a rule of high priority.
 #[test]
