@@ -100,8 +100,34 @@ fn rows_that_another_file_had_are_told_as_duplicates() {
     assert_eq!(counts(&rig.summary(&first, &[]).1), [2, 0, 0, 0]);
     let second = rig.file("second.ndjson", format!("{a}\n{c}\n{b}\n{c}\n"));
     assert_eq!(counts(&rig.summary(&second, &[]).1), [1, 3, 0, 0]);
-    assert_eq!(counts(&rig.summary(&second, &[]).1), [0, 4, 0, 0], "all are there now");
+    let (status, again) = rig.summary(&second, &[]);
+    assert_eq!((status, counts(&again)), (0, [0, 4, 0, 0]), "all are there now");
     assert_eq!(texts(&rig.raw(), "/messageId"), ["a", "b", "c"]);
+    assert!(rig.rejected().is_empty(), "nothing is stored anywhere");
+}
+
+#[test]
+fn several_files_are_told_one_by_one_and_a_bad_row_of_any_makes_the_answer_no() {
+    let rig = Rig::start();
+    let [a, b, d] = ["a", "b", "d"].map(|id| event(id, ""));
+    let first = rig.file("first.ndjson", format!("{a}\n{b}\n"));
+    let columns = "event,userId,messageId,timestamp\n";
+    let second = rig.file("second.csv", format!("{columns}Paid,u,c,2025-03-01T00:00:00Z\n"));
+    let third = rig.file("third.ndjson", format!("no event\n{d}\n"));
+    let backfill = |files: &[&Path]| {
+        let files: Vec<_> = files.iter().map(|file| text(file)).collect();
+        let data = rig.data();
+        let ran = run(&[&["backfill"], &files[..], &["--json", "--data", text(&data)]].concat());
+        let lines = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let summaries: Vec<_> = lines.filter(|line| line["stored"].is_u64()).collect();
+        (ran.status, summaries.iter().map(counts).collect::<Vec<_>>())
+    };
+    let all = [&*first, &second, &third];
+    assert_eq!(backfill(&all), (1, vec![[2, 0, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0]]));
+    assert_eq!(texts(&rig.raw(), "/messageId"), ["a", "b", "c", "d"]);
+    assert_eq!(backfill(&all[..2]), (0, vec![[0, 2, 0, 0], [0, 1, 0, 0]]));
+    assert_eq!(backfill(&all), (1, vec![[0, 2, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]));
+    assert_eq!((rig.raw().len(), rig.rejected().len()), (4, 1));
 }
 
 #[test]
