@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Int32Type, Int64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
 use crate::rig::{Node, replay, run, text};
@@ -199,7 +202,40 @@ fn exports_hold(site: &Site, sent: usize) {
     let csv = read(&export("csv", &["--format", "csv"]));
     assert!(csv.iter().any(|line| line.starts_with("partition,offset,appendedAt")));
     assert_eq!(csv.len(), sent + 1, "the heads are alike");
-    assert!(!export("parquet", &wanted).is_empty());
+    let by_source = |source: &str, output: &str| {
+        read(&export(output, &["--format", "ndjson", "--source", source])).len()
+    };
+    assert_eq!((by_source("default", "default"), by_source("other", "other")), (sent, 0));
+    let parts = export("parquet", &wanted);
+    assert_eq!(rows_of(&parts), of_replay.iter().map(|line| place_of(line)).collect());
+}
+
+/// Partition and offset of a line, and its message id.
+fn place_of(line: &str) -> (i32, i64, String) {
+    let line: Value = serde_json::from_str(line).unwrap();
+    let partition = i32::try_from(line["partition"].as_i64().unwrap()).unwrap();
+    (partition, line["offset"].as_i64().unwrap(), line["messageId"].as_str().unwrap().to_owned())
+}
+
+/// The same of each row of Parquet files.
+fn rows_of(files: &[PathBuf]) -> BTreeSet<(i32, i64, String)> {
+    let mut rows = BTreeSet::new();
+    for file in files {
+        let file = std::fs::File::open(file).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        for batch in reader.map(Result::unwrap) {
+            let column = |name: &str| batch.column_by_name(name).unwrap();
+            let partitions = column("partition").as_primitive::<Int32Type>();
+            let offsets = column("offset").as_primitive::<Int64Type>();
+            let ids = column("message_id").as_string::<i32>();
+            rows.extend(
+                (0..batch.num_rows()).map(|row| {
+                    (partitions.value(row), offsets.value(row), ids.value(row).to_owned())
+                }),
+            );
+        }
+    }
+    rows
 }
 
 fn restore_holds(site: &Site, sent: usize) {
