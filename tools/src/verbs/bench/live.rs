@@ -196,7 +196,8 @@ async fn read(log: Arc<dyn Log>, moments: Arc<Moments>, events: u64) -> Result<(
     Ok(())
 }
 
-fn number_of(message_id: &str) -> Option<u64> {
+/// Which event of a bench has this id.
+pub(super) fn number_of(message_id: &str) -> Option<u64> {
     message_id.rsplit('-').next()?.parse().ok()
 }
 

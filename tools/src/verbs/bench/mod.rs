@@ -5,6 +5,7 @@
 
 mod append;
 mod gateway;
+mod late_store;
 mod live;
 mod open_loop;
 mod pace;
@@ -12,7 +13,9 @@ mod pipeline;
 mod raw;
 mod replay;
 mod soak;
+mod spike;
 mod standstill;
+mod steady;
 mod visitors;
 mod wire;
 
@@ -101,6 +104,18 @@ Examples:
   tracklog bench soak --seconds 600
   tracklog bench soak --seconds 60 --rate 50000")]
     Soak(soak::Offered),
+    /// Enrichment stopped, then slow, then 10 s of ten times the rate: acks, lag, memory
+    #[command(after_help = "\
+A node with all its stages takes 50 events a request over HTTP, each request when it is due: with
+enrichment at work, with none, with one whose profile store answers late (which needs a build with
+--features full), and then 10 s of ten times the rate over ten times the connections. Then it is waited until enrichment has caught
+up, and every event that was acked is looked for in `raw` and in `enriched`: one that is not there
+once is an error. What is refused is counted by its status, and not sent again.
+
+Examples:
+  tracklog bench spike --seconds 10
+  tracklog bench spike --rate 2000")]
+    Spike(spike::Offered),
 }
 
 /// How it is measured.
@@ -257,6 +272,7 @@ impl BenchCommand {
                 What::Live => live::measure(&self.run).await,
                 What::Pipeline => pipeline::measure(&self.run).await,
                 What::Soak(offered) => soak::measure(&self.run, offered).await,
+                What::Spike(offered) => spike::measure(&self.run, offered).await,
             }
         });
         let stood_still = watcher.end().told();

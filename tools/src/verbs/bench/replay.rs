@@ -94,6 +94,23 @@ impl Scan {
         topic: &Topic,
         keep: Keep,
     ) -> Result<Self, Failure> {
+        let (mut views, mut seen_bytes) = (Vec::new(), 0);
+        let keeps = |_, batch: BatchView| {
+            seen_bytes += batch.bytes().len();
+            if keep == Keep::Views && seen_bytes <= KEPT_BYTES_MAX {
+                views.push(batch);
+            }
+        };
+        let scan = Self::each(log, topic, keeps).await?;
+        Ok(Self { views, ..scan })
+    }
+
+    /// Gives each batch to `take`, with the offset from which on it was asked for.
+    pub(super) async fn each(
+        log: &Arc<dyn Log>,
+        topic: &Topic,
+        mut take: impl FnMut(Offset, BatchView),
+    ) -> Result<Self, Failure> {
         let began = Instant::now();
         let mut scan = Self { bytes: 0, seconds: 0.0, views: Vec::new() };
         let start = |id| log.extent(id).map_or(Offset::ZERO, |extent| extent.start);
@@ -117,12 +134,10 @@ impl Scan {
                 }
                 Err(error) => return Err(Failure::could_not_run(error)),
             };
-            from.clear();
-            for found in fetched.partitions {
+            let asked = std::mem::take(&mut from);
+            for ((_, asked), found) in asked.into_iter().zip(fetched.partitions) {
                 scan.bytes += found.batches.iter().map(|batch| batch.bytes().len()).sum::<usize>();
-                if keep == Keep::Views && scan.bytes <= KEPT_BYTES_MAX {
-                    scan.views.extend(found.batches);
-                }
+                found.batches.into_iter().for_each(|batch| take(asked, batch));
                 if found.next < found.extent.end {
                     from.push((found.partition, found.next));
                 }
