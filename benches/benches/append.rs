@@ -69,7 +69,8 @@ fn batches(criterion: &mut Criterion, backend: &str, log: &ScratchLog, runtime: 
         PARTITIONS.map(|partitions| (partitions, target(log, "batches", partitions, runtime)));
     workload::fill_once(&targets[0].1, &Shape::of_server(BackendChoice::Auto), runtime);
     for records in RECORDS {
-        let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records };
+        let make = workload::batch;
+        let producers = Producers { count: PRODUCERS, in_flight: IN_FLIGHT, records, make };
         let batches = batches_a_turn(records);
         group.throughput(Throughput::Elements((PRODUCERS * batches * records) as u64));
         // Side by side, since they are compared with each other.

@@ -1,7 +1,8 @@
 //! Replay of the recent past: everything in full segments, read in order over all partitions with
 //! every checksum computed; beside it the checksum alone over the same mapped bytes.
 //!
-//! Warm: the segments lie in the page cache. The ratio of the two is what counts.
+//! Warm: the segments lie in the page cache. The ratio of the two is what counts. Of events one field
+//! each is read besides.
 //!
 //! Cold: the page cache is dropped, and the log opened again, before each turn. A topic of 1,024
 //! partitions, written in turn, is read densely (all of them in each fetch), by a reader for each
@@ -20,7 +21,8 @@ use tracklog_benches::workload::{self, Producers, Target};
 use tracklog_engine::BackendChoice;
 use tracklog_engine::disk::{Access, FolderAccess, open_folder};
 use tracklog_log::{Fetch, FetchMode, Fetched, Log as _};
-use tracklog_protocol::{Offset, PartitionId};
+use tracklog_protocol::event::EventView;
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
 const PARTITIONS: u32 = 16;
 const SPARSE_PARTITIONS: u32 = 1_024;
@@ -39,6 +41,7 @@ const SHAPE: Shape = Shape {
 };
 const TOPICS: [(&str, &str); 2] =
     [("batches", "batches of 1,000"), ("gathered", "gathered single records")];
+const EVENTS_TOPIC: &str = "events";
 
 fn main() {
     let mut criterion = pace::moving_bytes();
@@ -57,8 +60,11 @@ fn main() {
 }
 
 fn fill(log: &ScratchLog, runtime: &Runtime) {
-    let producers = Producers { count: 8, in_flight: 4, records: 1_000 };
+    let make = workload::batch;
+    let producers = Producers { count: 8, in_flight: 4, records: 1_000, make };
     producers.run(&topic(log, "batches", runtime), 128, runtime);
+    let of_events = Producers { make: workload::event_batch, ..producers };
+    of_events.run(&topic(log, EVENTS_TOPIC, runtime), 128, runtime);
     workload::call_from_threads(&topic(log, "gathered", runtime), 1_000, 1_000, 2);
     let sparse = topic_of(log, SPARSE_TOPIC, SPARSE_PARTITIONS, runtime);
     workload::call_from_threads(&sparse, 1_000, 400, 2);
@@ -70,6 +76,17 @@ fn replays(criterion: &mut Criterion, by: &str, log: &ScratchLog, runtime: &Runt
     for (topic_name, what) in TOPICS {
         replay(criterion, &format!("{what}/{by}"), &topic(log, topic_name, runtime), runtime);
     }
+    let events = topic(log, EVENTS_TOPIC, runtime);
+    let count = read_all(&events, runtime, |_| {}).records;
+    let mut group = criterion.benchmark_group(format!("replay/events of a dozen fields/{by}"));
+    group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(count));
+    group.bench_function("checked, one field of each read", |bencher| {
+        bencher.iter(|| {
+            let mut latest = TimeMicros(i64::MIN);
+            read_all(&events, runtime, |fetched| latest = latest.max(latest_received(fetched)));
+            latest
+        });
+    });
 }
 
 fn topic(log: &ScratchLog, name: &str, runtime: &Runtime) -> Target {
@@ -199,6 +216,13 @@ fn first_bytes(fetched: &Fetched) -> u64 {
     let batches = fetched.partitions.iter().flat_map(|found| &found.batches);
     let records = batches.flat_map(|batch| batch.records());
     records.map(|(_, record)| u64::from(record.bytes()[0])).sum()
+}
+
+fn latest_received(fetched: &Fetched) -> TimeMicros {
+    let batches = fetched.partitions.iter().flat_map(|found| &found.batches);
+    let records = batches.flat_map(|batch| batch.records());
+    let events = records.filter_map(|(_, record)| EventView::of(record));
+    events.map(|event| event.received_time()).max().unwrap_or(TimeMicros(i64::MIN))
 }
 
 /// What a whole replay came to.

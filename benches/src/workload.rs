@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use tracklog_engine::Engine;
 use tracklog_log::{Append, Epoch, Item, Lane, Log as _, Ticket};
 use tracklog_protocol::batch::BatchBuilder;
+use tracklog_protocol::event::EventBuilder;
 use tracklog_protocol::{PartitionId, PayloadKind, VerifiedBatch};
 
 use crate::samples;
@@ -41,6 +42,18 @@ pub fn batch(records: usize) -> VerifiedBatch {
     let mut builder = BatchBuilder::new(PayloadKind::Opaque);
     for _ in 0..records {
         builder.push(samples::record());
+    }
+    builder.finish()
+}
+
+/// A batch of as many events of a dozen fields.
+#[must_use]
+pub fn event_batch(events: usize) -> VerifiedBatch {
+    let parts = samples::twelve_fields();
+    let mut event = EventBuilder::new();
+    let mut builder = BatchBuilder::new(PayloadKind::Event);
+    for _ in 0..events {
+        builder.push(event.build(&parts));
     }
     builder.finish()
 }
@@ -87,6 +100,8 @@ pub struct Producers {
     pub in_flight: usize,
     /// Records in a batch.
     pub records: usize,
+    /// What makes a batch of so many: [`batch`] or [`event_batch`].
+    pub make: fn(usize) -> VerifiedBatch,
 }
 
 impl Producers {
@@ -114,7 +129,7 @@ impl Producers {
                 acked(ticket).await;
             }
             let turn = producer + number * self.count;
-            tickets.push_back(target.append_batch(lane, turn, &batch(self.records)));
+            tickets.push_back(target.append_batch(lane, turn, &(self.make)(self.records)));
         }
         for ticket in tickets {
             acked(ticket).await;
@@ -131,7 +146,7 @@ pub fn fill_once(target: &Target, shape: &Shape, runtime: &Runtime) {
     const RECORDS: usize = 1_000;
     let written = target.engine.status().commit_bytes;
     let Some(missing) = shape.journal_bytes_max().checked_sub(written) else { return };
-    let producers = Producers { count: 8, in_flight: 4, records: RECORDS };
+    let producers = Producers { count: 8, in_flight: 4, records: RECORDS, make: batch };
     let a_turn = producers.count * RECORDS * samples::RECORD_BYTES;
     let batches = missing / a_turn as u64 + 1;
     let batches = usize::try_from(batches).expect("a gigabyte is counted in few batches");

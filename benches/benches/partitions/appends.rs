@@ -15,7 +15,8 @@ use crate::node::partitions_of;
 use crate::{PARTITIONS_A_TOPIC, TOPICS, median, tell};
 
 const TURNS: usize = 7;
-const PRODUCERS: Producers = Producers { count: 8, in_flight: 4, records: 1_000 };
+const PRODUCERS: Producers =
+    Producers { count: 8, in_flight: 4, records: 1_000, make: workload::batch };
 /// Batches of a producer in a turn.
 const BATCHES: usize = 400;
 const CALLERS: usize = 1_000;
