@@ -69,6 +69,7 @@ pub mod fuzzing {
     use crate::journal::commit::{
         CommitHeader, CommitKind, Opened, Sealed, control_body, directory,
     };
+    use crate::partition::places::Reach;
     use crate::seen::event_ids::HASH_BITS;
     use crate::settled::frames::Frames;
     use crate::settled::ids::{IdReader, IdSearch};
@@ -124,7 +125,7 @@ pub mod fuzzing {
         let (index, cluster) = PackIndex::read_any(&*file).ok()?;
         let (head, index) = (index.head, Arc::new(index));
         index.topic_bytes(|_, _| {});
-        index.expired_percent(|_| Some(Offset(3)));
+        Reach::of(&index.shares, |_| Some(Offset(3))).expired_percent();
         Some(PackShown {
             records: records_of_pack(disk, pack, &index),
             ids: ids_of_pack(&file, &index),

@@ -33,7 +33,8 @@ pub struct Options {
     pub replay_bytes: u64,
     /// How much of the log's newest full segments stays as it was written, and less where the
     /// journal's limit asks for it. What is older is settled into packs: sorted, compressed, and
-    /// read through decoded frames. With `None` nothing is.
+    /// read through decoded frames. With `None` nothing is. The oldest segments of which more than half
+    /// can be read no more, for limits and trims, become packs in any case: that frees the disk.
     pub hot_bytes: Option<u64>,
     /// How hard packs are compressed, as zstd counts: 1 to 22.
     pub pack_level: i32,

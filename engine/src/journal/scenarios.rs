@@ -161,11 +161,16 @@ impl Rig {
             partitions,
             retention: tracklog_log::Retention::Keep,
         };
-        let key = catalog::topic_key(&spec.name);
-        let value = catalog::topic_value(&spec, TimeMicros(1));
+        self.tell_catalog(
+            &catalog::topic_key(&spec.name),
+            &catalog::topic_value(&spec, TimeMicros(1)),
+        );
+    }
+
+    /// Sets a key of the catalog, and settles.
+    fn tell_catalog(&mut self, key: &[u8], value: &[u8]) {
         let mut buffer = Vec::new();
-        let record =
-            tracklog_protocol::KeyValue { key: &key, value: Some(&value) }.encode(&mut buffer);
+        let record = tracklog_protocol::KeyValue { key, value: Some(value) }.encode(&mut buffer);
         let items = [Item::Record { partition: catalog::PARTITION, record }];
         let append = Append { conditions: &[], items: &items };
         let ticket = self.client.append(Lane(9), append).unwrap();

@@ -202,6 +202,46 @@ pub(crate) struct PartitionShare {
     pub(crate) end: Offset,
 }
 
+/// How much of what lies in a segment, or in a pack, can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// What all batches take, uncompressed.
+    pub(crate) all_bytes: u64,
+    /// What those of them take that lie below their partition's start.
+    pub(crate) expired_bytes: u64,
+}
+
+impl Reach {
+    /// `start` tells where a partition starts; of those that are gone nothing.
+    pub(crate) fn of(
+        shares: &[PartitionShare],
+        start: impl Fn(PartitionId) -> Option<Offset>,
+    ) -> Self {
+        let mut reach = Self::default();
+        for share in shares {
+            let start = start(share.partition).unwrap_or(Offset(u64::MAX));
+            let ends = share.places.iter().skip(1).map(|next| next.base_offset).chain([share.end]);
+            for (place, end) in share.places.iter().zip(ends) {
+                let bytes = u64::from(place.batch_bytes);
+                reach.all_bytes += bytes;
+                reach.expired_bytes += if end <= start { bytes } else { 0 };
+            }
+        }
+        reach
+    }
+
+    /// What is expired, in hundredths: 0 only where all can be read, 100 where nothing lies.
+    pub(crate) fn expired_percent(&self) -> u64 {
+        let percent = (self.expired_bytes * 100).checked_div(self.all_bytes);
+        percent.unwrap_or(100).max(u64::from(self.expired_bytes > 0))
+    }
+
+    /// Whether more than half is expired.
+    pub(crate) const fn is_mostly_expired(&self) -> bool {
+        self.expired_bytes > self.all_bytes / 2
+    }
+}
+
 /// All batches of one segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SegmentIndex {

@@ -281,21 +281,6 @@ impl PackIndex {
         }
     }
 
-    /// How much of the space nobody can read any more, in hundredths, and 0 only where all can be read.
-    /// `start` tells where a partition starts; of those that are gone nothing.
-    pub(crate) fn expired_percent(&self, start: impl Fn(PartitionId) -> Option<Offset>) -> u64 {
-        let (mut expired, mut all) = (0_u64, 0);
-        for share in &self.shares {
-            let start = start(share.partition).unwrap_or(Offset(u64::MAX));
-            let ends = share.places.iter().skip(1).map(|next| next.base_offset).chain([share.end]);
-            for (place, end) in share.places.iter().zip(ends) {
-                all += u64::from(place.batch_bytes);
-                expired += if end <= start { u64::from(place.batch_bytes) } else { 0 };
-            }
-        }
-        (expired * 100).checked_div(all).unwrap_or(100).max(u64::from(expired > 0))
-    }
-
     /// The first place of the partition whose last batch was appended at `time` or later.
     pub(crate) fn first_appended_at(
         &self,

@@ -1,6 +1,6 @@
 //! The settler: makes packs of full segments, oldest first, when there are more of them than are to
-//! stay hot, and larger packs of smaller ones; gives up what is beyond its topic's limits; and
-//! carries out what is to be erased (`erasing`).
+//! stay hot or most of them can be read no more, and larger packs of smaller ones; gives up what is
+//! beyond its topic's limits; and carries out what is to be erased (`erasing`).
 //!
 //! Promises
 //! - A pack is written, made durable, read back and held against what was written before anybody
@@ -38,7 +38,9 @@ use crate::journal::appender::Counters;
 use crate::journal::commit::{CommitNumber, Opened, Run, SegmentNumber};
 use crate::journal::intake::Input;
 use crate::journal::segment::ClusterId;
-use crate::partition::places::{Home, Index, Listed, PartitionShare, Place, SegmentIndex, Unread};
+use crate::partition::places::{
+    Home, Index, Listed, PartitionShare, Place, Reach, SegmentIndex, Unread,
+};
 use crate::published::Published;
 use crate::read::Reader;
 use crate::seen::event_ids::{IdKey, SettledIds};
@@ -377,8 +379,13 @@ impl Settler {
     /// How much of a pack is expired, where its index can be read.
     fn expired_percent(&self, pack: Unread) -> Option<u64> {
         let index = self.pack_index(pack)?;
+        Some(self.reach(&index.shares).expired_percent())
+    }
+
+    /// How much can be read of what lies in these places.
+    fn reach(&self, shares: &[PartitionShare]) -> Reach {
         let topics = self.published.topics.read();
-        Some(index.expired_percent(|partition| topics.extent(partition).map(|it| it.start)))
+        Reach::of(shares, |partition| topics.extent(partition).map(|it| it.start))
     }
 
     /// What decides whether a pack is merged; none where its index cannot be read.
@@ -403,12 +410,9 @@ impl Settler {
         if self.retire() || self.erase() {
             return true;
         }
-        if self.options.hot_segments == u64::MAX {
-            return false;
-        }
         let low_bytes = self.low_bytes();
         let (room, free_bytes) = match self.disk.free_bytes() {
-            Ok(free) if free < low_bytes => (Room::Short, free),
+            Ok(free) if free < low_bytes && self.settling.is_on() => (Room::Short, free),
             Ok(free) => (Room::Plenty, free),
             Err(error) => {
                 tracing::warn!("cannot tell how much room there is: {error}");
@@ -438,10 +442,34 @@ impl Settler {
     fn segments_to_settle(&self, room: Room, free_bytes: u64) -> Result<Option<Stretch>, Failure> {
         let slots = |slots: u64| usize::try_from(slots).unwrap_or(usize::MAX);
         let hot = slots(self.options.hot_segments);
+        let spent = self.spent_segments();
         self.full_segments(|full| match room {
-            Room::Plenty => full.saturating_sub(hot),
+            Room::Plenty => full.saturating_sub(hot).max(spent),
             Room::Short => full.min(slots(free_bytes / self.options.slot_bytes)),
         })
+    }
+
+    /// How many of the oldest full segments hold mostly what nobody can read any more: as packs they
+    /// give back more than they take.
+    fn spent_segments(&self) -> usize {
+        let full = self.published.places.read().settleable();
+        let mut spent = 0;
+        for (at, unread) in full.into_iter().take(self.segments_at_once()).enumerate() {
+            let Ok(index) = self.reader.read_index(unread) else { break };
+            let reach = self.reach(index.shares());
+            if reach.is_mostly_expired() {
+                spent = at + 1;
+            } else if reach.all_bytes > 0 {
+                break;
+            }
+        }
+        spent
+    }
+
+    /// One pack is made of no more segments.
+    fn segments_at_once(&self) -> usize {
+        let most = usize::try_from(STRETCH_BYTES_MAX / self.options.slot_bytes).unwrap_or(1);
+        most.max(1)
     }
 
     /// Makes one pack. Says whether it is there.
@@ -483,8 +511,7 @@ impl Settler {
     /// hold them.
     fn full_segments(&self, count: impl Fn(usize) -> usize) -> Result<Option<Stretch>, Failure> {
         let full = self.published.places.read().settleable();
-        let most = usize::try_from(STRETCH_BYTES_MAX / self.options.slot_bytes).unwrap_or(1);
-        let count = count(full.len()).min(most.max(1));
+        let count = count(full.len()).min(self.segments_at_once());
         let mut sources = Vec::with_capacity(count);
         let mut last = None;
         for unread in full.into_iter().take(count) {

@@ -501,6 +501,103 @@ fn what_is_beyond_its_bytes_leaves_the_disk_and_the_newest_stay() {
     }
 }
 
+/// Nothing is settled for its age, whether all of the log is hot or settling is off.
+fn hot() -> [Options; 2] {
+    [Options { hot_bytes: None, ..options() }, Options { hot_bytes: Some(1 << 40), ..options() }]
+}
+
+#[test]
+fn what_nobody_can_read_leaves_the_disk_where_nothing_is_settled_too() {
+    for (seed, options) in (40..).zip(hot()) {
+        let mut machine = Machine::with(seed, options);
+        let log = machine.engine();
+        let raw = topic(log, "raw", 2, Retention::Keep);
+        let keys = topic(log, "_keys", 1, Retention::Compact)[0];
+        limit(log, "raw", Limits { bytes: Some(1 << 20), ..Limits::default() });
+        set(log, keys, b"once", b"written");
+        for number in 0..320_u64 {
+            let partition = raw[usize::try_from(number % 2).expect("small")];
+            append(log, partition, &noise(number, 1 << 20)).expect("it is stored");
+            set(log, keys, format!("key {}", number % 5).as_bytes(), &payload(number, 100));
+        }
+        until(log, |log| log.status().segments <= 3);
+        until(log, |_| machine.disk.journal_folder().expect("it is there").slots.len() <= 12);
+        let status = log.status();
+        assert!(status.pack_bytes < 1 << 20, "packs hold what is left, and no more: {status:?}");
+        let last: Vec<Vec<u8>> = records(log, keys).into_values().rev().take(5).collect();
+        machine.crash(Crash::Power);
+        let report = machine.verify().expect("it opens");
+        assert!(report.clean, "{report}");
+        machine.open().expect("it opens");
+        let log = machine.engine();
+        let there = records(log, keys);
+        assert_eq!(there.keys().next(), Some(&0), "a live record stays, and its offset");
+        assert!(there.into_values().rev().take(5).eq(last));
+        for partition in raw {
+            let extent = log.extent(partition).expect("it is there");
+            assert!(extent.end == Offset(160) && extent.start > Offset(130), "{extent:?}");
+            let there = records(log, partition);
+            assert!(there.keys().copied().eq(160 - there.len() as u64..160), "the newest stay");
+            assert_eq!(append(log, partition, b"next"), Ok(Offset(160)));
+        }
+        machine.reopen();
+        assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
+    }
+}
+
+#[test]
+fn what_is_too_old_leaves_the_disk_where_nothing_is_settled_too() {
+    let day = Duration::from_secs(86_400);
+    for (seed, options) in (42..).zip(hot()) {
+        let mut machine = Machine::with(seed, options);
+        let log = machine.engine();
+        let raw = topic(log, "raw", 1, Retention::Keep)[0];
+        let keep = topic(log, "keep", 1, Retention::Keep)[0];
+        limit(log, "raw", Limits { age: Some(7 * day), ..Limits::default() });
+        for number in 0..80 {
+            append(log, raw, &noise(number, 1 << 20)).expect("it is stored");
+        }
+        append(log, keep, b"for ever").expect("it is stored");
+        machine.disk.advance(6 * day);
+        machine.reopen();
+        assert_eq!(records(machine.engine(), raw).len(), 80);
+        assert_eq!(machine.engine().status().packs, 0, "what can be read stays as it is");
+        machine.disk.advance(day + Duration::from_secs(1));
+        machine.reopen();
+        let log = machine.engine();
+        until(log, |log| log.status().segments <= 2);
+        assert_eq!(log.extent(raw), Some(Extent { start: Offset(80), end: Offset(80) }));
+        machine.crash(Crash::Power);
+        let report = machine.verify().expect("it opens");
+        assert!(report.clean, "{report}");
+        machine.open().expect("it opens");
+        assert_eq!(append(machine.engine(), raw, b"next"), Ok(Offset(80)));
+        assert_eq!(records(machine.engine(), keep).len(), 1);
+    }
+}
+
+#[test]
+fn what_can_be_read_keeps_its_segment_and_those_behind_it_where_nothing_is_settled() {
+    for (seed, options) in (44..).zip(hot()) {
+        let mut machine = Machine::with(seed, options);
+        let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
+        let keep = topic(machine.engine(), "keep", 1, Retention::Keep)[0];
+        for number in 0..20 {
+            append(machine.engine(), keep, &noise(number, 1 << 20)).expect("it is stored");
+        }
+        for number in 0..60 {
+            append(machine.engine(), raw, &noise(number, 1 << 20)).expect("it is stored");
+        }
+        let before = contents(machine.engine());
+        wait(machine.engine().trim(raw, Offset(60))).expect("it is trimmed");
+        machine.reopen();
+        machine.reopen();
+        let status = machine.engine().status();
+        assert!(status.packs == 0 && status.segments >= 5, "{status:?}");
+        assert_eq!(records(machine.engine(), keep), before[&("keep".to_owned(), 0)]);
+    }
+}
+
 /// Appends events of these numbers, each once, and tells what became of each.
 fn once(log: &Engine, partition: PartitionId, numbers: std::ops::Range<u64>) -> Vec<Verdict> {
     let ids: Vec<String> = numbers.map(|number| format!("m-{number}")).collect();

@@ -10,6 +10,9 @@ use crate::disk::simulated::Snapshot;
 /// All records that can be read, and where each partition ends.
 type Readable = (BTreeMap<(PartitionId, u64), Vec<u8>>, BTreeMap<PartitionId, Offset>);
 
+/// Those of the topic alone.
+type Told = BTreeMap<(PartitionId, u64), Vec<u8>>;
+
 /// Every full segment is settled when the test says so.
 fn settling() -> Options {
     Options { hot_bytes: Some(0), ..options() }
@@ -72,17 +75,32 @@ fn reads(disk: &SimDisk) -> Readable {
     (records, ends)
 }
 
+/// The records that can be read, but for the catalog's own.
+fn told(disk: &SimDisk) -> Told {
+    let mut records = reads(disk).0;
+    records.retain(|(partition, _), _| *partition != catalog::PARTITION);
+    records
+}
+
 const CHECKPOINTS: [FileName; 2] = [FileName::CheckpointA, FileName::CheckpointB];
 
 fn rot_file(disk: &SimDisk, file: &FileName, at: usize) {
     let mut bytes = disk.read_file(file).unwrap();
-    let at = at.min(bytes.len() - 1);
-    bytes[at] ^= 0x55;
-    disk.set_file(file, Some(bytes));
+    let at = at.min(bytes.len().saturating_sub(1));
+    // One that a crash left empty is no better than a rotten one.
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 0x55;
+        disk.set_file(file, Some(bytes));
+    }
 }
 
 fn rot_checkpoints(disk: &SimDisk) {
-    for file in CHECKPOINTS.iter().filter(|file| disk.read_file(file).is_ok()) {
+    rot_those(disk, &CHECKPOINTS);
+}
+
+/// Those of these checkpoints that are there rot.
+fn rot_those(disk: &SimDisk, checkpoints: &[FileName]) {
+    for file in checkpoints.iter().filter(|file| disk.read_file(file).is_ok()) {
         rot_file(disk, file, 40);
     }
 }
@@ -291,9 +309,13 @@ fn without_checkpoints_the_widest_pack_takes_the_place_of_those_inside_of_its_ra
     assert_eq!(reads(&disk), records);
 }
 
+/// Which checkpoints may be rotten at an opening.
+const ROTTEN: [&[FileName]; 4] =
+    [&[], &[FileName::CheckpointA], &[FileName::CheckpointB], &CHECKPOINTS];
+
 /// A crash at every operation while the keeper names what was settled or merged last; then each
 /// checkpoint, or both, are rotten.
-fn named_with_a_crash_anywhere(make: impl Fn() -> (SimDisk, Rig)) {
+fn named_with_a_crash_anywhere(options: &Options, make: impl Fn() -> (SimDisk, Rig)) {
     for nth in 1.. {
         let (disk, mut rig) = make();
         let records = reads(&disk);
@@ -305,12 +327,10 @@ fn named_with_a_crash_anywhere(make: impl Fn() -> (SimDisk, Rig)) {
         let disk = power_cut(&disk, rig);
         disk.heal();
         let before = disk.snapshot();
-        for rotten in [&[][..], &CHECKPOINTS[..1], &CHECKPOINTS[1..], &CHECKPOINTS[..]] {
-            for file in rotten.iter().filter(|file| disk.read_file(file).is_ok()) {
-                rot_file(&disk, file, 40);
-            }
+        for rotten in ROTTEN {
+            rot_those(&disk, rotten);
             assert_eq!(reads(&disk), records, "{nth} without {rotten:?}");
-            let rig = Rig::open_with(&disk, &settling()).unwrap();
+            let rig = Rig::open_with(&disk, options).unwrap();
             assert_eq!(missing(&rig.notes), [], "{nth} without {rotten:?}");
             drop(rig);
             assert_eq!(reads(&disk), records, "{nth} without {rotten:?}, opened again");
@@ -325,12 +345,37 @@ fn named_with_a_crash_anywhere(make: impl Fn() -> (SimDisk, Rig)) {
 
 #[test]
 fn a_crash_anywhere_while_a_pack_is_named_loses_nothing_whichever_checkpoints_rot() {
-    named_with_a_crash_anywhere(|| node_with_segments(2));
+    named_with_a_crash_anywhere(&settling(), || node_with_segments(2));
 }
 
 #[test]
 fn a_crash_anywhere_while_a_merged_pack_is_named_loses_nothing_whichever_checkpoints_rot() {
-    named_with_a_crash_anywhere(|| node_with_packs(8));
+    named_with_a_crash_anywhere(&settling(), || node_with_packs(8));
+}
+
+#[test]
+fn a_crash_anywhere_while_segments_go_that_nobody_can_read_loses_nothing_that_stays() {
+    let never = Options { hot_bytes: None, ..options() };
+    let node = || {
+        let disk = SimDisk::new(1);
+        let mut rig = Rig::open_with(&disk, &never).unwrap();
+        rig.make_topic();
+        drop(rig.append(&[(place(1), b"stays".to_vec())], &[]));
+        fill_segments(&mut rig, 3);
+        let trimmed_to = rig.end(0).0.to_le_bytes();
+        rig.tell_catalog(&catalog::trim_key(place(0)), &trimmed_to);
+        rig.settle_marked();
+        assert_eq!(told(&disk).values().collect::<Vec<_>>(), [b"stays"]);
+        (disk, rig)
+    };
+    named_with_a_crash_anywhere(&never, node);
+    let (_, mut rig) = node();
+    let segments = |rig: &Rig| rig.client.published.places.read().segment_ids().len();
+    assert_eq!(segments(&rig), 3);
+    while rig.stepper.run_settler() {
+        rig.settle();
+    }
+    assert_eq!((segments(&rig), packs_of(&rig).len()), (1, 1), "what stays lies in a pack");
 }
 
 /// A disk on which the newer checkpoint names what was made last, and the older one its sources.
