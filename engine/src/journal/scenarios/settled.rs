@@ -6,6 +6,7 @@ use super::*;
 use crate::OfflineLog;
 use crate::disk::PackId;
 use crate::disk::simulated::Snapshot;
+use crate::settled::erasure::{self, RequestId};
 
 /// All records that can be read, and where each partition ends.
 type Readable = (BTreeMap<(PartitionId, u64), Vec<u8>>, BTreeMap<PartitionId, Offset>);
@@ -376,6 +377,151 @@ fn a_crash_anywhere_while_segments_go_that_nobody_can_read_loses_nothing_that_st
         rig.settle();
     }
     assert_eq!((segments(&rig), packs_of(&rig).len()), (1, 1), "what stays lies in a pack");
+}
+
+/// Has one record of partition 0 erased.
+fn erase(rig: &mut Rig, offset: Offset) {
+    let one = tracklog_log::Erase { partition: place(0), from: offset, to: offset.plus(1) };
+    for (key, value) in erasure::encode(RequestId(7), &[one]) {
+        rig.tell_catalog(&key, &value);
+    }
+}
+
+fn is_erasing(rig: &Rig) -> bool {
+    !rig.client.published.topics.read().catalog.erasures().is_empty()
+}
+
+/// Lets the log go on until nothing is to be erased any more.
+fn go_on_erasing(rig: &mut Rig) {
+    for _ in 0..200 {
+        rig.settle();
+        if !rig.stepper.run_settler() && !is_erasing(rig) {
+            return rig.settle_marked();
+        }
+    }
+    panic!("it is never erased");
+}
+
+/// The packs that a checkpoint on the disk names; of one that cannot be read any.
+fn is_named(disk: &SimDisk, pack: PackId) -> bool {
+    CHECKPOINTS.iter().any(|file| {
+        let bytes = disk.read_file(file).unwrap_or_default();
+        Checkpoint::decode(&bytes).ok().is_none_or(|it| it.packs.iter().any(|head| head.id == pack))
+    })
+}
+
+/// After a crash, whichever checkpoints rot: all but one record is there, and that one is gone
+/// from when nothing named what it lay in, and once it is said to be erased it is gone for good.
+fn stays_erased(mut disk: SimDisk, (kept, erased): (&Told, Offset), is_gone: bool, when: &str) {
+    let key = (place(0), erased.0);
+    let before = disk.snapshot();
+    for opened in ROTTEN {
+        rot_those(&disk, opened);
+        if let Err(refused) = recover(&disk, false) {
+            // A slot that was being prepared: without checkpoints nobody knows that it was spare.
+            let refused = refused.to_string();
+            assert!(
+                opened == CHECKPOINTS && refused.contains("neither is the header"),
+                "{refused}"
+            );
+            disk.restore(&before);
+            continue;
+        }
+        let mut records = told(&disk);
+        let there = records.remove(&key);
+        assert!(there.is_none() || !is_gone, "{when} without {opened:?}: it is back");
+        assert!(records == *kept, "{when} without {opened:?}: the others are as they were");
+        let mut rig = Rig::open_with(&disk, &erasing()).unwrap();
+        assert_eq!(missing(&rig.notes), [], "{when} without {opened:?}");
+        go_on_erasing(&mut rig);
+        disk = power_cut(&disk, rig);
+        for rotten in ROTTEN {
+            let before = disk.snapshot();
+            rot_those(&disk, rotten);
+            let is_same = told(&disk) == *kept;
+            assert!(is_same, "{when}, opened without {opened:?}, erased, and without {rotten:?}");
+            disk.restore(&before);
+        }
+        disk.restore(&before);
+    }
+}
+
+/// Packs are read from the disk whenever they are looked into.
+fn erasing() -> Options {
+    Options { index_bytes: 0, ..settling() }
+}
+
+/// A node with packs, of which the second holds a record that is to be erased; and all else.
+fn node_with_a_doomed_record(packs: usize) -> (SimDisk, Rig, PackId, Offset, Told) {
+    let (disk, rig) = node_with_packs(packs);
+    let (pack, erased) = {
+        let places = rig.client.published.places.read();
+        let (unread, head) = places.settled()[1];
+        let index = places.index(unread.home).expect("it was just made");
+        let share = index.share(place(0)).expect("there are records in it");
+        (head.id, share.places[0].base_offset.plus(1))
+    };
+    let disk = power_cut(&disk, rig);
+    let rig = Rig::open_with(&disk, &erasing()).unwrap();
+    let mut kept = told(&disk);
+    kept.remove(&(place(0), erased.0)).expect("it is there");
+    (disk, rig, pack, erased, kept)
+}
+
+#[test]
+fn a_crash_anywhere_while_a_pack_is_written_anew_lets_nothing_come_back_that_was_erased() {
+    for nth in 1.. {
+        let (disk, mut rig, pack, erased, kept) = node_with_a_doomed_record(2);
+        erase(&mut rig, erased);
+        disk.crash_at_operation(nth, Crash::Power);
+        let is_over = (0..200).any(|_| {
+            rig.settle();
+            !rig.stepper.run_settler() && (!is_erasing(&rig) || disk.free_bytes().is_err())
+        });
+        assert!(is_over, "it ends, or the machine dies");
+        let is_alive = disk.free_bytes().is_ok();
+        let disk = power_cut(&disk, rig);
+        disk.heal();
+        let is_gone = !is_named(&disk, pack);
+        assert!(is_gone || !is_alive);
+        stays_erased(disk, (&kept, erased), is_gone, &format!("crash {nth}"));
+        if is_alive {
+            assert!(nth > 10, "there were operations to crash at");
+            return;
+        }
+    }
+}
+
+/// Erasing waits for a pack that cannot be read. What is merged meanwhile leaves the record out.
+#[test]
+fn a_crash_anywhere_while_a_merge_without_the_erased_is_named_lets_nothing_come_back() {
+    for nth in 1.. {
+        let (disk, mut rig, pack, erased, kept) = node_with_a_doomed_record(9);
+        let first = FileName::Pack(packs_of(&rig)[0]);
+        let good = disk.read_file(&first).unwrap();
+        rot_file(&disk, &first, usize::MAX);
+        erase(&mut rig, erased);
+        let is_merged = (0..50).any(|_| {
+            rig.settle();
+            rig.stepper.run_settler();
+            rig.step();
+            !packs_of(&rig).contains(&pack)
+        });
+        assert!(is_merged && is_erasing(&rig) && packs_of(&rig).len() < 9);
+        disk.crash_at_operation(nth, Crash::Power);
+        while rig.keep() {}
+        let is_alive = disk.free_bytes().is_ok();
+        let disk = power_cut(&disk, rig);
+        disk.heal();
+        disk.set_file(&first, Some(good));
+        let is_gone = !is_named(&disk, pack);
+        assert!(is_gone || !is_alive);
+        stays_erased(disk, (&kept, erased), is_gone, &format!("crash {nth}"));
+        if is_alive {
+            assert!(nth > 3, "there were operations to crash at");
+            return;
+        }
+    }
 }
 
 /// A disk on which the newer checkpoint names what was made last, and the older one its sources.
