@@ -227,6 +227,72 @@ mod tests {
         assert!(!stepper.look_for_room(), "it does not wait any more");
     }
 
+    /// The settler falls behind.
+    #[test]
+    fn at_its_limit_a_journal_refuses_appends_until_the_settler_has_made_room() {
+        const SLOT_BYTES: u64 = 2 << 20;
+        let disk = SimDisk::new(1);
+        let options = Options {
+            slot_bytes: Some(SLOT_BYTES),
+            hot_bytes: Some(0),
+            journal_bytes_max: Some(5 * SLOT_BYTES),
+            when_full: crate::WhenFull::Refuse,
+            replay_threads: 0,
+            ..Options::default()
+        };
+        let (log, mut stepper) = Engine::open_stepped(Arc::new(disk.clone()), &options).unwrap();
+        let (epoch, partition) = begin(&disk, &log, &mut stepper);
+        let bytes = vec![7; 450_000];
+        let append = || {
+            let record = tracklog_protocol::Record::opaque(&bytes);
+            let items = [tracklog_log::Item::Record { partition, record }];
+            let permit = log.reserve(tracklog_log::Lane(9), 450_000).unwrap();
+            Box::pin(log.append(
+                permit,
+                epoch,
+                tracklog_log::Append { conditions: &[], items: &items },
+            ))
+        };
+        let mut stored = 0;
+        let why = loop {
+            match finish(&disk, &mut stepper, append(), true) {
+                Ok(_) => stored += 1,
+                Err(tracklog_log::AppendError::Full { why }) => break why,
+                Err(other) => panic!("{other}"),
+            }
+            assert!(stored < 100, "it never comes to its limit");
+        };
+        assert!(why.contains("the journal has reached its limit of 10485760 bytes"), "{why}");
+        assert!(stored >= 12, "four go into each slot but for the ballast: {stored}");
+        assert_eq!(log.status().packs, 0);
+
+        // Reads go on.
+        let read = |stepper: &mut Stepper| {
+            let fetch = tracklog_log::Fetch {
+                from: vec![(partition, tracklog_protocol::Offset::ZERO)],
+                bytes_max: 64 << 20,
+                wait: false,
+                mode: tracklog_log::FetchMode::Replay,
+            };
+            let fetched = finish(&disk, stepper, log.fetch(fetch), true).unwrap();
+            fetched.partitions[0].next.0
+        };
+        assert_eq!(read(&mut stepper), stored);
+        for _ in 0..3 {
+            let refused = finish(&disk, &mut stepper, append(), true);
+            assert!(matches!(refused, Err(tracklog_log::AppendError::Full { .. })), "{refused:?}");
+        }
+
+        while stepper.run_settler() {
+            while stepper.step_journal() && (stepper.run_keeper() || disk.step()) {}
+        }
+        stepper.look_for_room();
+        finish(&disk, &mut stepper, append(), true).unwrap();
+        assert_eq!(read(&mut stepper), stored + 1);
+        assert_eq!(log.extent(partition).unwrap().start, tracklog_protocol::Offset::ZERO);
+        assert!(log.status().packs > 0);
+    }
+
     /// The append waits while a commit is in flight, and meanwhile the pack is listed: what its caller
     /// asked the filters, and what the table knew, is both out of date.
     #[test]

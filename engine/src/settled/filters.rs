@@ -209,3 +209,174 @@ fn span(
     let (first, last) = (segments(first).0, segments(last).1);
     SpanFilter { first, last, after, until, filter: Arc::new(filter) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tracklog_protocol::{Offset, PartitionId, TopicId};
+
+    use super::*;
+    use crate::disk::simulated::SimDisk;
+    use crate::disk::{Disk as _, FileName};
+    use crate::journal::commit::{CommitNumber, Run};
+    use crate::journal::segment::ClusterId;
+    use crate::partition::places::{PartitionShare, Place};
+    use crate::seen::event_ids::{HASH_BITS, IdKey};
+    use crate::settled::ids::IdsBuilder;
+    use crate::settled::pack::PackHead;
+
+    /// A pack comes each minute, and so many are in the window.
+    const WINDOW_PACKS: u64 = 200;
+    const MINUTE: Duration = Duration::from_secs(60);
+    const SPANS_MAX: usize = 12;
+
+    fn time(pack: u64) -> TimeMicros {
+        TimeMicros((pack * 60_000_000).cast_signed())
+    }
+
+    /// Some packs have many ids, and some few.
+    fn hashes(pack: u64) -> impl Iterator<Item = u64> {
+        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS);
+        (0..20 + pack * 37 % 300).map(move |id| hash(pack * 1_000 + id))
+    }
+
+    /// A pack on the disk that holds nothing but its index of ids.
+    fn pack(disk: &SimDisk, number: u64) -> Arc<PackIndex> {
+        let id = PackId { first: number, last: number, generation: 1 };
+        let shares = vec![PartitionShare {
+            partition: PartitionId::new(TopicId(1), 0),
+            event_time_max: TimeMicros(0),
+            places: vec![Place::at_unit(Offset(0), 0, 0)],
+            end: Offset(1_000),
+        }];
+        let append_times = vec![vec![time(number)]];
+        let mut ids = IdsBuilder::new(IdKey::of(ClusterId(1), 64));
+        ids.cover(TopicId(1));
+        for (hash, offset) in hashes(number).zip(0..) {
+            ids.add_hash(hash, (0, offset));
+        }
+        let mut pages = Vec::new();
+        let write = &mut |page: &[u8]| {
+            pages.extend_from_slice(page);
+            Ok(())
+        };
+        let ids = ids.write(0, (&shares, &append_times), write).expect("memory takes it");
+        disk.set_file(&FileName::Pack(id), Some(pages));
+        let head = PackHead {
+            id,
+            run: Run(1),
+            last: CommitNumber(number),
+            append_time_last: time(number),
+            batches: 1,
+            records: 1,
+            journal_bytes: 0,
+            file_bytes: 0,
+        };
+        Arc::new(PackIndex {
+            head,
+            runs: Vec::new(),
+            frames: Vec::new(),
+            shares,
+            append_times,
+            ids: Some(ids),
+            commits: None,
+        })
+    }
+
+    fn packs(disk: &SimDisk, count: u64) -> Vec<Arc<PackIndex>> {
+        (1..=count).map(|number| pack(disk, number)).collect()
+    }
+
+    /// The packs that are in the window of the last of them.
+    fn in_window(packs: &[Arc<PackIndex>]) -> (&[Arc<PackIndex>], TimeMicros) {
+        let first = packs.len().saturating_sub(usize::try_from(WINDOW_PACKS).expect("small"));
+        let last = packs.last().expect("there are packs").head.append_time_last;
+        (&packs[first..], last.minus(MINUTE * u32::try_from(WINDOW_PACKS).expect("small")))
+    }
+
+    fn holds(spans: &[SpanFilter], hash: u64) -> bool {
+        spans.iter().any(|span| span.filter.may_hold(hash))
+    }
+
+    /// Filters as a log has them that has settled all these packs, one after the other, within so
+    /// many bytes.
+    fn one_by_one(disk: &SimDisk, packs: &[Arc<PackIndex>], bytes_max: u64) -> Vec<SpanFilter> {
+        let mut spans = Vec::new();
+        for count in 1..=packs.len() {
+            let (packs, not_before) = in_window(&packs[..count]);
+            let filters = Filters {
+                packs,
+                open: &|pack| disk.open_pack(pack),
+                window: MINUTE * u32::try_from(WINDOW_PACKS).expect("small"),
+                not_before,
+                bytes_max,
+            };
+            spans = filters.with(spans, packs.last().expect("one at least")).expect("it reads");
+            assert!(spans.len() <= SPANS_MAX, "{} filters over {count} packs", spans.len());
+            let bytes: usize = spans.iter().map(|span| span.filter.bytes()).sum();
+            assert!(bytes as u64 <= bytes_max, "{bytes} bytes over {count} packs");
+        }
+        spans
+    }
+
+    #[test]
+    fn a_dozen_filters_hold_each_id_of_a_window_of_hundreds_of_packs() {
+        let disk = SimDisk::new(1);
+        let packs = packs(&disk, 2 * WINDOW_PACKS + 50);
+        let (current, not_before) = in_window(&packs);
+        let filters = Filters {
+            packs: current,
+            open: &|pack| disk.open_pack(pack),
+            window: MINUTE * u32::try_from(WINDOW_PACKS).expect("small"),
+            not_before,
+            bytes_max: u64::MAX,
+        };
+        let (at_once, unread) = filters.of_all();
+        assert!(unread.is_empty() && at_once.len() <= SPANS_MAX, "{} filters", at_once.len());
+        for spans in [one_by_one(&disk, &packs, u64::MAX), at_once] {
+            let ids = || current.iter().flat_map(|pack| hashes(pack.head.id.last));
+            assert!(ids().all(|hash| holds(&spans, hash)), "an id of the window is in none");
+            let known: u64 = spans.iter().map(|span| span.filter.len()).sum();
+            let most = ids().count() as u64 * 5 / 4;
+            assert!(known <= most, "{known} of {most}: what is out of the window goes");
+            let bytes: usize = spans.iter().map(|span| span.filter.bytes()).sum();
+            assert!(bytes as u64 <= 3 * known, "{bytes} bytes for {known} ids");
+        }
+    }
+
+    #[test]
+    fn beyond_their_bound_the_oldest_filters_go_and_the_newest_packs_are_known() {
+        let disk = SimDisk::new(1);
+        let packs = packs(&disk, WINDOW_PACKS);
+        let bytes =
+            |spans: &[SpanFilter]| -> usize { spans.iter().map(|span| span.filter.bytes()).sum() };
+        let all = bytes(&one_by_one(&disk, &packs, u64::MAX));
+        let spans = one_by_one(&disk, &packs, all as u64 / 2);
+        assert!(bytes(&spans) > all / 8, "{} of {all} bytes", bytes(&spans));
+        let newest = &packs[packs.len() - 10..];
+        assert!(newest.iter().flat_map(|it| hashes(it.head.id.last)).all(|id| holds(&spans, id)));
+        let oldest = &packs[..10];
+        assert!(!oldest.iter().flat_map(|it| hashes(it.head.id.last)).all(|id| holds(&spans, id)));
+    }
+
+    #[test]
+    fn a_pack_whose_ids_cannot_be_read_is_told_and_costs_no_other() {
+        let disk = SimDisk::new(1);
+        let packs = packs(&disk, 40);
+        let rotten = packs[17].head.id;
+        let mut pages = disk.read_file(&FileName::Pack(rotten)).expect("it is there");
+        pages[100] ^= 1;
+        disk.set_file(&FileName::Pack(rotten), Some(pages));
+        let (packs, not_before) = in_window(&packs);
+        let filters = Filters {
+            packs,
+            open: &|pack| disk.open_pack(pack),
+            window: MINUTE * u32::try_from(WINDOW_PACKS).expect("small"),
+            not_before,
+            bytes_max: u64::MAX,
+        };
+        let (spans, unread) = filters.of_all();
+        assert_eq!(unread, [rotten]);
+        let others = packs.iter().filter(|pack| pack.head.id != rotten);
+        assert!(others.flat_map(|it| hashes(it.head.id.last)).all(|id| holds(&spans, id)));
+    }
+}

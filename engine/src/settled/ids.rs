@@ -402,6 +402,12 @@ impl IdsBuilder {
         }
     }
 
+    /// Adds one event by its hash.
+    #[cfg(test)]
+    pub(super) fn add_hash(&mut self, hash: u64, (place, offset): (u32, u64)) {
+        self.gathered.push(Entry::new(hash, place, offset));
+    }
+
     /// Adds the events of these topics that the index of a pack names, which is older than what was
     /// added so before.
     pub(crate) fn merge(&mut self, pack: IdReader, topics: Vec<TopicId>) {
@@ -570,14 +576,14 @@ mod tests {
 
     /// What the pages of these events hold, by hash.
     fn written(events: &[(u64, u64)]) -> (IdIndex, Vec<u8>) {
-        let shares = shares(50);
-        let times = vec![(0..50).map(TimeMicros).collect::<Vec<_>>()];
+        let places = events.iter().map(|(_, offset)| offset / 100 + 1).max().unwrap_or(0).max(50);
+        let shares = shares(places);
+        let times = vec![(0..places.cast_signed()).map(TimeMicros).collect::<Vec<_>>()];
         let mut ids = IdsBuilder::new(IdKey::of(crate::journal::segment::ClusterId(1), 64));
         ids.cover(TopicId(1));
-        let entry = |(hash, offset): &(u64, u64)| {
-            Entry::new(*hash, u32::try_from(offset / 100).unwrap(), offset % 100)
-        };
-        ids.gathered.extend(events.iter().map(entry));
+        for (hash, offset) in events {
+            ids.add_hash(*hash, (u32::try_from(offset / 100).unwrap(), offset % 100));
+        }
         let mut pages = Vec::new();
         let write = &mut |page: &[u8]| {
             pages.extend_from_slice(page);
@@ -585,6 +591,18 @@ mod tests {
         };
         let index = ids.write(0, (&shares, &times), write).unwrap();
         (index, pages)
+    }
+
+    #[test]
+    fn an_id_takes_no_more_than_twelve_bytes_on_the_disk() {
+        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS);
+        let events: Vec<(u64, u64)> = (0..100_000).map(|number| (hash(number), number)).collect();
+        let (index, pages) = written(&events);
+        assert_eq!(index.len(), 100_000);
+        let mut footer = Vec::new();
+        index.encode(&mut footer);
+        let bytes = pages.len() + footer.len();
+        assert!((1_100_000..=1_200_000).contains(&bytes), "{bytes} bytes for 100,000 ids");
     }
 
     proptest! {

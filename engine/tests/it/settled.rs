@@ -1,6 +1,7 @@
 //! Packs: what was settled is read as before, and survives what segments survive.
 
 use std::io;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use tracklog_engine::disk::simulated::{Crash, Lasting, OperationKind};
@@ -49,7 +50,6 @@ fn what_is_settled_is_read_as_before_and_after_reopening() {
     assert_same(&contents(machine.engine()), &all);
     let status = machine.engine().status();
     assert!(status.reads_pack > 0 && status.frames_decoded > 0);
-    assert!(status.frame_bytes <= 33 << 20, "{} bytes are kept", status.frame_bytes);
     assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
     machine.stop();
     assert_same(&machine.offline().expect("it opens"), &all);
@@ -257,6 +257,69 @@ fn a_fetch_takes_no_more_of_a_pack_than_it_asks_for_but_for_one_batch() {
         let there = &all[&("raw".to_owned(), 0)];
         assert!(found.iter().eq(there.keys()), "{bytes_max}: {found:?}");
     }
+}
+
+/// A machine whose packs nobody has read since it opened.
+fn with_unread_packs(seed: u64, options: Options) -> (Machine, PartitionId) {
+    let mut machine = Machine::with(seed, options);
+    let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
+    for number in 0..400 {
+        append(machine.engine(), raw, &noise(number, 100 << 10)).expect("it is stored");
+    }
+    settled(machine.engine());
+    machine.reopen();
+    assert_eq!(machine.engine().status().frames_decoded, 0, "nobody has read");
+    (machine, raw)
+}
+
+fn read_one(log: &Engine, partition: PartitionId, from: u64) {
+    let from = vec![(partition, Offset(from))];
+    let fetch = Fetch { from, bytes_max: 1, wait: false, mode: FetchMode::Replay };
+    let part = wait(log.fetch(fetch)).expect("it reads").partitions.remove(0);
+    assert_eq!(part.batches.len(), 1);
+}
+
+#[test]
+fn a_record_is_read_by_its_offset_with_one_frame_decoded() {
+    let (machine, raw) = with_unread_packs(50, settling());
+    let log = machine.engine();
+    for (decoded, offset) in [(1, 200), (1, 200), (2, 20), (3, 300)] {
+        read_one(log, raw, offset);
+        assert_eq!(log.status().frames_decoded, decoded, "at {offset}");
+    }
+}
+
+#[test]
+fn readers_of_one_frame_at_once_have_it_decoded_once() {
+    let (machine, raw) = with_unread_packs(51, settling());
+    for (decoded, offset) in [(1, 20), (2, 200), (3, 300)] {
+        let begins = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    begins.wait();
+                    read_one(machine.engine(), raw, offset);
+                });
+            }
+        });
+        assert_eq!(machine.engine().status().frames_decoded, decoded, "at {offset}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_frames_stays_within_its_bound_but_for_the_one_being_read() {
+    const KEPT_BYTES: u64 = 1 << 20;
+    const FRAME_BYTES: u64 = 512 << 10;
+    let bound = Options { frame_bytes: KEPT_BYTES, ..settling() };
+    let (machine, raw) = with_unread_packs(52, bound);
+    let log = machine.engine();
+    let mut kept_most = 0;
+    for offset in 0..300 {
+        read_one(log, raw, offset);
+        kept_most = kept_most.max(log.status().frame_bytes);
+    }
+    assert!(log.status().frames_decoded * FRAME_BYTES > 20 * KEPT_BYTES, "much more went by");
+    assert!((KEPT_BYTES / 2..=KEPT_BYTES + FRAME_BYTES).contains(&kept_most), "{kept_most}");
 }
 
 #[test]

@@ -145,6 +145,8 @@ pub struct Written {
     pub rolls: u64,
     /// Packs, whole ones.
     pub packs: u64,
+    /// Those of them that were made of several packs.
+    pub merges: u64,
     /// Segments whose first commit took the place of an older segment's.
     pub slots_used_again: u64,
 }
@@ -733,7 +735,11 @@ impl PackWriter for SimNewPack {
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
+        let made = self.pack;
         self.change(OperationKind::FinishPack, |world, name| {
+            let is_inside = |it: &&FileName| matches!(it, FileName::Pack(it) if made.covers(it));
+            let inside = world.files.keys().filter(is_inside).filter(|it| **it != name).count();
+            world.written.merges += u64::from(inside > 1);
             // It shows from its beginning on, and is new.
             world.files.remove(&name);
             world.insert_file(name, self.written.clone());
