@@ -46,6 +46,8 @@ const OWN_PREFIXES: [&str; 3] = [VERB_MARK, ".probe-", ".tracklog-doctor-"];
 /// What may lie in a folder before its log is made: an operator's settings and rules, and the
 /// `lost+found` of a fresh mount.
 const EARLIER_NAMES: [&str; 3] = ["tracklog.toml", "routes.toml", "lost+found"];
+/// How folders begin in which a restore leaves the log that was there before.
+const REPLACED: &str = "replaced-by-backup-";
 /// As long as this lies in a folder a restore into it has not ended.
 pub(crate) const RESTORING: &str = "restoring";
 /// A folder with a file in it whose name is this and a verb's was made by that verb.
@@ -175,6 +177,56 @@ impl DataFolder {
             !is_own(&name) && !besides.contains(&&*name)
         };
         Ok(names_in(&self.path)?.into_iter().find(is_foreign))
+    }
+
+    /// What lies in the folder and is neither the node's nor its log's, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub(crate) fn others(&self) -> io::Result<Vec<String>> {
+        let names = names_in(&self.path)?.into_iter();
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        let is_other = |name: &String| {
+            !is_own(name) && !self.is_replaced(name) && !EARLIER_NAMES.contains(&&**name)
+        };
+        Ok(names.filter(is_other).collect())
+    }
+
+    /// Where a restore of backup `number` leaves the log that was there.
+    pub(crate) fn place_for_replaced(&self, number: u64) -> PathBuf {
+        let first = self.file(&format!("{REPLACED}{number}"));
+        let more = (2..).map(|again| self.file(&format!("{REPLACED}{number}-{again}")));
+        let mut places = std::iter::once(first).chain(more);
+        places.find(|place| !place.exists()).expect("a folder does not hold all of them")
+    }
+
+    /// The folders of logs that restores replaced, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn replaced(&self) -> io::Result<Vec<String>> {
+        let names = names_in(&self.path)?.into_iter();
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        Ok(names.filter(|name| self.is_replaced(name)).collect())
+    }
+
+    /// Whether a restore left a log under this name.
+    fn is_replaced(&self, name: &str) -> bool {
+        let numbers = name.strip_prefix(REPLACED).unwrap_or_default().split('-');
+        let is_number =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        numbers.clone().count() <= 2
+            && numbers.into_iter().all(is_number)
+            && self.file(name).is_dir()
+    }
+
+    /// Removes a folder in it with all that it holds, durably; one that is not there is gone already.
+    pub(crate) fn remove_folder(&self, name: &str) -> io::Result<()> {
+        match fs::remove_dir_all(self.file(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        File::open(&self.path)?.sync_all()
     }
 
     /// The write key of the source `default`: `tl_` and 32 letters and digits.
@@ -437,6 +489,34 @@ mod tests {
         fs::write(folder.file("notes"), "").unwrap();
         fs::write(folder.file("journal/slot-00000000"), "").unwrap();
         folder.refuse_foreign().unwrap();
+    }
+
+    #[test]
+    fn logs_that_were_replaced_are_known_by_name_and_others_things_are_others() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataFolder::at(parent.path());
+        for expected in ["replaced-by-backup-7", "replaced-by-backup-7-2", "replaced-by-backup-7-3"]
+        {
+            let place = folder.place_for_replaced(7);
+            assert_eq!(place, folder.file(expected));
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("slot"), "").unwrap();
+        }
+        let others =
+            ["replaced-by-backup-", "replaced-by-backup-7-2-1", "replaced-by-backup-7-old"];
+        for name in others {
+            fs::create_dir(folder.file(name)).unwrap();
+        }
+        fs::write(folder.file("replaced-by-backup-9"), "a file").unwrap();
+        fs::write(folder.file("routes.toml"), "").unwrap();
+        let replaced = folder.replaced().unwrap();
+        assert_eq!(replaced.len(), 3, "{replaced:?}");
+        assert_eq!(folder.others().unwrap(), [&others[..], &["replaced-by-backup-9"]].concat());
+        for name in &replaced {
+            folder.remove_folder(name).unwrap();
+            folder.remove_folder(name).unwrap();
+        }
+        assert_eq!(folder.replaced().unwrap(), [""; 0]);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! 1. The user's ids: the one that was named, its hash where sources hash ids, and those that the
 //!    changelog of the state links to them.
-//! 2. All other topics are read, and what is of the person is erased from the log, piece by piece;
+//! 2. Logs in the folder that a restore replaced go as a whole: what they hold is in the log too.
+//! 3. All other topics are read, and what is of the person is erased from the log, piece by piece;
 //!    and with rejected events what was said of them when they were tried again.
-//! 3. The archive's files that hold some of their events are written anew.
-//! 4. The same with the changelog, last: until then it tells the ids to whoever has to go on.
-//! 5. The store of the state goes: the node builds it again from the changelog.
+//! 4. The archive's files that hold some of their events are written anew; and those of the archive in
+//!    the folder, where it has one beside, as before it was given another place.
+//! 5. The same with the changelog, last: until then it tells the ids to whoever has to go on.
+//! 6. The store of the state goes: the node builds it again from the changelog.
 //!
 //! Promises
 //! - When [`forget`] returns, no file of the folder, of its archive neither, holds what it found.
@@ -17,12 +19,13 @@
 //!
 //! [`forget`] works on a folder that no node holds. On a node that runs, `node::forgetting` has those
 //! stand still who make something of events, and does the same; there the store of the state begins
-//! anew while it is open. Backups, and what went to destinations, is out of its reach: the receipt says
-//! so.
+//! anew while it is open. Backups, what went to destinations, and what others put into the folder is out
+//! of its reach: the receipt says so.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -30,13 +33,14 @@ use tracklog_ingest_gateway::source::HmacKey;
 use tracklog_log::erase::STRETCHES_MAX;
 use tracklog_log::{Domain, Epoch, Erase, EraseError, FetchError, Log, Topic};
 use tracklog_pipeline::archive::erasure;
-use tracklog_pipeline::archive::store::Store;
+use tracklog_pipeline::archive::store::{Opening, Store, StoreError};
 use tracklog_pipeline::destination::undelivered::{self, Undelivered};
 use tracklog_pipeline::state::{self, Linking, Person, State, StateError};
 use tracklog_protocol::event::EventView;
 use tracklog_protocol::rejected::RejectedView;
 use tracklog_protocol::{Offset, PartitionId, Record};
 
+use crate::blocking;
 use crate::clock;
 use crate::folder::{DataFolder, FolderError};
 use crate::offline::{self, OfflineError};
@@ -72,10 +76,12 @@ pub struct Receipt {
     pub unreadable: u64,
     /// Events in the archive, by topic.
     pub archived: BTreeMap<String, u64>,
-    /// Files of the archive that were written anew, or removed.
+    /// Files of archives that were written anew, or removed.
     pub archive_files: u64,
-    /// The archive that was looked at.
-    pub archive: Option<String>,
+    /// The archives that were looked at.
+    pub archives: Vec<String>,
+    /// Folders of logs that restores replaced: these go as a whole, with all that they hold.
+    pub replaced_logs: Vec<String>,
     /// Whether it was only counted.
     pub dry_run: bool,
     /// What may hold more of them, and is out of reach.
@@ -90,6 +96,9 @@ const UNREACHED: [&str; 5] = [
     "profiles in Redis or PostgreSQL, which enrichment only reads",
     "lines that were exported, replayed or tailed elsewhere",
 ];
+
+/// So many names of what others put into the folder are told.
+const OTHERS_MAX: usize = 20;
 
 /// Why it could not be finished. Again is safe.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +119,26 @@ pub enum ForgetError {
     /// What was said of rejected events is not done.
     #[error("what became of rejected events: {0}")]
     Retries(#[from] quarantine::ForgetError),
+    /// The folder cannot be listed.
+    #[error("the folder cannot be listed: {0}")]
+    List(io::Error),
+    /// A log that was replaced stays.
+    #[error("{name} cannot be removed: {source}")]
+    ReplacedStays {
+        /// Its folder.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The store of the state stays.
     #[error("the state's store cannot be removed: {0}")]
     StateStays(io::Error),
     /// The store of the state cannot begin anew.
     #[error("the state's store: {0}")]
     State(#[from] StateError),
+    /// The archive in the folder cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The archive is not done.
     #[error("the archive: {0}")]
     Archive(#[from] erasure::EraseError),
@@ -131,6 +154,8 @@ pub enum Told {
     Erasing(u64),
     /// The files of the archive at this URL are read.
     Archive(String),
+    /// A log that was replaced is removed.
+    ReplacedLog(String),
 }
 
 /// What a node tells, as a line of JSON. The last is a receipt or an error.
@@ -160,6 +185,7 @@ impl ForgetLine {
 pub(crate) struct Site<'a> {
     pub(crate) log: &'a Arc<dyn Log>,
     pub(crate) folder: &'a DataFolder,
+    /// The one that is written to, or that somebody named; the folder's own is found.
     pub(crate) archive: Option<&'a Store>,
     pub(crate) holder: Holder<'a>,
 }
@@ -179,7 +205,8 @@ pub(crate) enum Holder<'a> {
     },
 }
 
-/// Forgets somebody in a folder that no node holds, and in its archive.
+/// Forgets somebody in a folder that no node holds, in the archive that it has, and in the one that is
+/// named.
 ///
 /// # Errors
 /// [`ForgetError`].
@@ -215,14 +242,20 @@ pub(crate) async fn forget_at(
     let Site { log: shared, folder, archive, holder } = site;
     let log = &**shared;
     let person = person(log, folder, whom.user).await?;
+    let archives = archives(folder, archive)?;
     let mut receipt = Receipt {
         user_ids: person.users().iter().cloned().collect(),
         anonymous_ids: person.devices().iter().cloned().collect(),
-        archive: archive.map(|store| store.url().to_owned()),
+        archives: archives.iter().map(|store| store.url().to_owned()).collect(),
+        replaced_logs: folder.replaced().map_err(ForgetError::List)?,
         dry_run: whom.dry_run,
-        unreached: UNREACHED.map(Cow::Borrowed).to_vec(),
+        unreached: unreached(folder, &archives).map_err(ForgetError::List)?,
         ..Receipt::default()
     };
+    if !whom.dry_run {
+        // First: what they took of the disk the log may need to erase.
+        remove_replaced(folder, &receipt.replaced_logs, told).await?;
+    }
     let mut erasing = Erasing { log, person: &person, whom, receipt: &mut receipt };
     erasing.topics(|name| name != CATALOG && name != state::TOPIC, told).await?;
     if !whom.dry_run {
@@ -232,14 +265,18 @@ pub(crate) async fn forget_at(
         };
         quarantine::forget_erased(shared, epoch).await?;
     }
-    if let Some(store) = archive {
+    for store in &archives {
         told(Told::Archive(store.url().to_owned()));
         let is_doomed = |event: &EventView<'_>| person.did(event);
-        if whom.dry_run {
-            receipt.archived = erasure::count(store, &is_doomed).await?;
+        let events = if whom.dry_run {
+            erasure::count(store, &is_doomed).await?
         } else {
             let erased = erasure::erase(store, &is_doomed, clock::now()).await?;
-            (receipt.archived, receipt.archive_files) = (erased.events, erased.files);
+            receipt.archive_files += erased.files;
+            erased.events
+        };
+        for (topic, count) in events {
+            *receipt.archived.entry(topic).or_default() += count;
         }
     }
     let mut erasing = Erasing { log, person: &person, whom, receipt: &mut receipt };
@@ -249,18 +286,59 @@ pub(crate) async fn forget_at(
         log.erase(Vec::new()).await?;
         match holder {
             Holder::Node { state: Some(state), .. } => state.begin_anew().await?,
-            _ => remove_state(folder).map_err(ForgetError::StateStays)?,
+            // It is made of the changelog, and is built again where it is missing.
+            _ => folder.remove_folder("state").map_err(ForgetError::StateStays)?,
         }
     }
     Ok(receipt)
 }
 
-/// The store is made of the changelog, and is built again where it is missing.
-fn remove_state(folder: &DataFolder) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder.file("state")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// The archive that is given, and the folder's own where it has another one: a node that was given a
+/// new place leaves the old one where it is.
+fn archives(folder: &DataFolder, given: Option<&Store>) -> Result<Vec<Store>, StoreError> {
+    let mut archives: Vec<Store> = given.into_iter().cloned().collect();
+    let own = folder.file("archive");
+    if own.is_dir() && !archives.iter().any(|store| lies_at(store, &own)) {
+        archives.push(Store::open(&own.to_string_lossy(), Opening::Read)?);
     }
+    Ok(archives)
+}
+
+/// Whether it is the folder at `path`.
+fn lies_at(store: &Store, path: &Path) -> bool {
+    let place = Store::folder_of(store.url()).and_then(|place| place.canonicalize().ok());
+    place.is_some() && place == path.canonicalize().ok()
+}
+
+async fn remove_replaced(
+    folder: &DataFolder,
+    names: &[String],
+    told: &mut (dyn FnMut(Told) + Send),
+) -> Result<(), ForgetError> {
+    for name in names {
+        told(Told::ReplacedLog(name.clone()));
+        let (folder, removed) = (folder.clone(), name.clone());
+        let removed = blocking::run(move || folder.remove_folder(&removed)).await;
+        removed.map_err(|source| ForgetError::ReplacedStays { name: name.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// What may hold more of somebody: copies elsewhere, and what others put into the folder.
+fn unreached(folder: &DataFolder, archives: &[Store]) -> io::Result<Vec<Cow<'static, str>>> {
+    let mut unreached = UNREACHED.map(Cow::Borrowed).to_vec();
+    let mut others = folder.others()?;
+    others.retain(|name| !archives.iter().any(|store| lies_at(store, &folder.file(name))));
+    if others.len() > OTHERS_MAX {
+        let more = others.len() - OTHERS_MAX;
+        others.truncate(OTHERS_MAX);
+        others.push(format!("{more} more"));
+    }
+    if !others.is_empty() {
+        let others = others.join(", ");
+        unreached.push(format!("what is not the node's own in the data folder: {others}").into());
+    }
+    Ok(unreached)
 }
 
 /// The user's ids: as named, as sources hash them, and as the changelog links them.

@@ -2,7 +2,8 @@
 //!
 //! 1. Each file that holds some of them is written anew without them, and read back.
 //! 2. A manifest says what stands in the place of what: from then on the archive is without them.
-//! 3. What no manifest names any more, or ever did, is removed.
+//! 3. What no manifest names any more, or ever did, is removed, and what writes left in a folder that
+//!    were killed midway.
 //!
 //! Promises
 //! - All other events stay, with all their columns; the offsets of those that went are counted as
@@ -14,6 +15,7 @@
 //! A bucket that keeps older versions of its objects keeps them here too.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 
 use bytes::Bytes;
 use tracklog_protocol::event::EventView;
@@ -27,6 +29,9 @@ use super::layout;
 use super::manifest::{FILES_REPLACED_MAX, FileEntry, OffsetRange, Replaced, Sealed, sha256};
 use super::store::{Created, Store, StoreError};
 
+/// The number of an archive's first manifest.
+const FIRST_MANIFEST: u64 = 0;
+
 /// What was erased.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
@@ -34,7 +39,7 @@ pub struct Erased {
     pub events: BTreeMap<String, u64>,
     /// Files that held some of them.
     pub files: u64,
-    /// Objects that were removed: those files, and what no manifest named.
+    /// Objects that were removed: those files, what no manifest named, and halves of them.
     pub removed: u64,
 }
 
@@ -58,6 +63,21 @@ pub enum EraseError {
     Other {
         /// Which.
         path: String,
+    },
+    /// There is no manifest, and a file that cannot be the first of an archive: nobody can tell what
+    /// else it holds.
+    #[error("{path} is there, and no manifest: bring those back, or remove the archive")]
+    NoManifests {
+        /// Which.
+        path: String,
+    },
+    /// What killed writes left in a folder stays.
+    #[error("what killed writes left in {url} cannot be removed: {source}")]
+    Unfinished {
+        /// Where.
+        url: String,
+        /// Why.
+        source: io::Error,
     },
     /// Somebody else writes to the archive.
     #[error("another writer is at this archive: stop it")]
@@ -99,7 +119,7 @@ pub async fn erase(
     now: TimeMicros,
 ) -> Result<Erased, EraseError> {
     let mut erased = Erased::default();
-    let Some(chain) = load(store).await? else { return Ok(erased) };
+    let chain = load(store).await?.unwrap_or_default();
     let mut by_topic: BTreeMap<&String, Vec<&FileEntry>> = BTreeMap::new();
     for (topic, file) in files_of(&chain) {
         by_topic.entry(topic).or_default().push(file);
@@ -114,6 +134,8 @@ pub async fn erase(
         replaced.publish().await?;
     }
     erased.removed = remove_unnamed(store).await?;
+    let failed = |source| EraseError::Unfinished { url: store.url().to_owned(), source };
+    erased.removed += store.remove_unfinished().map_err(failed)?;
     Ok(erased)
 }
 
@@ -268,13 +290,20 @@ fn ranges(places: &[RowPlace]) -> Vec<OffsetRange> {
 
 /// Removes the objects that no manifest names, and tells how many there were.
 async fn remove_unnamed(store: &Store) -> Result<u64, EraseError> {
-    let chain = Chain::load(store).await?;
+    let chain = load(store).await?;
+    let has_begun = chain.is_some();
+    let chain = chain.unwrap_or_default();
     let named: HashSet<&str> = chain.files().map(|file| &*file.path).collect();
     let mut unnamed = Vec::new();
     for object in store.files().await? {
-        if !named.contains(&*object.path) {
-            unnamed.push(object.path);
+        if named.contains(&*object.path) {
+            continue;
         }
+        // Without a manifest, only what the first one was to name is nobody's for sure.
+        if !has_begun && layout::manifest_of(&object.path) != Some(FIRST_MANIFEST) {
+            return Err(EraseError::NoManifests { path: object.path });
+        }
+        unnamed.push(object.path);
     }
     store.remove(&unnamed).await?;
     Ok(unnamed.len() as u64)

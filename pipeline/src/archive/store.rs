@@ -9,6 +9,8 @@
 //! A plain path or `file:///…` is a folder; `s3://`, `gs://` and `az://` need the feature `full`,
 //! and take their credentials from the environment, as their vendors' tools do.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,6 +76,8 @@ pub struct Object {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
+    /// Where the objects are files.
+    folder: Option<PathBuf>,
 }
 
 impl Store {
@@ -85,7 +89,7 @@ impl Store {
         let wrong = |why: String| StoreError::Url { url: url.to_owned(), why };
         if let Some(path) = Self::folder_of(url) {
             let objects = folder(path, opening).map_err(wrong)?;
-            return Ok(Self { objects, url: url.to_owned() });
+            return Ok(Self { objects, url: url.to_owned(), folder: Some(path.to_owned()) });
         }
         let scheme = url.split_once("://");
         let objects: Arc<dyn ObjectStore> = match scheme.expect("all else is a folder") {
@@ -97,7 +101,7 @@ impl Store {
                 return Err(wrong(format!("{scheme} is no store: {known}")));
             }
         };
-        Ok(Self { objects, url: url.to_owned() })
+        Ok(Self { objects, url: url.to_owned(), folder: None })
     }
 
     /// The folder that `url` names, if it is one.
@@ -113,7 +117,7 @@ impl Store {
     /// An archive in any store, such as one in memory.
     #[must_use]
     pub fn of(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned() }
+        Self { objects, url: url.to_owned(), folder: None }
     }
 
     /// As it was opened.
@@ -225,6 +229,38 @@ impl Store {
         }
         Ok(())
     }
+
+    /// In a folder: removes what puts left there that were killed midway, which no list shows, and
+    /// makes this and earlier removals durable. Returns how many files it were. Nobody may write
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or changed.
+    pub(super) fn remove_unfinished(&self) -> io::Result<u64> {
+        self.folder.as_deref().map_or(Ok(0), remove_unfinished_below)
+    }
+}
+
+fn remove_unfinished_below(folder: &std::path::Path) -> io::Result<u64> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            removed += remove_unfinished_below(&entry.path())?;
+        } else if is_unfinished(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(removed)
+}
+
+/// How `object_store` calls a file that is to become the one whose name stands before the `#`.
+fn is_unfinished(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, number)| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// Our own paths hold what paths may, percent-encoded already.

@@ -498,13 +498,7 @@ impl Work<'_> {
         if !old.exists() || is_empty(old) {
             return Ok(None);
         }
-        let mut aside = self.folder.file(&format!("replaced-by-backup-{backup}"));
-        for again in 2.. {
-            if !aside.exists() {
-                break;
-            }
-            aside = self.folder.file(&format!("replaced-by-backup-{backup}-{again}"));
-        }
+        let aside = self.folder.place_for_replaced(backup);
         rename(old, &aside)?;
         Ok(Some(aside))
     }

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
-use tracklog_server::archive::{Opening, Store, StoreError};
-use tracklog_server::folder::DataFolder;
+use tracklog_server::archive::{Opening, Store};
 use tracklog_server::forget::{self, Forget, ForgetLine, Receipt, Told};
 
 use crate::failure::Failure;
@@ -16,15 +15,17 @@ use crate::reading::Place;
 ///
 /// The user's events, rejected and undelivered ones, what enrichment knows of them, and their rows in
 /// the archive go, with all ids that are linked to them: devices on which they were seen last, and
-/// aliases. All else stays where it is. When it ends well no file of the folder holds them any more,
-/// spare ones included. Interrupted at any time, run it again: it goes on.
+/// aliases. All else stays where it is, but for logs in the folder that a restore replaced: they go as a
+/// whole, their records are in the log too. When it ends well no file of the node's folder holds the user
+/// any more, spare ones included. Interrupted at any time, run it again: it goes on.
 ///
 /// A node that runs does it itself. It goes on taking events, while enrichment, routing and the archive
 /// stand still until it is done; what it takes of the user meanwhile stays. It does not end with this
 /// command.
 #[derive(Args)]
 #[command(after_help = "\
-What it cannot reach is told: backups, and what went out to webhooks, files and other systems.
+What it cannot reach is told: backups, what went out to webhooks, files and other systems, and what in
+the folder is not the node's own.
 
 Examples:
   tracklog forget u-1207 --dry-run
@@ -43,7 +44,7 @@ pub(crate) struct ForgetCommand {
     #[arg(long)]
     json: bool,
     /// Of a folder whose node is stopped, the archive: a folder, or the URL of an object store; a node
-    /// has its own [default: `archive` in the data folder]
+    /// knows its own. `archive` in the data folder is gone through in any case
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
     #[command(flatten)]
@@ -53,8 +54,7 @@ pub(crate) struct ForgetCommand {
 impl ForgetCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
         if !self.yes && !self.dry_run {
-            let what = "there is no way back: see with --dry-run what would go, and say --yes";
-            return Err(Failure::could_not_run(what));
+            return Err(self.unconfirmed());
         }
         let receipt = crate::block_on(self.forget())?;
         let mut output = Output::new();
@@ -66,7 +66,8 @@ impl ForgetCommand {
             return self.ask(&node).await;
         }
         let folder = self.place.folder();
-        let archive = self.archive(&folder).map_err(Failure::could_not_run)?;
+        let named = self.archive.as_deref().map(|url| Store::open(url, Opening::Write));
+        let archive = named.transpose().map_err(Failure::could_not_run)?;
         let whom = Forget { user: &self.user, dry_run: self.dry_run };
         let mut tell = |told| notice(&words(told));
         let forgotten = forget::forget(&folder, archive.as_ref(), whom, &mut tell).await;
@@ -93,14 +94,16 @@ impl ForgetCommand {
         end.unwrap_or_else(|| Err(Failure::could_not_run("the node ended: run it again to go on")))
     }
 
-    /// The archive that was named; else the folder's own, where it has one.
-    fn archive(&self, folder: &DataFolder) -> Result<Option<Store>, StoreError> {
-        let own = folder.file("archive");
-        match &self.archive {
-            Some(url) => Store::open(url, Opening::Write).map(Some),
-            None if own.is_dir() => Store::open(&own.to_string_lossy(), Opening::Write).map(Some),
-            None => Ok(None),
+    /// Nothing is done without a yes, and it is said what goes besides records.
+    fn unconfirmed(&self) -> Failure {
+        let mut what =
+            "there is no way back: see with --dry-run what would go, and say --yes".to_owned();
+        let replaced =
+            if self.place.is_node() { Ok(Vec::new()) } else { self.place.folder().replaced() };
+        for name in replaced.unwrap_or_default() {
+            what.push_str(&format!("; {name}, a log that a restore replaced, goes as a whole"));
         }
+        Failure::could_not_run(what)
     }
 }
 
@@ -109,6 +112,7 @@ fn words(told: Told) -> String {
         Told::Topic(topic) => format!("reading {topic}"),
         Told::Erasing(records) => format!("erasing {records} records"),
         Told::Archive(url) => format!("reading the archive {url}"),
+        Told::ReplacedLog(name) => format!("removing {name}"),
     }
 }
 
@@ -127,12 +131,15 @@ fn told_to_people(receipt: &Receipt) -> String {
     for (topic, count) in &receipt.archived {
         lines.push(format!("archive of {topic}: {count} events {verb}"));
     }
-    match &receipt.archive {
-        Some(_) if receipt.archive_files > 0 => {
-            lines.push(format!("{} files of the archive written anew", receipt.archive_files));
-        }
-        Some(_) => {}
-        None => lines.push("no archive was looked at".to_owned()),
+    if receipt.archive_files > 0 {
+        lines.push(format!("{} files of the archive written anew", receipt.archive_files));
+    }
+    if receipt.archives.is_empty() {
+        lines.push("no archive was looked at".to_owned());
+    }
+    let verb = if receipt.dry_run { "would be removed" } else { "removed" };
+    for name in &receipt.replaced_logs {
+        lines.push(format!("{name}: {verb} as a whole, a log that a restore replaced"));
     }
     if receipt.unreadable > 0 {
         let unreadable = receipt.unreadable;

@@ -190,7 +190,13 @@ fn a_planted_word_is_nowhere_and_all_else_is_there_whenever_it_was_killed() {
     }
     let receipt = forget(&data, &["--yes", "--json"]);
     let receipt: Value = serde_json::from_str(receipt.lines()[0]).unwrap();
-    assert!(receipt["unreached"].as_array().unwrap().len() > 2, "{receipt}");
+    let unreached = receipt["unreached"].as_array().unwrap();
+    for copies in
+        ["backups", "older versions", "webhooks, files", "Redis or PostgreSQL", "exported"]
+    {
+        let is_told = unreached.iter().any(|it| it.as_str().unwrap().contains(copies));
+        assert!(is_told, "{copies}: {receipt}");
+    }
     let again = forget(&data, &["--yes"]);
     assert!(again.stdout.contains("nothing of them was found"), "{}", again.stdout);
 
@@ -328,4 +334,85 @@ fn a_node_that_is_killed_while_it_forgets_goes_on_when_it_is_asked_again() {
     assert!(site.lines().iter().all(|line| !line.contains(CANARY)));
     assert!(node.terminate().0.success());
     assert_eq!(found(&data), Vec::<PathBuf>::new());
+}
+
+/// The log becomes one that was restored from a backup; the log that was there is beside it.
+fn restore_over(site: &Site, place: &str) -> String {
+    let (data, place) = (site.data(), site.parent.path().join(place));
+    let made = run(&["backup", "--json", "--data", text(&data), "--to", text(&place)]);
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let restore = ["restore", "--json", "--from", text(&place), "--data", text(&data)];
+    let report: Value = serde_json::from_str(run(&restore).lines()[0]).unwrap();
+    let replaced = Path::new(report["replaced"].as_str().unwrap());
+    replaced.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_log_that_a_restore_replaced_goes_too_in_a_stopped_folder_and_on_a_node() {
+    let site = Site::new();
+    let data = site.data();
+    let node = site.start();
+    fill(&node);
+    assert!(node.terminate().0.success());
+    let replaced = restore_over(&site, "place-1");
+    std::fs::write(data.join("notes"), "an operator's").unwrap();
+    let holds = |name: &str| found(&data).iter().any(|path| path.starts_with(data.join(name)));
+    assert!(holds(&replaced));
+    let refused = forget(&data, &[]);
+    assert!(refused.refusal().contains(&replaced), "{}", refused.stderr);
+    let counted = forget(&data, &["--dry-run"]);
+    let line = format!("{replaced}: would be removed as a whole, a log that a restore replaced");
+    assert!(counted.lines().contains(&&*line), "{}", counted.stdout);
+    assert!(holds(&replaced));
+    // One that was killed while it removed it, and is run again.
+    std::fs::remove_file(data.join(&replaced).join("checkpoint-a")).unwrap();
+    let receipt = forget(&data, &["--yes", "--json"]);
+    let receipt: Value = serde_json::from_str(receipt.lines()[0]).unwrap();
+    assert_eq!(receipt["replacedLogs"], json!([replaced]), "{receipt}");
+    let foreign = "what is not the node's own in the data folder: notes";
+    assert!(receipt["unreached"].as_array().unwrap().contains(&json!(foreign)), "{receipt}");
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    assert!(!data.join(&replaced).exists());
+
+    let node = site.start();
+    fill(&node);
+    assert!(node.terminate().0.success());
+    let replaced = restore_over(&site, "place-2");
+    assert!(holds(&replaced));
+    let node = site.start();
+    let counted = forget(&data, &["--dry-run", "--json"]);
+    let counted: Value = serde_json::from_str(counted.lines()[0]).unwrap();
+    assert_eq!(counted["replacedLogs"], json!([replaced]), "{counted}");
+    let receipt = forget(&data, &["--yes"]);
+    let line = format!("{replaced}: removed as a whole, a log that a restore replaced");
+    assert!(receipt.lines().contains(&&*line), "{}", receipt.stdout);
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    assert!(node.terminate().0.success());
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_archive_in_the_folder_that_the_node_writes_to_no_more_is_gone_through_too() {
+    let site = Site::new();
+    let data = site.data();
+    let node = site.start();
+    fill(&node);
+    eventually("all is archived", || site.archived("enriched") == 202);
+    assert!(node.terminate().0.success());
+    let holds = || found(&data).iter().any(|path| path.starts_with(data.join("archive")));
+    assert!(holds());
+    let other = site.parent.path().join("archive-2");
+    let config = site.parent.path().join("tracklog.toml");
+    let settings = std::fs::read_to_string(&config).unwrap();
+    let elsewhere = format!("[archive]\nurl = {:?}", text(&other));
+    std::fs::write(&config, settings.replace("[archive]", &elsewhere)).unwrap();
+    let node = site.start();
+    let receipt = forget(&data, &["--yes", "--json"]);
+    let receipt: Value = serde_json::from_str(receipt.lines()[0]).unwrap();
+    let own = data.join("archive");
+    assert_eq!(receipt["archives"], json!([text(&other), text(&own)]), "{receipt}");
+    assert_eq!(found(&data), Vec::<PathBuf>::new());
+    assert_eq!(found(&other), Vec::<PathBuf>::new());
+    assert_eq!(site.archived("enriched"), 101, "what is of others stays");
+    assert!(node.terminate().0.success());
 }

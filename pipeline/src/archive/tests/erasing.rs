@@ -12,8 +12,10 @@ use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 use super::crashes::World;
 use super::faulty::{Fault, Faulty};
 use crate::archive::chain;
+use crate::archive::columns::RowPlace;
 use crate::archive::erasure::{self, EraseError, Erased};
-use crate::archive::store::Store;
+use crate::archive::layout;
+use crate::archive::store::{Opening, Store};
 use crate::archive::verify;
 
 const NOW: TimeMicros = TimeMicros(5);
@@ -82,6 +84,41 @@ fn what_is_erased_is_in_no_object_and_all_else_reads_back() {
     assert_eq!(block_on(world.store().files()).unwrap(), []);
     let summary = block_on(verify::verify(&world.store(), &mut |_| {})).unwrap().summary;
     assert!(summary.topics.values().all(|topic| topic.rows == 0 && topic.missing > 0));
+}
+
+/// A file that the manifest with this number was to name.
+fn file_for(manifest: u64) -> String {
+    let place = RowPlace { partition: 0, offset: Offset(0), appended_at: NOW };
+    layout::file("raw", layout::Date::FIRST, None, (place, place), manifest, "0123456789abcdef")
+}
+
+#[test]
+fn what_a_writer_left_that_was_killed_before_its_first_manifest_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap(), Opening::Write).unwrap();
+    block_on(store.create(&file_for(0), "of somebody".into())).unwrap();
+    let erased = block_on(erasure::erase(&store, &is_doomed, NOW)).unwrap();
+    assert_eq!(erased.removed, 1);
+    assert_eq!(block_on(store.files()).unwrap(), []);
+    // One that came later had manifests before it, which are gone: it may be all that is left.
+    block_on(store.create(&file_for(7), "of others too".into())).unwrap();
+    let refused = block_on(erasure::erase(&store, &is_doomed, NOW)).unwrap_err();
+    assert!(matches!(&refused, EraseError::NoManifests { path } if *path == file_for(7)));
+    assert_eq!(block_on(store.files()).unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_write_left_in_a_folder_that_was_killed_midway_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap(), Opening::Write).unwrap();
+    let at = |name: &str| folder.path().join(format!("{}{name}", file_for(0)));
+    std::fs::create_dir_all(at("").parent().unwrap()).unwrap();
+    for name in ["#1", "#27"] {
+        std::fs::write(at(name), "of somebody").unwrap();
+    }
+    let erased = block_on(erasure::erase(&store, &is_doomed, NOW)).unwrap();
+    assert_eq!(erased.removed, 2);
+    assert!(!at("#1").exists() && !at("#27").exists());
 }
 
 #[test]
