@@ -1,10 +1,11 @@
 //! A process that is killed at any step of what it does to a real file system.
 //!
-//! A child runs a program of openings, appends, rolls, checkpoints and dropped segments over a disk
-//! that counts: before and after each operation lies a point, and at the chosen one the child kills
-//! itself with SIGKILL. Another child is killed while it recovers that. Then the log opens, and
-//! whatever a child said to be acked is there. The simulated disk tries all of this much more
-//! often; here the files, the locks and the kernel's rings are real ones.
+//! A child runs a program of openings, appends, rolls, checkpoints, packs, and of slots and packs
+//! that are given back piece by piece, over a disk that counts: before and after each operation lies
+//! a point, and at the chosen one the child kills itself with SIGKILL. Another child is killed while
+//! it recovers that. Then the log opens, and whatever a child said to be acked is there. The
+//! simulated disk tries all of this much more often; here the files, the locks and the kernel's rings
+//! are real ones.
 //!
 //! Some points are tried; `TRACKLOG_KILL_POINTS=all` tries each.
 
@@ -23,10 +24,12 @@ use tracklog_engine::disk::{
     PackId, PackWriter, PageBuffer, Slot, SlotId, WriteDone, open_folder,
 };
 use tracklog_engine::{BackendChoice, Engine, Options, WhenFull, verify};
-use tracklog_log::{Log as _, Retention};
+use tracklog_log::{Limits, Log as _, Retention, TopicName};
 use tracklog_protocol::{PartitionId, TimeMicros};
 
-use crate::rig::{SLOT_BYTES, append_in_time, contents, options, payload, topic};
+use crate::rig::{
+    SLOT_BYTES, append_in_time, contents, options, payload, settled, topic, until, wait,
+};
 
 const FOLDER: &str = "TRACKLOG_KILLED_FOLDER";
 const POINT: &str = "TRACKLOG_KILLED_POINT";
@@ -35,6 +38,7 @@ const BACKEND: &str = "TRACKLOG_KILLED_BACKEND";
 const NO_POINT: u64 = u64::MAX;
 const TRIED: u64 = 24;
 const PARTITIONS: u32 = 3;
+const OPENINGS: u64 = 3;
 /// Several of them fill a segment.
 const RECORD_BYTES: usize = 3 << 20;
 
@@ -56,6 +60,8 @@ fn killed_at_every_step(backend: &str) {
     }
     let points = whole.points.expect("a program that was not killed says how many points it has");
     assert!(points > 200, "the program does something: {points} points");
+    let (slots, packs) = whole.given_back;
+    assert!(slots > 0 && packs > 0, "{slots} slots and {packs} packs were given back");
     check(folder.path(), &whole.acked, "not killed");
     let all = std::env::var("TRACKLOG_KILL_POINTS").is_ok_and(|which| which == "all");
     let step = if all { 1 } else { points / TRIED };
@@ -69,10 +75,13 @@ fn killed_at_every_step(backend: &str) {
 }
 
 /// What a child said before it ended.
+#[derive(Default)]
 struct Said {
     /// By partition and offset, the record's number.
     acked: BTreeMap<(u32, u64), u64>,
     points: Option<u64>,
+    /// Slots and packs.
+    given_back: (u64, u64),
     refused: bool,
 }
 
@@ -87,7 +96,7 @@ fn run_child(folder: &Path, backend: &str, point: u64) -> Said {
         .output()
         .expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut said = Said { acked: BTreeMap::new(), points: None, refused: false };
+    let mut said = Said::default();
     for line in text.lines() {
         let words: Vec<_> = line.split(' ').collect();
         let number = |at: usize| words[at].parse::<u64>().expect("a number");
@@ -96,7 +105,10 @@ fn run_child(folder: &Path, backend: &str, point: u64) -> Said {
                 let partition = u32::try_from(number(1)).expect("a partition");
                 said.acked.insert((partition, number(2)), number(3));
             }
-            "points" => said.points = Some(number(1)),
+            "points" => {
+                said.points = Some(number(1));
+                said.given_back = (number(2), number(3));
+            }
             "refused" => said.refused = true,
             _ => {}
         }
@@ -129,10 +141,15 @@ fn check(folder: &Path, acked: &BTreeMap<(u32, u64), u64>, when: &str) {
     assert!(report.clean, "{when}: {:?}", report.problems);
 }
 
-fn settings(backend: BackendChoice) -> Options {
+/// The journal may grow in the second opening, and in the last one nothing stays hot: slots are left
+/// over then.
+fn settings(backend: BackendChoice, opening: u64) -> Options {
+    let is_last = opening + 1 == OPENINGS;
     Options {
         backend,
-        journal_bytes_max: Some(5 * SLOT_BYTES),
+        journal_bytes_max: (!is_last).then(|| SLOT_BYTES * (5 + 4 * opening)),
+        hot_bytes: if is_last { Some(0) } else { options().hot_bytes },
+        pack_level: 1,
         when_full: WhenFull::DropOldest,
         ..options()
     }
@@ -147,8 +164,8 @@ fn program_of_a_child() {
         "uring" => BackendChoice::Uring,
         _ => BackendChoice::Blocking,
     };
-    let counting = Arc::new(Counting { passed: AtomicU64::new(0), point });
-    for opening in 0..2_u64 {
+    let counting = Arc::new(Counting { point, ..Counting::default() });
+    for opening in 0..OPENINGS {
         let opened = open_folder(Path::new(&folder), FolderAccess::Write, choice);
         let inner = match opened {
             Ok(inner) => inner,
@@ -156,9 +173,14 @@ fn program_of_a_child() {
         };
         assert_ne!(inner.backend().kind, BackendKind::Simulated);
         let disk = Killing { inner, counting: Arc::clone(&counting) };
-        let engine = Engine::open_on(Arc::new(disk), &settings(choice)).expect("it opens");
+        let engine = Engine::open_on(Arc::new(disk), &settings(choice, opening)).expect("it opens");
         let partitions = topic(&engine, "t", PARTITIONS, Retention::Keep);
-        // More than the journal may hold: segments roll, and the oldest are dropped.
+        if opening + 1 == OPENINGS {
+            give_back(&engine);
+            engine.close();
+            break;
+        }
+        // As much as the journal may hold: segments roll, and the oldest are settled, or dropped.
         for turn in 0..25 {
             let number = (u64::from(std::process::id()) << 16) + opening * 1_000 + turn;
             let partition = partitions[usize::try_from(turn).expect("small") % partitions.len()];
@@ -168,13 +190,26 @@ fn program_of_a_child() {
         }
         engine.close();
     }
-    println!("points {}", counting.passed.load(Ordering::SeqCst));
+    let counts = [&counting.passed, &counting.slots_given_back, &counting.packs_given_back];
+    let [points, slots, packs] = counts.map(|count| count.load(Ordering::SeqCst));
+    println!("points {points} {slots} {packs}");
+}
+
+/// Settles all, and has packs of which nothing is to be kept.
+fn give_back(engine: &Engine) {
+    settled(engine);
+    let limits = Limits { bytes: Some(0), ..Limits::default() };
+    wait(engine.set_limits(&TopicName::new("t").expect("a name"), limits)).expect("it is stored");
+    until(engine, |log| log.status().packs <= 1);
 }
 
 /// Counts points, and kills this process at one.
+#[derive(Default)]
 struct Counting {
     passed: AtomicU64,
     point: u64,
+    slots_given_back: AtomicU64,
+    packs_given_back: AtomicU64,
 }
 
 impl Counting {
@@ -190,6 +225,20 @@ impl Counting {
         let result = operation();
         self.point();
         result
+    }
+
+    /// The same, and one behind each piece.
+    fn around_pieces<T>(
+        &self,
+        between: &mut dyn FnMut(u64),
+        operation: impl FnOnce(&mut dyn FnMut(u64)) -> T,
+    ) -> T {
+        self.around(|| {
+            operation(&mut |done| {
+                self.point();
+                between(done);
+            })
+        })
     }
 }
 
@@ -246,13 +295,24 @@ impl Disk for Killing {
         self.counting.around(|| self.inner.remove_slot(slot))
     }
 
+    fn give_back_slot(&self, slot: SlotId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.counting.slots_given_back.fetch_add(1, Ordering::SeqCst);
+        self.counting.around_pieces(between, |between| self.inner.give_back_slot(slot, between))
+    }
+
+    fn give_back_pack(&self, pack: PackId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.counting.packs_given_back.fetch_add(1, Ordering::SeqCst);
+        self.counting.around_pieces(between, |between| self.inner.give_back_pack(pack, between))
+    }
+
     fn open_slot(&self, slot: SlotId, access: Access) -> io::Result<Arc<dyn Slot>> {
         let inner = self.counting.around(|| self.inner.open_slot(slot, access))?;
         Ok(Arc::new(KillingSlot { inner, counting: Arc::clone(&self.counting) }))
     }
 
+    /// Not much: then few slots are kept for later.
     fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
+        Ok(self.inner.free_bytes()?.min(12 * SLOT_BYTES))
     }
 
     fn reads_are_direct(&self) -> bool {

@@ -74,6 +74,14 @@ impl Disk for Unsynced {
         self.under.remove_slot(slot)
     }
 
+    fn give_back_slot(&self, slot: SlotId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.under.give_back_slot(slot, between)
+    }
+
+    fn give_back_pack(&self, pack: PackId, between: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.under.give_back_pack(pack, between)
+    }
+
     fn open_slot(&self, slot: SlotId, access: Access) -> io::Result<Arc<dyn Slot>> {
         let under = self.under.open_slot(slot, access)?;
         let path = self.folder.join("journal").join(slot.to_string());
