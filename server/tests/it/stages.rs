@@ -1,5 +1,5 @@
-//! Stages over the real log on a simulated disk: both lanes of routing, members that die anywhere,
-//! and members that wake up late.
+//! Stages over the real log on a simulated disk: enrichment with its state, both lanes of routing,
+//! members that die anywhere, and members that wake up late.
 //!
 //! Everything happens on one thread in an order that the seed decides, so a seed repeats its run. A
 //! run is some lives of a node; in each, events are appended, loops, journal, keeper and disk go on
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use tracklog_engine::disk::Disk as _;
 use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
 use tracklog_engine::{Engine, Options, Stepper};
@@ -20,10 +21,16 @@ use tracklog_log::{
     Append, Domain, Epoch, Fetch, FetchMode, Item, Lane as Intake, Log, Pending, Retention, Topic,
     TopicName, TopicSpec,
 };
+use tracklog_pipeline::enrich::identity::Identity;
+use tracklog_pipeline::enrich::profile::Profile;
+use tracklog_pipeline::enrich::session::Session;
+use tracklog_pipeline::enrich::stage::{EnrichStage, FailedLookup};
 use tracklog_pipeline::groups::{GroupName, Groups, Member, SILENCE_MAX, Start};
 use tracklog_pipeline::route::{Lane, RouteStage, Routes};
-use tracklog_pipeline::stage::{Delivery, PartitionLoop, StageEnd, Time};
-use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
+use tracklog_pipeline::stage::{Delivery, PartitionLoop, Stage, StageEnd, Time};
+use tracklog_pipeline::state::{MemoryStore, State, StateOptions};
+use tracklog_protocol::event::{EventBuilder, EventKind, EventParts, EventView};
+use tracklog_protocol::line::{LinePlace, write_line};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 
 /// The least that a stepped log takes.
@@ -33,6 +40,10 @@ const VISITORS: u64 = 5;
 /// No life takes more steps.
 const STEPS_MAX: u64 = 1_000_000;
 const SEEDS: std::ops::Range<u64> = 0..1_000;
+/// One event of so many is a login.
+const LOGIN_ONE_IN: u64 = 3;
+/// Tables of the state that are soon full.
+const STATE: StateOptions = StateOptions { table_bytes: 2 << 10, cache_bytes: 4 << 10 };
 
 /// All events go to `all`, the even ones by the lane of high priority to `even` as well.
 const RULES: &str = r#"
@@ -124,6 +135,27 @@ impl Time for DiskTime {
     }
 }
 
+/// Which stages work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stages {
+    /// Enrichment alone, from `raw` to `enriched`.
+    Enrich,
+    /// Both lanes of routing, from `enriched`.
+    Route,
+    /// Enrichment, and both lanes beside it from `raw`.
+    RouteRaw,
+}
+
+impl Stages {
+    /// Where events are appended.
+    const fn source(self) -> &'static str {
+        match self {
+            Self::Enrich | Self::RouteRaw => "raw",
+            Self::Route => "enriched",
+        }
+    }
+}
+
 /// One life of a node.
 struct Life {
     disk: SimDisk,
@@ -187,35 +219,37 @@ impl Life {
         self.run(async move { log.create_topic(spec).await })?.ok()
     }
 
-    /// What its stages stand on.
-    fn house(&mut self) -> Option<House> {
-        let source = self.topic("enriched", PARTITIONS)?;
+    /// What its stages stand on; `store` has what is left of the state's.
+    fn house(&mut self, stages: Stages, store: &Arc<MemoryStore>) -> Option<House> {
+        let source = self.topic(stages.source(), PARTITIONS)?;
+        let enriched = self.topic("enriched", PARTITIONS)?;
         let rejected = self.topic("rejected", 1)?;
         let (log, epoch, time) = (Arc::clone(&self.log), self.epoch, self.time());
-        let clock_of = Arc::clone(&time);
+        let (clock_of, store) = (Arc::clone(&time), Arc::clone(store));
         let opening = {
             let (log, source) = (Arc::clone(&log), source.clone());
             async move {
                 let clock = Arc::new(move || clock_of.now());
                 let groups = Groups::open(Arc::clone(&log), epoch, clock).await.ok()?;
+                let state = State::open(Arc::clone(&log), store, STATE).await.ok()?;
                 let routes = Routes::open(log, epoch, source).await.ok()?;
                 let now = TimeMicros(0);
                 routes.activate(RULES, now, |_| Offset::ZERO).await.ok()?;
-                Some((groups, Arc::new(routes)))
+                Some((groups, Arc::new(state), Arc::new(routes)))
             }
         };
-        let (groups, routes) = self.run(opening)??;
-        Some(House { log, epoch, source, rejected, groups, routes, time })
+        let (groups, state, routes) = self.run(opening)??;
+        Some(House { log, epoch, stages, source, enriched, rejected, groups, state, routes, time })
     }
 
     fn time(&self) -> Arc<DiskTime> {
         Arc::new(DiskTime(self.disk.clone()))
     }
 
-    /// All records of a topic, by partition.
-    fn read(&mut self, topic: &Topic) -> Vec<Vec<String>> {
+    /// The JSON lines of all events of a topic, by partition.
+    fn lines(&mut self, topic: &Topic) -> Vec<Vec<Json>> {
         let read = |at: PartitionId| {
-            let mut ids = Vec::new();
+            let mut lines = Vec::new();
             let extent = self.log.extent(at).unwrap();
             let mut next = extent.start;
             while next < extent.end {
@@ -227,36 +261,79 @@ impl Life {
                 let found = fetched.partitions.remove(0);
                 assert!(found.damage.is_empty(), "{:?}", found.damage);
                 let records = found.batches.iter().flat_map(BatchView::records);
-                let wanted = records.filter(|(offset, _)| *offset >= next);
-                ids.extend(
-                    wanted.map(|(_, it)| EventView::of(it).unwrap().message_id().to_owned()),
-                );
+                for (offset, record) in records.filter(|(offset, _)| *offset >= next) {
+                    assert!(EventView::of(record).is_some(), "it is an event");
+                    let (topic, appended_at) = (topic.name(), TimeMicros(0));
+                    let at = LinePlace { topic, partition: at.partition, offset, appended_at };
+                    let mut line = Vec::new();
+                    write_line(&mut line, at, record);
+                    lines.push(serde_json::from_slice(&line).unwrap());
+                }
                 next = found.next;
             }
-            ids
+            lines
         };
         topic.partitions().map(read).collect()
     }
+
+    /// The numbers of all events of a topic, by partition.
+    fn read(&mut self, topic: &Topic) -> Vec<Vec<u64>> {
+        let lines = self.lines(topic);
+        lines.iter().map(|of_one| of_one.iter().map(number_of).collect()).collect()
+    }
+}
+
+/// Events are called by their numbers.
+fn number_of(line: &Json) -> u64 {
+    line["messageId"].as_str().expect("events have ids").parse().expect("a number")
+}
+
+/// Who logs in with the event `number`, if it is a login: each visitor has two accounts.
+fn login_of(number: u64) -> Option<String> {
+    let account = number / 2 % 2;
+    number.is_multiple_of(LOGIN_ONE_IN).then(|| format!("u{}-{account}", number % VISITORS))
 }
 
 struct House {
     log: Arc<Engine>,
     epoch: Epoch,
+    stages: Stages,
     source: Topic,
+    enriched: Topic,
     rejected: Topic,
     groups: Arc<Groups<Engine>>,
+    state: Arc<State<Engine>>,
     routes: Arc<Routes<Engine>>,
     time: Arc<DiskTime>,
 }
 
 impl House {
-    /// The loop of a lane over a partition.
-    fn shared(&self, lane: Lane) -> PartitionLoop<Engine> {
-        let stage = RouteStage::new(Arc::clone(&self.log), Arc::clone(&self.routes), lane);
+    /// All stages that work, high priority first.
+    fn all_stages(&self) -> Vec<Arc<dyn Stage>> {
+        let lane = |lane| -> Arc<dyn Stage> {
+            Arc::new(RouteStage::new(Arc::clone(&self.log), Arc::clone(&self.routes), lane))
+        };
+        let lanes = || vec![lane(Lane::High), lane(Lane::Normal)];
+        match self.stages {
+            Stages::Enrich => vec![self.enrich()],
+            Stages::Route => lanes(),
+            Stages::RouteRaw => lanes().into_iter().chain([self.enrich()]).collect(),
+        }
+    }
+
+    fn enrich(&self) -> Arc<dyn Stage> {
+        let (state, enriched) = (Arc::clone(&self.state), self.enriched.clone());
+        let enrichers: Vec<Arc<dyn tracklog_pipeline::enrich::Enricher>> =
+            vec![Arc::new(Identity), Arc::new(Profile), Arc::new(Session::default())];
+        Arc::new(EnrichStage::new(enrichers, state, enriched, FailedLookup::Reject, || 0))
+    }
+
+    /// The loop of a stage over a partition.
+    fn shared(&self, stage: Arc<dyn Stage>) -> PartitionLoop<Engine> {
         PartitionLoop {
             log: Arc::clone(&self.log),
             epoch: self.epoch,
-            stage: Arc::new(stage),
+            stage,
             source: self.source.clone(),
             rejected: self.rejected.clone(),
             delivery: Delivery::OneCommit,
@@ -265,10 +342,10 @@ impl House {
         }
     }
 
-    /// A member of each lane's group, with a loop for each partition.
+    /// A member of each stage's group, with a loop for each partition.
     fn start(&self, life: &mut Life, name: &str, loops: &mut Vec<Loop>) -> Option<()> {
-        for lane in [Lane::High, Lane::Normal] {
-            let shared = Arc::new(self.shared(lane));
+        for stage in self.all_stages() {
+            let shared = Arc::new(self.shared(stage));
             let group = GroupName::new(shared.stage.name()).unwrap();
             let (groups, topics) = (Arc::clone(&self.groups), vec![self.source.clone()]);
             let name = name.to_owned();
@@ -288,10 +365,18 @@ impl House {
         Task::new(async move {
             let (id, visitor) = (number.to_string(), format!("v{}", number % VISITORS));
             let properties = format!("{{\"even\":{}}}", number.is_multiple_of(2));
+            let (user, traits) = (login_of(number), format!("{{\"seen\":{number}}}"));
+            let kind = if user.is_some() { EventKind::Identify } else { EventKind::Track };
+            let time = TimeMicros(i64::try_from(number).expect("there are few"));
             let parts = EventParts {
                 message_id: &id,
+                kind,
                 anonymous_id: Some(&visitor),
+                user_id: user.as_deref(),
+                traits: user.is_some().then_some(&*traits),
                 properties: Some(&properties),
+                event_time: time,
+                received_time: time,
                 ..EventParts::default()
             };
             // The record is copied as the append is called.
@@ -310,17 +395,20 @@ impl House {
 
 /// A run: lives of a node on one disk.
 struct Run {
+    stages: Stages,
     chance: Chance,
     disk: SimDisk,
+    /// What the state has on its own disk, which no power cut reaches.
+    store: Arc<MemoryStore>,
     sent: u64,
     acked: BTreeSet<u64>,
     zombies: u64,
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
-        let disk = SimDisk::new(seed);
-        Self { chance: Chance(seed), disk, sent: 0, acked: BTreeSet::new(), zombies: 0 }
+    fn new(stages: Stages, seed: u64) -> Self {
+        let (chance, disk, store) = (Chance(seed), SimDisk::new(seed), Arc::default());
+        Self { stages, chance, disk, store, sent: 0, acked: BTreeSet::new(), zombies: 0 }
     }
 
     /// One life, up to its end by a crash or a fault. Members die with it wherever they are.
@@ -332,7 +420,7 @@ impl Run {
             self.disk.fail_operation(nth, std::io::ErrorKind::Other, lasting);
         }
         if let Some(mut life) = opened
-            && let Some(house) = life.house()
+            && let Some(house) = life.house(self.stages, &self.store)
         {
             self.work(&mut life, &house);
         }
@@ -340,6 +428,11 @@ impl Run {
         let crash = if self.chance.below(2) == 0 { Crash::Power } else { Crash::Kill };
         self.disk.crash(crash);
         self.disk = self.disk.reboot();
+        self.store = Arc::new(match self.chance.below(4) {
+            0 => MemoryStore::new(),
+            1 => self.store.reopened_behind(),
+            _ => self.store.reopened(),
+        });
     }
 
     fn work(&mut self, life: &mut Life, house: &House) {
@@ -366,7 +459,10 @@ impl Run {
                     }
                     self.zombies += 1;
                 }
-                3 => self.disk.advance(Duration::from_micros(self.chance.below(2_000))),
+                3 => {
+                    self.disk.advance(Duration::from_micros(self.chance.below(2_000)));
+                    house.state.flush().expect("a store in memory takes all");
+                }
                 4..8 if !loops.is_empty() => {
                     let index = usize::try_from(self.chance.below(loops.len() as u64)).unwrap();
                     // One that ends lost its partition, or its log.
@@ -389,50 +485,92 @@ impl Run {
         }
     }
 
-    /// A last life without faults: all is routed, and is what it must be.
+    /// A last life without faults: all is worked on, and is what it must be. How many events there
+    /// are.
     fn end(self) -> u64 {
         self.disk.heal();
         let mut life = Life::begin(&self.disk).expect("a sound disk opens");
-        let house = life.house().expect("and works");
+        let house = life.house(self.stages, &self.store).expect("and works");
         let mut loops = Vec::new();
         house.start(&mut life, "last", &mut loops).expect("and lets members join");
-        loop {
-            let ended = loops.iter_mut().filter_map(Task::poll).next();
-            assert!(ended.is_none(), "a loop that alone has its partition ended: {ended:?}");
-            let woken = |task: &Loop| task.woken.0.load(Ordering::Relaxed);
-            if !life.step() && !loops.iter().any(woken) {
-                break;
-            }
-        }
+        work_until_idle(&mut life, &house, &mut loops);
         drop(loops);
         let source = life.read(&house.source);
-        let all = life.log.topic("all").map(|topic| life.read(&topic)).unwrap_or_default();
-        let even = life.log.topic("even").map(|topic| life.read(&topic)).unwrap_or_default();
-        let stored: BTreeSet<u64> =
-            source.iter().flatten().map(|id| id.parse().expect("a number")).collect();
+        let stored: BTreeSet<u64> = source.iter().flatten().copied().collect();
         assert_eq!(stored.len(), source.iter().flatten().count(), "stored once");
         assert!(self.acked.is_subset(&stored), "acked and lost");
-        let by_visitor = |events: &[Vec<String>]| {
-            let mut by = BTreeMap::<u64, Vec<u64>>::new();
-            for id in events.iter().flatten() {
-                let number: u64 = id.parse().expect("a number");
-                by.entry(number % VISITORS).or_default().push(number);
-            }
-            by
-        };
-        let (wanted, routed) = (by_visitor(&source), by_visitor(&all));
-        assert_eq!(routed, wanted, "each once, in order for its visitor");
-        let wanted_even: BTreeMap<_, _> = wanted
-            .into_iter()
-            .map(|(visitor, mut of)| {
-                of.retain(|number| number.is_multiple_of(2));
-                (visitor, of)
-            })
-            .filter(|(_, of)| !of.is_empty())
-            .collect();
-        assert_eq!(by_visitor(&even), wanted_even, "likewise by the other lane");
+        match self.stages {
+            Stages::Enrich => assert_enriched(&mut life, &house, &source),
+            Stages::Route | Stages::RouteRaw => assert_routed(&mut life, &source),
+        }
         assert!(life.read(&house.rejected).iter().all(Vec::is_empty));
         stored.len() as u64
+    }
+}
+
+/// Lets loops, log and disk go on until none has anything to do.
+fn work_until_idle(life: &mut Life, house: &House, loops: &mut [Loop]) {
+    loop {
+        let ended = loops.iter_mut().filter_map(Task::poll).next();
+        assert!(ended.is_none(), "a loop that alone has its partition ended: {ended:?}");
+        house.state.flush().expect("a store in memory takes all");
+        let woken = |task: &Loop| task.woken.0.load(Ordering::Relaxed);
+        if !life.step() && !loops.iter().any(woken) {
+            return;
+        }
+    }
+}
+
+fn by_visitor(events: &[Vec<u64>]) -> BTreeMap<u64, Vec<u64>> {
+    let mut by = BTreeMap::<u64, Vec<u64>>::new();
+    events
+        .iter()
+        .flatten()
+        .for_each(|number| by.entry(number % VISITORS).or_default().push(*number));
+    by
+}
+
+fn assert_routed(life: &mut Life, source: &[Vec<u64>]) {
+    let [all, even] = ["all", "even"]
+        .map(|name| life.log.topic(name).map(|topic| life.read(&topic)).unwrap_or_default());
+    let wanted = by_visitor(source);
+    assert_eq!(by_visitor(&all), wanted, "each once, in order for its visitor");
+    let wanted_even: BTreeMap<_, _> = wanted
+        .into_iter()
+        .map(|(visitor, mut of)| {
+            of.retain(|number| number.is_multiple_of(2));
+            (visitor, of)
+        })
+        .filter(|(_, of)| !of.is_empty())
+        .collect();
+    assert_eq!(by_visitor(&even), wanted_even, "likewise by the other lane");
+}
+
+/// Each event of `source` is in `enriched` once, in its order, with what those before it told of its
+/// visitor: the user of the last login, his traits as of then, and one visit that began with the
+/// first.
+fn assert_enriched(life: &mut Life, house: &House, source: &[Vec<u64>]) {
+    let enriched = life.lines(&house.enriched);
+    for (partition, (numbers, lines)) in source.iter().zip(&enriched).enumerate() {
+        assert_eq!(lines.iter().map(number_of).collect::<Vec<_>>(), *numbers, "once, in order");
+        let mut last_login = BTreeMap::new();
+        let mut visits = BTreeMap::new();
+        for (offset, (number, line)) in numbers.iter().zip(lines).enumerate() {
+            let visitor = number % VISITORS;
+            if let Some(user) = login_of(*number) {
+                last_login.insert(visitor, (user, *number));
+            }
+            let known = last_login.get(&visitor);
+            let (user, seen) = (known.map(|it| &*it.0), known.map(|it| it.1));
+            assert_eq!(line["resolvedUserId"].as_str(), user, "{line}");
+            assert_eq!(line["profile"]["traits"]["seen"].as_u64(), seen, "{line}");
+            let visit = line["session"]["id"].as_str().expect("each has a visit");
+            let is_first = !visits.contains_key(&visitor);
+            assert_eq!(line["session"]["firstEvent"], is_first, "{line}");
+            assert_eq!(*visits.entry(visitor).or_insert(visit), visit, "{line}");
+            assert_eq!(line["rawPartition"], partition, "{line}");
+            assert_eq!(line["rawOffset"], offset, "{line}");
+        }
     }
 }
 
@@ -442,12 +580,12 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
-#[test]
-fn over_crashes_faults_and_late_members_each_event_is_routed_once_and_in_order() {
+/// Lives and their end, for each seed.
+fn run_seeds(stages: Stages) {
     let (mut stored, mut zombies, mut acked) = (0, 0, 0);
     for seed in seeds() {
         let ended = std::panic::catch_unwind(|| {
-            let mut run = Run::new(seed);
+            let mut run = Run::new(stages, seed);
             for _ in 0..=run.chance.below(4) {
                 run.life();
             }
@@ -464,14 +602,59 @@ fn over_crashes_faults_and_late_members_each_event_is_routed_once_and_in_order()
     assert!(zombies >= count / 10, "{zombies} members woke late");
 }
 
+#[test]
+fn over_crashes_faults_and_late_members_each_event_is_routed_once_and_in_order() {
+    run_seeds(Stages::Route);
+}
+
+#[test]
+fn over_crashes_faults_and_late_members_each_event_is_enriched_once_with_what_was_known_then() {
+    run_seeds(Stages::Enrich);
+}
+
+/// Whatever stands still but the lane itself: enrichment and the normal lane are never polled.
+#[test]
+fn events_of_high_priority_are_routed_while_enrichment_and_the_normal_lane_stand_still() {
+    for stages in [Stages::Route, Stages::RouteRaw] {
+        let disk = SimDisk::new(7);
+        let mut life = Life::begin(&disk).unwrap();
+        let house = life.house(stages, &Arc::default()).unwrap();
+        let mut loops = Vec::new();
+        house.start(&mut life, "one", &mut loops).unwrap();
+        let mut standing = loops.split_off(PARTITIONS as usize);
+        for number in 0..20 {
+            let mut append = house.append(number);
+            while append.poll().is_none() {
+                life.step();
+            }
+        }
+        work_until_idle(&mut life, &house, &mut loops);
+        let even = life.log.topic("even").expect("it is made for the first");
+        let routed: BTreeSet<_> = life.read(&even).concat().into_iter().collect();
+        assert_eq!(routed, (0..20).step_by(2).collect(), "{stages:?}");
+        let nothing = |topic: Option<Topic>, life: &mut Life| {
+            topic.is_none_or(|topic| life.read(&topic).concat().is_empty())
+        };
+        assert!(nothing(life.log.topic("all"), &mut life));
+        assert!(stages == Stages::Route || nothing(life.log.topic("enriched"), &mut life));
+        // And they go on where they were.
+        work_until_idle(&mut life, &house, &mut standing);
+        let all = life.log.topic("all").expect("it is made now");
+        assert_eq!(life.read(&all).concat().len(), 20);
+        assert_eq!(life.read(&even).concat().len(), 10);
+    }
+}
+
 /// Every step of a loop at which it can stop: it dies there, after each number of polls.
 #[test]
 fn a_loop_may_die_at_any_of_its_steps() {
-    for lane in [Lane::High, Lane::Normal] {
+    let partitions = PARTITIONS as usize;
+    for (stages, of_stage) in [(Stages::Route, 0), (Stages::Route, partitions), (Stages::Enrich, 0)]
+    {
         for polls in 0.. {
-            let disk = SimDisk::new(7);
-            let mut life = Life::begin(&disk).unwrap();
-            let house = life.house().unwrap();
+            let mut run = Run::new(stages, 7);
+            let mut life = Life::begin(&run.disk).unwrap();
+            let house = life.house(stages, &run.store).unwrap();
             for number in 0..20 {
                 let mut append = house.append(number);
                 while append.poll().is_none() {
@@ -480,8 +663,7 @@ fn a_loop_may_die_at_any_of_its_steps() {
             }
             let mut loops = Vec::new();
             house.start(&mut life, "one", &mut loops).unwrap();
-            let of_lane = if lane == Lane::High { 0 } else { PARTITIONS as usize };
-            let mut dying = loops.swap_remove(of_lane);
+            let mut dying = loops.swap_remove(of_stage);
             drop(loops);
             let mut done = 0;
             while done < polls && (dying.woken.0.load(Ordering::Relaxed) || life.step()) {
@@ -492,9 +674,8 @@ fn a_loop_may_die_at_any_of_its_steps() {
             }
             let is_whole = done < polls;
             drop(dying);
-            disk.crash(Crash::Kill);
-            let mut run = Run::new(7);
-            run.disk = disk.reboot();
+            run.disk.crash(Crash::Kill);
+            run.disk = run.disk.reboot();
             run.acked = (0..20).collect();
             assert_eq!(run.end(), 20);
             if is_whole {
