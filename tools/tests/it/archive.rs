@@ -81,7 +81,8 @@ fn event(number: usize) -> Value {
            "context": {"page": {"url": "https://shop.example/?utm_source=x"}}})
 }
 
-fn send(node: &Node, numbers: std::ops::Range<usize>) {
+/// Sends events of three names.
+pub(crate) fn send(node: &Node, numbers: std::ops::Range<usize>) {
     let events: Vec<_> = numbers.map(event).collect();
     let answer = node.post("/v1/batch", &json!({ "batch": events }).to_string());
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -420,7 +421,7 @@ fn parquet_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Counts, sums and typed columns as another program reads them.
-fn duckdb_agrees(archive: &Path, raw: &[Value]) {
+pub(crate) fn duckdb_agrees(archive: &Path, raw: &[Value]) {
     let Some(python) = python_with_duckdb() else {
         let why = "SKIPPED reading the archive with DuckDB: Python's package `duckdb` is not there";
         return writeln!(io::stderr(), "{why}").expect("standard error is open");

@@ -5,6 +5,8 @@ mod archive;
 mod backfill;
 mod backup;
 mod bad_input;
+#[cfg(feature = "full")]
+mod bad_store;
 mod damage;
 mod demo;
 mod diff;
