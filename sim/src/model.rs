@@ -433,10 +433,14 @@ impl Model {
         trim.0 = trim.0.max(before);
     }
 
-    /// A partition began there, for all who read.
-    pub(crate) fn began_at(&mut self, partition: PartitionId, start: Offset) {
+    /// A partition began there, for all who read. Says whether it began earlier before, and nobody
+    /// trimmed it so far.
+    pub(crate) fn began_at(&mut self, partition: PartitionId, start: Offset) -> bool {
+        let (_, trimmed_at_most) = self.trims.get(&partition).copied().unwrap_or_default();
         let latest = self.starts.entry(partition).or_default();
+        let by_itself = start > *latest && start > trimmed_at_most;
         *latest = start.max(*latest);
+        by_itself
     }
 
     /// Whether the record at this place is known.

@@ -42,6 +42,8 @@ const DAMAGES: [Damage; 8] = [
 
 /// Sets the chance of settling apart.
 const SETTLING: u64 = 0x5e77_1e5e_771e_5e77;
+/// Sets the chance apart that a log refuses appends at its limit.
+const REFUSING: u64 = 0x4ef5_51f6_4ef5_51f6;
 /// Sets the chance apart that records go for want of room.
 const YIELDING: u64 = 0x91e1_d91e_1d91_e1d9;
 
@@ -157,6 +159,9 @@ impl Plan {
         let drops = chance.one_in(3);
         let fills = chance.one_in(4);
         let yields = settles && fills && yielding.one_in(2);
+        // Where nothing is settled no room ever comes by itself.
+        let mut refusing = Chance::new(chance.clone().number() ^ REFUSING);
+        let drops_oldest = drops && !(settles && refusing.one_in(2));
         let when_full = if yields { WhenFull::DropOldest } else { WhenFull::Refuse };
         let options = Options {
             slot_bytes: Some(SLOT_BYTES),
@@ -168,7 +173,7 @@ impl Plan {
             hot_bytes: hot_slots.map(|slots| SLOT_BYTES * slots),
             frame_bytes: *apart.one_of(&[0, 64 << 10, 32 << 20]),
             journal_bytes_max: drops.then(|| SLOT_BYTES * (4 + chance.below(4))),
-            when_full: if drops { WhenFull::DropOldest } else { WhenFull::Refuse },
+            when_full: if drops_oldest { WhenFull::DropOldest } else { WhenFull::Refuse },
             commit_deadline: Duration::from_secs(2),
             ..Options::default()
         };
@@ -187,17 +192,26 @@ impl Plan {
             };
             steps.extend((0..likely).map(|_| step));
         }
+        let loses_checkpoints = settles && apart.one_in(2);
+        let (mut runs, mut steps_max) = (1 + chance.below(6), *chance.one_of(&[60, 200, 500]));
+        let mut options = options;
+        if settles && apart.one_in(3) {
+            // Each run ends a segment. Where a pack is made of each, eight become one.
+            (runs, steps_max) = (9 + apart.below(6), 200);
+            options.hot_bytes = Some(0);
+            steps.extend([Step::Settler, Step::Keeper].repeat(12));
+        }
         Self {
             options,
-            runs: 1 + chance.below(6),
-            steps_max: *chance.one_of(&[60, 200, 500]),
+            runs,
+            steps_max,
             partitions: 1 + u32::try_from(chance.below(4)).expect("it is small"),
             large_one_in: *chance.one_of(&[2, 8, 1 << 20]),
             errors: chance.one_in(3) && damage.is_none(),
             cached: chance.one_in(6),
             limits: Limits { when_full, ..limits },
             damage,
-            loses_checkpoints: settles && apart.one_in(2),
+            loses_checkpoints,
             steps,
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tracklog_engine::disk::simulated::{Crash, Lasting, Lying, SimDisk};
 use tracklog_engine::disk::{Disk, FileName, SlotId};
-use tracklog_engine::{Engine, Note, OpenError, State, Stepper};
+use tracklog_engine::{Engine, Note, OpenError, State, Stepper, WhenFull};
 use tracklog_log::{
     Append, AppendError, CatalogError, Condition, Domain, Epoch, Erase, EraseError, Extent, Fetch,
     FetchError, FetchMode, Fetched, Item, Lane, Log, Retention, Stored, TimeKind, Topic, TopicName,
@@ -230,6 +230,7 @@ impl Program {
         outcome.did.count_some(Did::SlotReuse, written.slots_used_again);
         outcome.did.count_some(Did::Checkpoint, written.checkpoints);
         outcome.did.count_some(Did::Settle, written.packs);
+        outcome.did.count_some(Did::Merge, written.merges);
         outcome
     }
 
@@ -548,13 +549,19 @@ impl Program {
     /// Within a run starts only rise: it is enough to look now and then, and at its end.
     fn note_starts(&mut self) {
         let Some(node) = &self.node else { return };
+        // Where the oldest segment may go for want of room too, nobody can tell the two apart.
+        let expires =
+            !self.plan.limits.are_none() && self.plan.options.when_full == WhenFull::Refuse;
+        let mut expired = 0;
         for topic in node.log.topics() {
             for partition in topic.partitions() {
                 if let Some(extent) = node.log.extent(partition) {
-                    self.model.began_at(partition, extent.start);
+                    let by_itself = self.model.began_at(partition, extent.start);
+                    expired += u64::from(expires && by_itself);
                 }
             }
         }
+        self.outcome.did.count_some(Did::Expire, expired);
     }
 
     /// The process is gone, and all who waited with it.

@@ -35,6 +35,10 @@ pub enum Did {
     Checkpoint,
     /// A pack was made.
     Settle,
+    /// A pack was made of several.
+    Merge,
+    /// A partition began later for its topic's limits.
+    Expire,
     /// Records were erased.
     Erase,
     /// A topic was deleted.
@@ -52,7 +56,7 @@ pub enum Did {
 }
 
 /// All kinds and their names, in the order of the enum.
-const KINDS: [(Did, &str); 20] = [
+const KINDS: [(Did, &str); 22] = [
     (Did::Create, "create"),
     (Did::Append, "append"),
     (Did::Conditional, "conditional"),
@@ -66,6 +70,8 @@ const KINDS: [(Did, &str); 20] = [
     (Did::SlotReuse, "slot_reuse"),
     (Did::Checkpoint, "checkpoint"),
     (Did::Settle, "settle"),
+    (Did::Merge, "merge"),
+    (Did::Expire, "expire"),
     (Did::Erase, "erase"),
     (Did::DeleteTopic, "delete_topic"),
     (Did::Crash, "crash"),
@@ -133,8 +139,8 @@ mod tests {
         }
         let mut doubled = tally;
         doubled.add(&tally);
-        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=20).map(|nth| 2 * nth)));
+        assert!(doubled.kinds().map(|(_, times)| times).eq((1..=22).map(|nth| 2 * nth)));
         assert!(tally.to_json().starts_with("{\"create\":1,\"append\":2,"));
-        assert!(tally.to_string().ends_with("18 reopen, 19 damage, 20 rebuild"));
+        assert!(tally.to_string().ends_with("20 reopen, 21 damage, 22 rebuild"));
     }
 }
