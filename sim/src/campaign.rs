@@ -1,12 +1,14 @@
 //! Many programs, one seed each, on all cores, and what they add up to.
 
 use std::fmt;
+use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::program::{Outcome, run_program};
+use crate::resends::{Resends, run_resends};
 use crate::tally::Tally;
 
 /// Which programs to run.
@@ -104,5 +106,35 @@ impl Campaign {
         let mut totals = totals.into_inner().expect("adding up does not panic");
         totals.violations.sort_unstable();
         totals
+    }
+
+    /// Runs as many programs of resends. Tells besides which seeds broke a promise.
+    #[must_use]
+    pub fn resend(&self) -> (Resends, Vec<u64>) {
+        let next = AtomicU64::new(0);
+        let all = Mutex::new((Resends::default(), Vec::new()));
+        let work = || {
+            loop {
+                let nth = next.fetch_add(1, Ordering::Relaxed);
+                if nth >= self.programs {
+                    return;
+                }
+                let seed = self.seed.wrapping_add(nth);
+                let done = catch_unwind(|| run_resends(seed));
+                let mut all = all.lock().expect("adding up does not panic");
+                match done {
+                    Ok(done) => all.0 += done,
+                    Err(_) => all.1.push(seed),
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..self.threads.max(1) {
+                scope.spawn(work);
+            }
+        });
+        let (done, mut violations) = all.into_inner().expect("adding up does not panic");
+        violations.sort_unstable();
+        (done, violations)
     }
 }

@@ -15,6 +15,7 @@ use tracklog_sim::{Campaign, Failure, FileSystem, Outcome, PowerCuts, Totals, ru
 const USAGE: &str = "\
 Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
        tracklog-sim replay SEED
+       tracklog-sim resend [--programs N] [--seed S] [--threads N] [--json]
        tracklog-sim sweep [--every K] [--from N] [--json]
        tracklog-sim powercut --fs ext4|xfs --dir DIR [--points N] [--seed S] [--seconds N]
                     [--uring] [--without-sync] [--again POINT] [--json]
@@ -22,6 +23,8 @@ Usage: tracklog-sim run [--programs N] [--seed S] [--threads N] [--json]
 run      random programs with faults and crashes, one for each seed from S on; exits with 0 only
          if every promise held
 replay   one of them again, telling each step
+resend   random programs of clients that send the same events again and again, to a log that stores
+         each once; exits with 0 only if every promise held
 sweep    a fixed program, in which each operation of the disk fails in turn, with an error of the
          medium and for want of room: every Kth from the Nth on
 powercut the log on a real file system, over a disk that is put together as it may have stood at N
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     match command(&arguments) {
         Ok(Command::Run { campaign, json }) => run(campaign, json),
         Ok(Command::Replay { seed }) => replay(seed),
+        Ok(Command::Resend { campaign, json }) => resend(campaign, json),
         Ok(Command::Sweep { first, stride, json }) => sweep_some(first, stride, json),
         Ok(Command::PowerCut { cuts, json }) => powercut(&cuts, json),
         Err(what) => {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
 enum Command {
     Run { campaign: Campaign, json: bool },
     Replay { seed: u64 },
+    Resend { campaign: Campaign, json: bool },
     Sweep { first: u64, stride: NonZeroU64, json: bool },
     PowerCut { cuts: Box<PowerCuts>, json: bool },
 }
@@ -55,13 +60,18 @@ fn command(arguments: &[String]) -> Result<Command, String> {
     match (verb.as_str(), rest) {
         ("replay", [seed]) => Ok(Command::Replay { seed: number(seed)? }),
         ("sweep", options) => sweep_command(options),
-        ("run", options) => run_command(options),
+        ("run", options) => {
+            campaign_of(options).map(|(campaign, json)| Command::Run { campaign, json })
+        }
+        ("resend", options) => {
+            campaign_of(options).map(|(campaign, json)| Command::Resend { campaign, json })
+        }
         ("powercut", options) => powercut_command(options),
         _ => Err(format!("{verb}: no such command, or not so many words")),
     }
 }
 
-fn run_command(options: &[String]) -> Result<Command, String> {
+fn campaign_of(options: &[String]) -> Result<(Campaign, bool), String> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut campaign = Campaign { seed: 1, programs: 2_000, threads };
     let mut json = false;
@@ -79,7 +89,7 @@ fn run_command(options: &[String]) -> Result<Command, String> {
             _ => return Err(format!("{option}: no such option")),
         }
     }
-    Ok(Command::Run { campaign, json })
+    Ok((campaign, json))
 }
 
 fn sweep_command(options: &[String]) -> Result<Command, String> {
@@ -171,6 +181,24 @@ fn run(campaign: Campaign, json: bool) -> ExitCode {
         }
     };
     conclude(&campaign.run(&ended), json)
+}
+
+fn resend(campaign: Campaign, json: bool) -> ExitCode {
+    let (done, violations) = campaign.resend();
+    for seed in &violations {
+        eprintln!("seed {seed} broke a promise");
+        eprintln!(
+            "  repeat it: cargo run --release -p tracklog-sim -- resend --programs 1 --seed {seed}"
+        );
+    }
+    let (programs, broken) = (campaign.programs, violations.len());
+    if json {
+        let done = done.to_json();
+        println!("{{\"programs\":{programs},\"violations\":{broken},\"did\":{done}}}");
+    } else {
+        println!("{programs} programs, {broken} violations: {done}");
+    }
+    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn sweep_some(first: u64, stride: NonZeroU64, json: bool) -> ExitCode {

@@ -1,8 +1,9 @@
 //! Programs of clients that send the same events again and again, to a log that stores each once.
 //!
 //! As in `program` one seed decides all of it: what is sent, in which order the log and its disk go
-//! on, which operation fails or is the last of a process, what is trimmed and settled. Some ids share
-//! a hash, some come with two contents.
+//! on, which operation fails or is the last of a process, what is trimmed and settled, and which
+//! checkpoints are gone at an opening. Some ids share a hash, some come with two contents. Some
+//! programs have so many runs that packs are merged.
 //!
 //! What the log is held to
 //! - Whoever is told where an event lies is told the same place, as long as it lies there.
@@ -12,13 +13,15 @@
 //! A breach is a panic, as everywhere here.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracklog_engine::disk::Disk as _;
 use tracklog_engine::disk::simulated::{Crash, Lasting, SimDisk};
-use tracklog_engine::{Engine, Options, Stepper};
+use tracklog_engine::disk::{Disk as _, FileName};
+use tracklog_engine::{Engine, OpenError, Options, Stepper};
 use tracklog_log::dedupe::{OnceError, Outcomes, VerdictKind, append_once};
 use tracklog_log::{
     Append, Dedupe, Domain, Epoch, Fetch, FetchMode, Item, Lane, Log, Retention, Topic, TopicName,
@@ -35,7 +38,10 @@ const TOPIC: &str = "once";
 const IDS: u64 = 40;
 const PARTITIONS: u32 = 3;
 const RUNS: u64 = 5;
+/// Of a program whose packs are merged: each run ends a segment, and eight packs become one.
+const MERGING_RUNS: u64 = 14;
 const STEPS: u64 = 160;
+const CHECKPOINTS: [FileName; 2] = [FileName::CheckpointA, FileName::CheckpointB];
 
 /// What an event is: its id, and what it says.
 type Event = (u64, u64);
@@ -56,6 +62,48 @@ pub struct Resends {
     pub crashes: u64,
     /// Ids that were known through packs, at the openings.
     pub settled: u64,
+    /// Packs that were made of several.
+    pub merges: u64,
+    /// Openings without a checkpoint.
+    pub rebuilt: u64,
+}
+
+impl AddAssign for Resends {
+    fn add_assign(&mut self, other: Self) {
+        self.stored += other.stored;
+        self.known += other.known;
+        self.reused += other.reused;
+        self.collisions += other.collisions;
+        self.crashes += other.crashes;
+        self.settled += other.settled;
+        self.merges += other.merges;
+        self.rebuilt += other.rebuilt;
+    }
+}
+
+impl Resends {
+    /// One line of JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let Self { stored, known, reused, collisions, crashes, settled, merges, rebuilt } = self;
+        format!(
+            "{{\"stored\":{stored},\"known\":{known},\"reused\":{reused},\
+             \"collisions\":{collisions},\"crashes\":{crashes},\"settled\":{settled},\
+             \"merges\":{merges},\"rebuilt\":{rebuilt}}}"
+        )
+    }
+}
+
+impl fmt::Display for Resends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stored, known, reused, collisions, crashes, settled, merges, rebuilt } = self;
+        write!(
+            f,
+            "{stored} events stored, {known} known, {reused} under an id that another one has, \
+             {collisions} that share a hash, {crashes} crashes, {settled} ids known through packs, \
+             {merges} merges, {rebuilt} openings without a checkpoint"
+        )
+    }
 }
 
 /// Runs the program of `seed`.
@@ -66,7 +114,8 @@ pub struct Resends {
 pub fn run_resends(seed: u64) -> Resends {
     let mut program = Program::new(seed);
     let ended = catch_unwind(AssertUnwindSafe(|| program.run()));
-    let done = program.done;
+    let mut done = program.done;
+    done.merges = program.disk.written().merges;
     if let Err(breach) = ended {
         // What is half done is no place to clean up from.
         std::mem::forget(program);
@@ -91,6 +140,7 @@ struct Program {
     tasks: Vec<Task<Vec<Event>, Result<Outcomes, OnceError>>>,
     told: BTreeMap<Event, Place>,
     attempts: u64,
+    runs: u64,
     done: Resends,
 }
 
@@ -98,7 +148,8 @@ impl Program {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let topic = TopicName::new(TOPIC).expect("it is a name");
-        let hot_slots = *chance.one_of(&[None, Some(0), Some(1), Some(3)]);
+        let hot_slots = *chance.one_of(&[None, Some(0), Some(0), Some(1), Some(3)]);
+        let merges = hot_slots == Some(0) && chance.one_in(2);
         let options = Options {
             slot_bytes: Some(SLOT_BYTES),
             replay_threads: 0,
@@ -117,6 +168,7 @@ impl Program {
             tasks: Vec::new(),
             told: BTreeMap::new(),
             attempts: 0,
+            runs: if merges { MERGING_RUNS } else { RUNS },
             done: Resends::default(),
         }
     }
@@ -124,7 +176,7 @@ impl Program {
     fn run(&mut self) {
         self.open();
         self.make_topic();
-        for _ in 0..RUNS {
+        for _ in 0..self.runs {
             self.one_run();
         }
         // In peace all of it comes in once more, and nothing new.
@@ -166,24 +218,62 @@ impl Program {
                 break;
             }
         }
+        if self.runs == MERGING_RUNS && self.chance.one_in(2) {
+            self.run_until_idle();
+        }
         self.done.crashes += 1;
         self.disk.crash(crash);
         self.collect();
         self.tasks.clear();
         self.node = None;
         self.disk = self.disk.reboot();
+        if self.chance.one_in(4) {
+            self.open_without_some_checkpoint();
+        } else {
+            self.open();
+        }
+    }
+
+    /// Opens a log that lacks one checkpoint, or both. Where a crash tore the header of a spare slot
+    /// nobody knows without any that it was spare, and the opening is refused: then they are put back.
+    fn open_without_some_checkpoint(&mut self) {
+        self.disk.heal();
+        let kept = CHECKPOINTS.map(|file| self.disk.read_file(&file).ok());
+        let lost = 1 + self.chance.below(3);
+        for (nth, file) in CHECKPOINTS.iter().enumerate() {
+            if lost >> nth & 1 == 1 {
+                self.disk.set_file(file, None);
+            }
+        }
+        if self.try_open() {
+            self.done.rebuilt += u64::from(lost == 3);
+            return;
+        }
+        for (file, bytes) in CHECKPOINTS.iter().zip(kept) {
+            self.disk.set_file(file, bytes);
+        }
         self.open();
     }
 
     fn open(&mut self) {
         self.disk.heal();
+        assert!(self.try_open(), "nothing is damaged");
+    }
+
+    /// Opens the log and looks at all that is in it. False where the opening is refused.
+    fn try_open(&mut self) -> bool {
         let disk = Arc::new(self.disk.clone());
-        let (log, stepper) = Engine::open_stepped(disk, &self.options).expect("nothing is damaged");
+        let (log, stepper) = match Engine::open_stepped(disk, &self.options) {
+            Ok(opened) => opened,
+            Err(OpenError::Damaged { .. }) => return false,
+            Err(error) => panic!("{error}"),
+        };
         let epoch = answer(log.open(Domain::WHOLE)).expect("it is asked of nobody");
         let epoch = epoch.expect("the log was just opened");
         self.done.settled += log.status().settled_ids;
         self.node = Some(Node { log: Arc::new(log), stepper, epoch });
         self.check();
+        true
     }
 
     fn node(&mut self) -> &mut Node {

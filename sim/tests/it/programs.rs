@@ -46,15 +46,10 @@ fn operations_all_over_a_program_may_fail_or_find_no_room_once_or_from_there_on(
 fn events_sent_again_and_again_are_stored_once() {
     let mut all = Resends::default();
     for seed in 0..200 {
-        let done = run_resends(seed);
-        all.stored += done.stored;
-        all.known += done.known;
-        all.reused += done.reused;
-        all.collisions += done.collisions;
-        all.crashes += done.crashes;
-        all.settled += done.settled;
+        all += run_resends(seed);
     }
+    assert!(all.merges > 10 && all.rebuilt > 30, "{all:?}");
     assert!(all.settled > 4_000, "{all:?}");
     assert!(all.stored > 4_000 && all.known > 4_000, "{all:?}");
-    assert!(all.reused > 300 && all.collisions > 500 && all.crashes == 1_000, "{all:?}");
+    assert!(all.reused > 300 && all.collisions > 500 && all.crashes >= 1_000, "{all:?}");
 }
