@@ -16,7 +16,7 @@ pub(crate) const SLOT_BYTES: u64 = 2 << 20;
 /// What damage is done to what was durable, once in a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// A page of a slot or a checkpoint rots while the machine is off.
+    /// A page of a slot, a pack, an index file or a checkpoint rots while the machine is off.
     Rot,
     /// A commit lands elsewhere in its slot.
     Misdirect,

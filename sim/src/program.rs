@@ -56,6 +56,8 @@ const TURNS_MAX: u32 = 100_000;
 
 /// Sets the chance apart by which error an operation fails.
 const ERRING: u64 = 0xe0c0_55e0_c055_e0c0;
+/// Sets the chance apart by which packs and index files rot.
+const ROTTING: u64 = 0x0707_1e55_0707_1e55;
 /// What an operation fails with: an error of the medium, or one that says that there is no room.
 pub(crate) const ERRORS: [ErrorKind; 2] = [ErrorKind::Other, ErrorKind::StorageFull];
 
@@ -173,6 +175,8 @@ struct Program {
     chance: Chance,
     /// Which errors there are. Apart, so that a seed does what it did when there was one.
     erring: Chance,
+    /// Which packs and index files rot. Apart for the same reason.
+    rotting: Chance,
     plan: Plan,
     disk: SimDisk,
     node: Option<Node>,
@@ -203,6 +207,7 @@ impl Program {
         Self {
             chance,
             erring: Chance::new(seed ^ ERRING),
+            rotting: Chance::new(seed ^ ROTTING),
             plan,
             disk: SimDisk::new(seed),
             node: None,
@@ -433,8 +438,11 @@ impl Program {
         let kind = self.crash_kind();
         self.crash(kind);
         while self.disk.step() {}
-        self.rot();
-        self.spoil(Loss::OneCommit);
+        match self.rot() {
+            // It follows from what is there.
+            Loss::None => self.outcome.faults += 1,
+            loss => self.spoil(loss),
+        }
     }
 
     /// One checkpoint rots, or both: what they say follows from packs and the journal.
@@ -483,7 +491,13 @@ impl Program {
         self.model.looked(partition, &contents[&partition]);
     }
 
-    fn rot(&mut self) {
+    /// Lets something rot; how much may be missing then.
+    fn rot(&mut self) -> Loss {
+        if self.rotting.one_in(3)
+            && let Some(loss) = self.rot_file()
+        {
+            return loss;
+        }
         if self.chance.one_in(6) {
             let file =
                 if self.chance.one_in(2) { FileName::CheckpointA } else { FileName::CheckpointB };
@@ -493,7 +507,7 @@ impl Program {
                 self.tell(format_args!("{} rots at {at}", file.path()));
                 self.disk.set_file(&file, Some(bytes));
             }
-            return;
+            return Loss::OneCommit;
         }
         let (slot, page) = self.used_page();
         self.tell(format_args!("{slot} rots at page {page}"));
@@ -509,6 +523,33 @@ impl Program {
                 self.disk.flip_bit(slot, at + self.chance.below(PAGE_BYTES), bit);
             }
         }
+        Loss::OneCommit
+    }
+
+    /// Lets a pack or an index file rot, if there is one: a bit, or a page.
+    fn rot_file(&mut self) -> Option<Loss> {
+        let packs = self.disk.packs_folder().expect("the machine is on").into_iter();
+        let indexes = self.disk.journal_folder().expect("the machine is on").indexes.into_iter();
+        // A pack holds many commits; what an index says is in its segment.
+        let packs = packs.map(|(pack, _)| (FileName::Pack(pack), Loss::Told));
+        let indexes = indexes.map(|segment| (FileName::Index(segment), Loss::None));
+        let files: Vec<(FileName, Loss)> = packs.chain(indexes).collect();
+        if files.is_empty() {
+            return None;
+        }
+        let (file, loss) = self.rotting.one_of(&files).clone();
+        let mut bytes = self.disk.read_file(&file).ok().filter(|bytes| !bytes.is_empty())?;
+        let at = self.rotting.index(bytes.len());
+        if self.rotting.one_in(2) {
+            bytes[at] ^= 1 << self.rotting.below(8);
+        } else {
+            let page = at / PAGE_BYTES as usize * PAGE_BYTES as usize;
+            let end = bytes.len().min(page + PAGE_BYTES as usize);
+            bytes[page..end].fill(0x5a);
+        }
+        self.tell(format_args!("{} rots at {at}", file.path()));
+        self.disk.set_file(&file, Some(bytes));
+        Some(loss)
     }
 
     /// A page that holds something, where one is found.
