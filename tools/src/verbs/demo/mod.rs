@@ -57,9 +57,9 @@ const USUAL_PORTS: [u16; 2] = [8080, 8443];
 #[derive(Args)]
 #[command(after_help = "\
 The folder is made anew at each start; one that no demo made is never touched. While the demo runs
-it prints commands to try. Ctrl-C, or --for, ends it: it sends no more, and waits up to 30 s until all
-that was accepted is enriched, routed and archived; Ctrl-C again ends it at once. The folder stays for
-`tracklog replay`.
+it prints commands to try. Ctrl-C, or --for, ends it: it sends no more, and waits up to 30 s until
+all that was accepted is enriched, routed and archived; Ctrl-C again ends it at once. The folder
+stays for `tracklog replay`.
 
 Examples:
   tracklog demo
