@@ -14,7 +14,7 @@ use tracklog_log::{
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
 use tracklog_protocol::{Offset, PartitionId, Records, TimeMicros};
 
-use crate::rig::{Machine, append, batches, options, payload, settled, topic, wait};
+use crate::rig::{Machine, append, batches, options, payload, settled, topic, until, wait};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -393,14 +393,19 @@ fn sent_again_and_again(seed: u64) {
     let mut machine = Machine::with(seed, Options { hot_bytes, ..once(hash_bits) });
     let partitions = topic(machine.engine(), "once", 3, Retention::Keep);
     let mut told: BTreeMap<Sent, (PartitionId, Offset)> = BTreeMap::new();
+    let mut openings = 1;
     for attempt in 0..120 {
         let count = 1 + random.below(8);
         let events: Vec<Sent> = (0..count).map(|_| random.event()).collect();
         let records = records(&events, attempt);
         let first = usize::try_from(random.below(3)).expect("small");
         match random.below(20) {
-            0 => machine.reopen(),
+            0 => {
+                machine.reopen();
+                openings += 1;
+            }
             1 | 2 => {
+                openings += 1;
                 let log = machine.shared();
                 let epoch = wait(log.open(Domain::WHOLE)).expect("it is open");
                 let items = items(&records, &partitions[first..]);
@@ -429,6 +434,9 @@ fn sent_again_and_again(seed: u64) {
     if hot_bytes.is_some() {
         settled(machine.engine());
         assert!(machine.engine().status().settled_ids > 0, "seed {seed}: nothing was settled");
+        // Each opening left a segment, and eight packs of a size become one.
+        assert!(openings > 8, "seed {seed}: too few openings for a merge");
+        until(machine.engine(), |log| log.status().packs <= 8);
         for (event, place) in &told {
             lie_where_they_were(&machine, &partitions, &[*event], &[*place]);
         }
