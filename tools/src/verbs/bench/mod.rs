@@ -108,9 +108,10 @@ Examples:
     #[command(after_help = "\
 A node with all its stages takes 50 events a request over HTTP, each request when it is due: with
 enrichment at work, with none, with one whose profile store answers late (which needs a build with
---features full), and then 10 s of ten times the rate over ten times the connections. Then it is waited until enrichment has caught
-up, and every event that was acked is looked for in `raw` and in `enriched`: one that is not there
-once is an error. What is refused is counted by its status, and not sent again.
+--features full), and then 10 s of ten times the rate over ten times the connections. Then it is
+waited until enrichment has caught up, and every event that was acked is looked for in `raw` and in
+`enriched`: one that is not there once is an error. What is refused is counted by its status, and
+not sent again.
 
 Examples:
   tracklog bench spike --seconds 10
