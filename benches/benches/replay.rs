@@ -1,8 +1,9 @@
 //! Replay of the recent past: everything in full segments, read in order over all partitions with
-//! every checksum computed; beside it the checksum alone over the same mapped bytes.
+//! every checksum computed; beside it the checksum alone over the same mapped bytes. And of what is
+//! settled: frames read, decoded and sliced, all of it on the thread that asks.
 //!
-//! Warm: the segments lie in the page cache. The ratio of the two is what counts. Of events one field
-//! each is read besides.
+//! Warm: segments and packs lie in the page cache. Of segments the ratio of the two is what counts.
+//! Of events one field each is read besides.
 //!
 //! Cold: the page cache is dropped, and the log opened again, before each turn. A topic of 1,024
 //! partitions, written in turn, is read densely (all of them in each fetch), by a reader for each
@@ -10,19 +11,21 @@
 //! readers got; the ratios to the dense reader count.
 #![forbid(unsafe_code)]
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, SamplingMode, Throughput};
 use tokio::runtime::Runtime;
 use tracklog_benches::pace;
 use tracklog_benches::scratch::{self, ScratchLog, Shape};
+use tracklog_benches::visits::{self, Crowd};
 use tracklog_benches::workload::{self, Producers, Target};
 use tracklog_engine::BackendChoice;
 use tracklog_engine::disk::{Access, FolderAccess, open_folder};
-use tracklog_log::{Fetch, FetchMode, Fetched, Log as _};
+use tracklog_log::{Append, Fetch, FetchMode, Fetched, Item, Lane, Log as _};
 use tracklog_protocol::event::EventView;
-use tracklog_protocol::{Offset, PartitionId, TimeMicros};
+use tracklog_protocol::{Offset, PartitionId, TimeMicros, VerifiedBatch};
 
 const PARTITIONS: u32 = 16;
 const SPARSE_PARTITIONS: u32 = 1_024;
@@ -38,10 +41,17 @@ const SHAPE: Shape = Shape {
     bounded: false,
     ring_bytes: 1 << 20,
     replay_threads: 2,
+    hot_bytes: None,
 };
 const TOPICS: [(&str, &str); 2] =
     [("batches", "batches of 1,000"), ("gathered", "gathered single records")];
 const EVENTS_TOPIC: &str = "events";
+/// What is replayed of packs, made at a time, of visitors of whom so many are there at once.
+const VISITS: u64 = 2;
+const EVENTS_AT_ONCE: usize = 100_000;
+const VISITORS: usize = 2_000;
+const SETTLED_WITHIN: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 fn main() {
     let mut criterion = pace::moving_bytes();
@@ -55,8 +65,21 @@ fn main() {
     let by_asker = Shape { replay_threads: 0, ..SHAPE };
     let log = log.reopen(&by_asker, &runtime);
     replays(&mut criterion, "by whoever asks", &log, &runtime);
-    cold(&mut criterion, log, &runtime);
+    let log = cold(&mut criterion, log, &runtime);
+    let settled = Shape { hot_bytes: Some(0), ..by_asker };
+    let log = log.reopen(&settled, &runtime);
+    wait_until_settled(&log);
+    let visits = topic(&log, "visits", &runtime);
+    replay(&mut criterion, "visits/from packs, by whoever asks", &visits, &runtime);
     criterion.final_summary();
+}
+
+fn wait_until_settled(log: &ScratchLog) {
+    let began = Instant::now();
+    while log.engine.status().segments > 1 {
+        assert!(began.elapsed() < SETTLED_WITHIN, "{:?}", log.engine.status());
+        thread::park_timeout(LOOK_EVERY);
+    }
 }
 
 fn fill(log: &ScratchLog, runtime: &Runtime) {
@@ -68,8 +91,24 @@ fn fill(log: &ScratchLog, runtime: &Runtime) {
     workload::call_from_threads(&topic(log, "gathered", runtime), 1_000, 1_000, 2);
     let sparse = topic_of(log, SPARSE_TOPIC, SPARSE_PARTITIONS, runtime);
     workload::call_from_threads(&sparse, 1_000, 400, 2);
+    visit(&topic(log, "visits", runtime), runtime);
     // More than a slot, so that all of the above lies in full segments.
     producers.run(&topic(log, "behind", runtime), 48, runtime);
+}
+
+/// Events of visits, some to each partition.
+fn visit(target: &Target, runtime: &Runtime) {
+    for seed in 0..VISITS {
+        let made = visits::batches(EVENTS_AT_ONCE, Crowd::Visits(VISITORS), seed);
+        for (batch, partition) in made.batches.into_iter().zip(target.partitions.iter().cycle()) {
+            let batch = VerifiedBatch::verify(batch).expect("it was just built");
+            let permit = target.engine.reserve(Lane::FIRST_SOURCE, batch.view().bytes().len());
+            let items = [Item::Batch { partition: *partition, batch: &batch }];
+            let append = Append { conditions: &[], items: &items };
+            let permit = permit.expect("one batch is in flight");
+            runtime.block_on(target.engine.append(permit, target.epoch, append)).expect("stored");
+        }
+    }
 }
 
 fn replays(criterion: &mut Criterion, by: &str, log: &ScratchLog, runtime: &Runtime) {
@@ -125,11 +164,13 @@ fn first_slots(log: &ScratchLog, count: usize) -> Vec<Bytes> {
 }
 
 fn replay(criterion: &mut Criterion, name: &str, target: &Target, runtime: &Runtime) {
-    let read_map_before = target.engine.status().reads_map;
+    let before = target.engine.status();
     let once = read_all(target, runtime, |_| {});
+    let after = target.engine.status();
+    let (maps, packs) = (after.reads_map - before.reads_map, after.reads_pack - before.reads_pack);
     assert!(
-        once.records > 0 && once.batches == target.engine.status().reads_map - read_map_before,
-        "all of it is read from the maps of full segments"
+        once.records > 0 && (maps == once.batches || maps == 0 && packs > 0),
+        "all of it is read from the maps of full segments, or from packs: {maps} and {packs}"
     );
     let mut group = criterion.benchmark_group(format!("replay/{name}"));
     group.sampling_mode(SamplingMode::Flat);
@@ -150,7 +191,7 @@ fn replay(criterion: &mut Criterion, name: &str, target: &Target, runtime: &Runt
 /// How a topic is read to its end.
 type Way = fn(&Target, &Runtime) -> Replayed;
 
-fn cold(criterion: &mut Criterion, log: ScratchLog, runtime: &Runtime) {
+fn cold(criterion: &mut Criterion, log: ScratchLog, runtime: &Runtime) -> ScratchLog {
     let ways: [(&str, Way); 3] = [
         ("all partitions in each fetch", |target, runtime| read_all(target, runtime, |_| {})),
         ("a reader for each partition", read_each),
@@ -178,6 +219,8 @@ fn cold(criterion: &mut Criterion, log: ScratchLog, runtime: &Runtime) {
             bencher.iter_custom(|turns| (0..turns).map(|_| cold_turn(way).1).sum());
         });
     }
+    drop(group);
+    log.expect("put back each turn")
 }
 
 /// Drops what the page cache holds of the log's slots. None of them is mapped.

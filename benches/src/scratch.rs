@@ -1,6 +1,6 @@
 //! Where logs are written while they are measured, and a log opened for that.
 //!
-//! Promises: nothing is left behind; a log's journal stays at five slots, and is not settled; a folder in memory, and
+//! Promises: nothing is left behind; a log's journal stays at five slots where it is bounded; a folder in memory, and
 //! a backend that the machine refuses, are said aloud.
 
 use std::path::{Path, PathBuf};
@@ -56,6 +56,9 @@ pub struct Shape {
     pub ring_bytes: usize,
     /// How many threads read the past; with none whoever asks reads it himself.
     pub replay_threads: usize,
+    /// What is not settled of full segments; `None` where nothing is, as else the journal would refuse
+    /// what the settler is too slow for.
+    pub hot_bytes: Option<u64>,
 }
 
 impl Shape {
@@ -68,6 +71,7 @@ impl Shape {
             bounded: true,
             ring_bytes: 64 << 20,
             replay_threads: 2,
+            hot_bytes: None,
         }
     }
 
@@ -138,8 +142,7 @@ impl ScratchLog {
             backend: shape.backend,
             ring_bytes: shape.ring_bytes,
             replay_threads: shape.replay_threads,
-            // Else the journal would refuse what the settler is too slow for.
-            hot_bytes: None,
+            hot_bytes: shape.hot_bytes,
             journal_bytes_max: shape.bounded.then(|| shape.journal_bytes_max()),
             when_full: if shape.bounded { WhenFull::DropOldest } else { WhenFull::Refuse },
             ..Options::default()

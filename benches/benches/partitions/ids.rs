@@ -6,8 +6,9 @@
 //! A look-up asks the log for the places of an id, reads what lies there and compares: what
 //! `tracklog find` has the node do, but for the way to it and what it tells besides.
 
+use std::ops::Range;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracklog_benches::process::{self, Told};
 use tracklog_engine::Options;
@@ -15,7 +16,7 @@ use tracklog_log::dedupe::WINDOW;
 use tracklog_log::{Dedupe, Fetch, FetchMode, Item, Log as _, Retention, TopicName, TopicSpec};
 use tracklog_protocol::batch::BatchBuilder;
 use tracklog_protocol::event::{EventBuilder, EventParts, EventView};
-use tracklog_protocol::{Offset, PartitionId, PayloadKind, TimeMicros, TopicId};
+use tracklog_protocol::{Offset, PartitionId, PayloadKind, TimeMicros, TopicId, VerifiedBatch};
 
 use crate::node::{Node, Writer};
 use crate::opening::{open_with, times};
@@ -29,6 +30,10 @@ const PARTITIONS: u32 = 16;
 const BATCH_EVENTS: u64 = 1_000;
 const OPENINGS: usize = 3;
 const LOOKS: u64 = 5_000;
+/// Of appends beside them, and events of each.
+const TURNS: u64 = 5;
+const TURN_EVENTS: u64 = 100_000;
+const REQUEST_EVENTS: usize = 50;
 /// They fill caches, and are not counted.
 const LOOKS_BEFORE: u64 = 500;
 const GOAL: &str = "100 ms for the whole command";
@@ -44,6 +49,7 @@ pub(crate) fn measure(folder: &Path) {
         let openings = (0..OPENINGS).map(|_| process::play("open ids", log.path(), &[]));
         tell_opening(count, &openings.collect::<Vec<_>>(), bytes_without);
         tell_finding(count, &process::play("find ids", log.path(), &[count]));
+        tell_appending(count, &process::play("append beside ids", log.path(), &[count]));
     }
 }
 
@@ -79,6 +85,18 @@ fn tell_finding(count: u64, found: &Told) {
     tell(&format!("{count} ids, places read"), &value, "");
 }
 
+fn tell_appending(count: u64, told: &Told) {
+    let events = (TURNS * TURN_EVENTS) as f64;
+    let [once, without] = ["once_seconds", "plain_seconds"].map(|it| events / told.figure(it));
+    let value = format!(
+        "{:.2} of the rate without ({:.2} and {:.2} M events/s)",
+        once / without,
+        once / 1e6,
+        without / 1e6
+    );
+    tell(&format!("{count} ids, events each stored once, requests of 50"), &value, "0.85");
+}
+
 fn options() -> Options {
     let topic = TopicName::new(TOPIC).expect("a topic's name");
     let dedupe = vec![Dedupe { topic, window: WINDOW }];
@@ -97,13 +115,8 @@ pub(crate) fn store(folder: &Path, from: u64, to: u64) {
     let node = Node::open(folder, &options());
     let partitions = partitions(&node);
     let mut writer = Writer::new(&node);
-    let mut events = EventBuilder::new();
     for first in (from..to).step_by(usize::try_from(BATCH_EVENTS).expect("few")) {
-        let mut batch = BatchBuilder::new(PayloadKind::Event);
-        for number in first..to.min(first + BATCH_EVENTS) {
-            batch.push(events.build(&parts(&message_id(number))));
-        }
-        let batch = batch.finish();
+        let batch = batch_of(first..to.min(first + BATCH_EVENTS));
         let turn = (first / BATCH_EVENTS) % u64::from(PARTITIONS);
         let partition = partitions[usize::try_from(turn).expect("few")];
         let bytes = batch.view().bytes().len();
@@ -112,6 +125,48 @@ pub(crate) fn store(folder: &Path, from: u64, to: u64) {
     writer.finish();
     node.wait_until_settled();
     node.engine.close();
+}
+
+/// Events with the ids of these numbers.
+fn batch_of(numbers: Range<u64>) -> VerifiedBatch {
+    let (mut batch, mut events) = (BatchBuilder::new(PayloadKind::Event), EventBuilder::new());
+    for number in numbers {
+        batch.push(events.build(&parts(&message_id(number))));
+    }
+    batch.finish()
+}
+
+/// Appends new events beside so many ids, in requests, in turns to the topic that stores each once and
+/// to one that takes what comes: disks have moods.
+pub(crate) fn append(folder: &Path, count: u64) {
+    let node = Node::open(folder, &options());
+    let (once, plain) = (partitions(&node), node.partitions(1, u64::from(PARTITIONS)));
+    let mut took = [Duration::ZERO; 2];
+    for turn in 0..TURNS {
+        // Numbers that nothing else comes to.
+        let from = (1 << 40) + (count + turn) * TURN_EVENTS;
+        let firsts = (from..from + TURN_EVENTS).step_by(REQUEST_EVENTS);
+        let requests: Vec<_> =
+            firsts.map(|first| batch_of(first..first + REQUEST_EVENTS as u64)).collect();
+        let mut both = [(0, &once[..]), (1, &plain[..])];
+        both.rotate_left(usize::from(turn % 2 == 1));
+        for (which, to) in both {
+            let began = Instant::now();
+            request(&node, &requests, to);
+            took[which] += began.elapsed();
+        }
+    }
+    process::tell("once_seconds", took[0].as_secs_f64());
+    process::tell("plain_seconds", took[1].as_secs_f64());
+    node.engine.close();
+}
+
+fn request(node: &Node, requests: &[VerifiedBatch], to: &[PartitionId]) {
+    let requests = requests.iter().zip(to.iter().cycle()).map(|(request, partition)| {
+        let records = request.view().records();
+        records.map(|(_, record)| Item::Record { partition: *partition, record }).collect()
+    });
+    node.append_once(&requests.collect::<Vec<_>>());
 }
 
 fn parts(message_id: &str) -> EventParts<'_> {

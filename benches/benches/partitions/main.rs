@@ -60,10 +60,11 @@ fn play(role: &str, folder: &Path, told: &[u64]) {
         ("open", []) => opening::open(folder),
         ("grow", [topics, partitions]) => memory::grow(folder, *topics, *partitions),
         ("hold", [topics, partitions]) => memory::hold(folder, *topics, *partitions),
-        ("settle", [journal_bytes]) => settled::settle(folder, *journal_bytes),
+        ("settle", [journal_bytes, once]) => settled::settle(folder, *journal_bytes, *once),
         ("store ids", [from, to]) => ids::store(folder, *from, *to),
         ("open ids", []) => ids::open(folder),
         ("find ids", [count]) => ids::find(folder, *count),
+        ("append beside ids", [count]) => ids::append(folder, *count),
         other => panic!("{other:?} is no role"),
     }
 }

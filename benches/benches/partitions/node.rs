@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tracklog_benches::{process, samples, scratch, workload};
 use tracklog_engine::{Engine, Options};
+use tracklog_log::dedupe::append_once;
 use tracklog_log::{
     Append, Epoch, Item, Lane, Log as _, Retention, Ticket, Topic, TopicName, TopicSpec,
 };
@@ -57,6 +58,25 @@ impl Node {
         writer.finish();
     }
 
+    /// Appends requests, some at a time, as a gateway does: where an event may be known, what lies there
+    /// is read and compared.
+    pub(crate) fn append_once(&self, requests: &[Vec<Item<'_>>]) {
+        thread::scope(|scope| {
+            for caller in 0..IN_FLIGHT {
+                let own = requests.iter().skip(caller).step_by(IN_FLIGHT);
+                scope.spawn(move || own.for_each(|items| self.append_one_once(caller, items)));
+            }
+        });
+    }
+
+    fn append_one_once(&self, caller: usize, items: &[Item<'_>]) {
+        let lane = Lane(Lane::FIRST_SOURCE.0 + u8::try_from(caller).expect("few"));
+        let append = Append { conditions: &[], items };
+        let appending = append_once(&*self.engine, lane, self.epoch, append);
+        let outcomes = self.runtime.block_on(appending).expect("an append to a scratch log");
+        assert!(outcomes.verdicts.len() == items.len(), "each is told of");
+    }
+
     /// Waits until full segments are settled as far as they are to be, and packs merged.
     pub(crate) fn wait_until_settled(&self) {
         let now = || (process::written_bytes(), process::cpu_time(), Instant::now());
@@ -80,7 +100,7 @@ pub(crate) fn partitions_of(
 ) -> Arc<[PartitionId]> {
     let partitions = u32::try_from(partitions).expect("few");
     let make = |number| {
-        let name = TopicName::new(&format!("topic-{number}")).expect("a topic's name");
+        let name = topic_name(number);
         let spec = TopicSpec { name, partitions, retention: Retention::Keep };
         let engine = Arc::clone(engine);
         runtime.spawn(async move { engine.create_topic(spec).await })
@@ -92,6 +112,11 @@ pub(crate) fn partitions_of(
     });
     let made: Vec<Topic> = made.collect();
     (0..partitions).flat_map(|it| made.iter().map(move |topic| topic.partition(it))).collect()
+}
+
+/// What those topics are called.
+pub(crate) fn topic_name(number: u64) -> TopicName {
+    TopicName::new(&format!("topic-{number}")).expect("a topic's name")
 }
 
 /// Appends with several tickets in flight.

@@ -9,14 +9,15 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracklog_benches::process;
+use tracklog_benches::process::{self, Told};
 use tracklog_benches::visits::{self, Crowd};
 use tracklog_engine::Options;
-use tracklog_log::Item;
+use tracklog_log::dedupe::WINDOW;
+use tracklog_log::{Dedupe, Item};
 use tracklog_protocol::event::EventView;
 use tracklog_protocol::{PartitionId, Record, VerifiedBatch, partition_for};
 
-use crate::node::{Node, Writer};
+use crate::node::{Node, Writer, topic_name};
 use crate::opening::times;
 use crate::{GIB, MIB, PARTITIONS_A_TOPIC, TOPICS, scratch_folder, tell};
 
@@ -26,11 +27,18 @@ const REQUEST_EVENTS: usize = 100;
 const EVENTS_AT_ONCE: usize = 100_000;
 const VISITORS: usize = 8_000;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Of the engine, as far as the system keeps a thread's name.
+const SETTLER: &str = "tracklog-settle";
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
 pub(crate) fn measure(folder: &Path) {
+    let once = scratch_folder(folder);
+    let told = process::play("settle", once.path(), &[JOURNAL_BYTES, 1]);
+    tell_settler("settled, each event stored once", &told);
+    drop(once);
     let log = scratch_folder(folder);
-    let told = process::play("settle", log.path(), &[JOURNAL_BYTES]);
+    let told = process::play("settle", log.path(), &[JOURNAL_BYTES, 0]);
+    tell_settler("settled", &told);
     let (settled, packs) = (told.figure("settled_bytes"), told.figure("packs"));
     let (pack, made) = (told.figure("pack_bytes"), told.figure("packs_made_bytes"));
     assert!(made > pack, "what was merged was written before");
@@ -65,8 +73,24 @@ pub(crate) fn measure(folder: &Path) {
     tell("settled, memory when it was opened", &value, "");
 }
 
-pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
-    let node = Node::open(folder, &Options { hot_bytes: Some(0), ..Options::default() });
+/// Of what was made of one segment after the other, and what merging them took besides.
+fn tell_settler(what: &str, told: &Told) {
+    let journal = told.figure("settled_bytes");
+    let rate = |cpu: &str| journal / told.figure(cpu) / 1e6;
+    let value = format!(
+        "{:.0} MB of journal a second of CPU, {:.0} with merges; {:.2} ns a byte",
+        rate("settler_seconds"),
+        rate("settler_merged_seconds"),
+        told.figure("settler_seconds") / journal * 1e9
+    );
+    tell(&format!("{what}, the settler's thread"), &value, "at least 150 MB/s");
+}
+
+/// Has the log store each event once where `once` is not 0.
+pub(crate) fn settle(folder: &Path, journal_bytes: u64, once: u64) {
+    let topics = (0..TOPICS).filter(|_| once > 0).map(topic_name);
+    let dedupe = topics.map(|topic| Dedupe { topic, window: WINDOW }).collect();
+    let node = Node::open(folder, &Options { hot_bytes: Some(0), dedupe, ..Options::default() });
     let partitions = node.partitions(TOPICS, PARTITIONS_A_TOPIC);
     let began = Instant::now();
     let mut events = 0;
@@ -74,7 +98,7 @@ pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
         if node.engine.status().commit_bytes >= journal_bytes {
             break;
         }
-        write(&node, &partitions, seed);
+        write(&node, &partitions, seed, once > 0);
         events += EVENTS_AT_ONCE;
         let settling = Instant::now();
         while node.engine.status().segments > 1 {
@@ -83,9 +107,13 @@ pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
         }
     }
     let written = began.elapsed();
+    let settler = process::thread_cpu_time(SETTLER);
     node.wait_until_settled();
     let status = node.engine.status();
     assert!(status.segments <= 1, "{} segments are not settled", status.segments);
+    process::tell("settler_seconds", settler.as_secs_f64());
+    let merged = process::thread_cpu_time(SETTLER);
+    process::tell("settler_merged_seconds", merged.as_secs_f64());
     process::tell("write_seconds", written.as_secs_f64());
     process::tell("settle_seconds", began.elapsed().as_secs_f64());
     process::tell("events", events as f64);
@@ -98,20 +126,24 @@ pub(crate) fn settle(folder: &Path, journal_bytes: u64) {
     node.engine.close();
 }
 
-fn write(node: &Node, partitions: &[PartitionId], seed: u64) {
+fn write(node: &Node, partitions: &[PartitionId], seed: u64, once: bool) {
     let made = visits::batches(EVENTS_AT_ONCE, Crowd::Visits(VISITORS), seed);
     let verified = made.batches.into_iter().map(VerifiedBatch::verify);
     let batches: Vec<VerifiedBatch> = verified.map(|it| it.expect("it was just built")).collect();
     let records = batches.iter().flat_map(|batch| batch.view().records());
     let records: Vec<Record<'_>> = records.map(|(_, record)| record).collect();
+    let requests = records.chunks(REQUEST_EVENTS).map(|request| {
+        let to = |record| Item::Record { partition: partition_of(record, partitions), record };
+        request.iter().copied().map(to).collect()
+    });
+    let requests: Vec<Vec<Item<'_>>> = requests.collect();
+    if once {
+        return node.append_once(&requests);
+    }
     let mut writer = Writer::new(node);
-    for request in records.chunks(REQUEST_EVENTS) {
-        let items = request.iter().map(|record| Item::Record {
-            partition: partition_of(*record, partitions),
-            record: *record,
-        });
+    for (items, request) in requests.iter().zip(records.chunks(REQUEST_EVENTS)) {
         let bytes = request.iter().map(|record| record.bytes().len()).sum();
-        writer.append(&items.collect::<Vec<_>>(), bytes);
+        writer.append(items, bytes);
     }
     writer.finish();
 }
