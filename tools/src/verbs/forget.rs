@@ -24,8 +24,8 @@ use crate::reading::Place;
 /// command.
 #[derive(Args)]
 #[command(after_help = "\
-What it cannot reach is told: backups, what went out to webhooks, files and other systems, and what in
-the folder is not the node's own.
+What it cannot reach is told: backups, what went out to webhooks, files and other systems, and what
+in the folder is not the node's own.
 
 Examples:
   tracklog forget u-1207 --dry-run
