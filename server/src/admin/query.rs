@@ -84,7 +84,7 @@ impl Parameters {
 
 /// A `+` stays in places and times, where it begins a zone; elsewhere it is a space.
 fn decoded(name: &str, value: &str) -> Result<String, String> {
-    let is_place = name.starts_with("from") || name.starts_with("to");
+    let is_place = ["from", "to", "scan"].iter().any(|start| name.starts_with(start));
     let spaced = if is_place { value.to_owned() } else { value.replace('+', " ") };
     match percent_decode_str(&spaced).decode_utf8() {
         Ok(text) => Ok(text.into_owned()),
@@ -150,6 +150,7 @@ pub(super) fn search(mut parameters: Parameters, now: TimeMicros) -> Result<Sear
     let search = Search {
         sought,
         from: parameters.bound("from", now)?,
+        scan_from: parameters.bound("scan_from", now)?,
         to: parameters.bound("to", now)?,
         after: after.transpose().map_err(|error: NoCursor| format!("after: {error}"))?,
         limit: parameters.piece()?,
@@ -242,6 +243,16 @@ mod tests {
         let limit = |query| search(Parameters::of(query)?, TimeMicros(0)).map(|it| it.limit);
         assert_eq!((limit("id=m&limit=3"), limit("user=u")), (Ok(Some(3)), Ok(None)));
         assert!(limit("id=m&limit=0").is_err());
+    }
+
+    #[test]
+    fn a_search_begins_at_one_place_and_scans_from_another() {
+        let read = |query| search(Parameters::of(query)?, TimeMicros(0));
+        let found = read("id=m&from=7&scan-from=2026-01-02T03:04:05+08:00").unwrap();
+        assert_eq!(found.from, Some(Bound::Offset(Offset(7))));
+        assert_eq!(found.scan_from, Some(Bound::Time(TimeMicros(1_767_294_245_000_000))));
+        assert_eq!(read("user=u").unwrap().scan_from, None);
+        assert!(read("id=m&scan_from=soon").is_err() && read("id=m&user=u").is_err());
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!
 //! [`Finder::find`] is the search. Events with a message id are found in the log's index of ids: what is
 //! read of `raw` are the batches that may hold one, and what no index covers. A user's events, and
-//! what lies in `rejected`, are found by a scan over a range of append times. An
-//! event's partition is that of its anonymous id where it has one, which nobody who asks for a user
+//! what lies in `rejected`, are found by a scan over a range of append times, which may begin later than
+//! what the index is asked for. An event's partition is that of its anonymous id where it has one, which nobody who asks for a user
 //! knows; so all are read, those of the user's own key first. `trace` follows one event.
 //!
 //! Called by `admin`.
@@ -98,6 +98,9 @@ pub struct Search {
     pub sought: Sought,
     /// Where to begin, in each partition.
     pub from: Option<Bound>,
+    /// Where to begin in what has to be scanned, if later: what an index answers costs the same however
+    /// old it is.
+    pub scan_from: Option<Bound>,
     /// Where to end, not included.
     pub to: Option<Bound>,
     /// Where the piece before ended.
@@ -325,10 +328,8 @@ impl Finder {
                 |it: &&Cursor| it.topic == topic.name() && it.place.partition == *partition;
             let after = search.after.as_ref().filter(is_first).map(|it| it.place.offset);
             let at = topic.partition(*partition);
-            let stretches = match &index {
-                Some(index) if topic.id == self.topics.raw.id => stretches(index, at),
-                _ => vec![Offset::ZERO..Offset(u64::MAX)],
-            };
+            let index = index.as_ref().filter(|_| topic.id == self.topics.raw.id);
+            let stretches = to_read(&*self.log, index, at, search.scan_from).await?;
             if stretches.is_empty() {
                 continue;
             }
@@ -430,17 +431,46 @@ impl Finder {
 }
 
 /// What of a partition has to be read, in order: the records that the index names, and what it does
-/// not cover.
-fn stretches(index: &IdPlaces, at: PartitionId) -> Vec<Range<Offset>> {
-    let unindexed = index.unindexed.iter().filter(|(partition, _)| *partition == at);
-    let unindexed: Vec<_> = unindexed.map(|(_, stretch)| stretch.clone()).collect();
-    let is_covered = |offset: &Offset| !unindexed.iter().any(|it| it.contains(offset));
-    let places = index.places.iter().filter(|(partition, _)| *partition == at);
-    let places = places.map(|(_, offset)| *offset).filter(is_covered);
-    let mut stretches: Vec<_> = places.map(|offset| offset..offset.plus(1)).collect();
-    stretches.extend(unindexed);
+/// not cover, or all where there is none, from `scan_from` on.
+async fn to_read(
+    log: &dyn Log,
+    index: Option<&IdPlaces>,
+    at: PartitionId,
+    scan_from: Option<Bound>,
+) -> Result<Vec<Range<Offset>>, FetchError> {
+    let nothing = IdPlaces::default();
+    let whole = [Offset::ZERO..Offset(u64::MAX)];
+    let unindexed: Vec<_> = match index {
+        Some(index) => of_partition(&index.unindexed, at).cloned().collect(),
+        None => whole.to_vec(),
+    };
+    let scan_start = match scan_from {
+        Some(from) if !unindexed.is_empty() => {
+            Scan::of(log, at, Some(from), None, None).await?.start()
+        }
+        _ => Offset::ZERO,
+    };
+    Ok(stretches(index.unwrap_or(&nothing), at, &unindexed, scan_start))
+}
+
+fn stretches(
+    index: &IdPlaces,
+    at: PartitionId,
+    unindexed: &[Range<Offset>],
+    scan_start: Offset,
+) -> Vec<Range<Offset>> {
+    let scanned = unindexed.iter().map(|it| it.start.max(scan_start)..it.end);
+    let scanned: Vec<_> = scanned.filter(|it| it.start < it.end).collect();
+    let is_covered = |offset: &&Offset| !scanned.iter().any(|it| it.contains(offset));
+    let places = of_partition(&index.places, at).filter(is_covered);
+    let mut stretches: Vec<_> = places.map(|offset| *offset..offset.plus(1)).collect();
+    stretches.extend(scanned);
     stretches.sort_unstable_by_key(|stretch| stretch.start);
     stretches
+}
+
+fn of_partition<T>(of_all: &[(PartitionId, T)], at: PartitionId) -> impl Iterator<Item = &T> {
+    of_all.iter().filter(move |(partition, _)| *partition == at).map(|(_, it)| it)
 }
 
 fn cursor(topic: &Topic, partition: u32, offset: Offset) -> String {
@@ -456,7 +486,16 @@ impl fmt::Debug for Finder {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tracklog_engine::disk::Disk as _;
+    use tracklog_engine::disk::simulated::SimDisk;
+    use tracklog_engine::{Engine, Options};
+    use tracklog_log::{
+        Append, Dedupe, Domain, Epoch, Item, Lane, Retention, TopicName, TopicSpec, dedupe,
+    };
     use tracklog_protocol::TopicId;
+    use tracklog_protocol::event::{EventBuilder, EventParts};
 
     use super::*;
 
@@ -468,10 +507,58 @@ mod tests {
             places: vec![(at(0), Offset(3)), (at(1), Offset(40)), (at(0), Offset(12))],
             unindexed: vec![(at(0), stretch(10, 20)), (at(2), stretch(0, 9))],
         };
-        assert_eq!(stretches(&index, at(0)), [stretch(3, 4), stretch(10, 20)]);
-        assert_eq!(stretches(&index, at(1)), [stretch(40, 41)]);
-        assert_eq!(stretches(&index, at(2)), [stretch(0, 9)]);
-        assert!(stretches(&index, at(3)).is_empty());
+        let from = |partition, scan_start| {
+            let unindexed: Vec<_> =
+                of_partition(&index.unindexed, at(partition)).cloned().collect();
+            stretches(&index, at(partition), &unindexed, Offset(scan_start))
+        };
+        assert_eq!(from(0, 0), [stretch(3, 4), stretch(10, 20)]);
+        assert_eq!(from(1, 0), [stretch(40, 41)]);
+        assert_eq!(from(2, 0), [stretch(0, 9)]);
+        assert!(from(3, 0).is_empty());
+        // Where less is scanned, what the index names there is read nevertheless.
+        assert_eq!(from(0, 15), [stretch(3, 4), stretch(12, 13), stretch(15, 20)]);
+        assert!(from(2, 9).is_empty());
+    }
+
+    const HOUR: i64 = 3_600_000_000;
+
+    async fn append(log: &Engine, epoch: Epoch, at: PartitionId, message_id: &str) -> Offset {
+        let mut builder = EventBuilder::new();
+        let parts = EventParts { message_id, ..EventParts::default() };
+        let record = builder.build(&parts);
+        let permit = log.reserve(Lane::FIRST_SOURCE, record.bytes().len()).unwrap();
+        let items = [Item::Record { partition: at, record }];
+        let append = Append { conditions: &[], items: &items };
+        log.append(permit, epoch, append).await.unwrap();
+        Offset(log.extent(at).unwrap().end.0 - 1)
+    }
+
+    #[tokio::test]
+    async fn an_id_is_looked_up_however_old_and_what_is_scanned_begins_later() {
+        let disk = SimDisk::new(7);
+        disk.set_auto(true);
+        let name = TopicName::new("raw").unwrap();
+        let dedupe = vec![Dedupe { topic: name.clone(), window: dedupe::WINDOW }];
+        let options = Options { slot_bytes: Some(16 << 20), dedupe, ..Options::default() };
+        let log = Engine::open_on(Arc::new(disk.clone()), &options).unwrap();
+        let epoch = log.open(Domain::WHOLE).await.unwrap();
+        let spec = |name| TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let raw = log.create_topic(spec(name)).await.unwrap().partition(0);
+        let rejected = spec(TopicName::new("rejected").unwrap());
+        let rejected = log.create_topic(rejected).await.unwrap().partition(0);
+        for id in ["old", "young"] {
+            append(&log, epoch, raw, id).await;
+            append(&log, epoch, rejected, id).await;
+            disk.advance(Duration::from_secs(72 * 3_600));
+        }
+        let now = disk.now().0;
+        let index = log.id_places(raw.topic, "old").await.unwrap();
+        let between = Some(Bound::Time(TimeMicros(now - 96 * HOUR)));
+        let read = async |index, at| to_read(&log, index, at, between).await.unwrap();
+        assert_eq!(read(Some(&index), raw).await, [Offset(0)..Offset(1)]);
+        assert_eq!(read(None, raw).await, [Offset(1)..Offset(u64::MAX)]);
+        assert_eq!(read(None, rejected).await, [Offset(1)..Offset(u64::MAX)]);
     }
 
     #[test]

@@ -10,19 +10,24 @@ use crate::node_client::segment;
 use crate::output::{Output, notice, table};
 use crate::reading::Place;
 
-/// How far back it is looked where nobody says: a day.
-const LOOKED_BACK_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+/// How far back it is scanned where nobody says: a day.
+const SCANNED_BACK_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// Find events by message id or user: where each is, and where it went
 ///
-/// Looks through `raw` and `rejected` over a range of append times, and tells for each event when it
+/// A message id is looked up in the index of `raw`, however old the event is. `rejected`, which has no
+/// index, and all of a user are scanned over a range of append times. For each event it is told when it
 /// was received and stored, whether it was enriched, which destinations took it, and whether the
 /// archive has it.
 #[derive(Args)]
 #[command(after_help = "\
-What is stored later than --to is not looked at; without --from it is looked a day back. Ways are
-`done`, `pending` (the stage or destination is not there yet), `rejected` or `undelivered` with the
-reason, `unknown` where it cannot be told any more, or `off`.
+What is stored later than --to is not looked at. Without --from an id is looked up in all of `raw`,
+and what is scanned is scanned a day back: `rejected`, what of `raw` no index covers, as with
+`dedupe_window` off, and for --user both. --from holds for all. A scan reads every record from there
+on.
+
+Ways are `done`, `pending` (the stage or destination is not there yet), `rejected` or `undelivered`
+with the reason, `unknown` where it cannot be told any more, or `off`.
 
 Exit status: 0 found, 1 nothing was found, 2 it could not run.
 
@@ -37,7 +42,7 @@ pub(crate) struct Find {
     /// A user id: as it is sent, or as it is stored where a source hashes ids
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Where to begin [default: -24h]
+    /// Where to begin [default: -24h for what is scanned; an id is looked up however old]
     #[arg(long, value_name = "OFFSET|TIME", allow_hyphen_values = true)]
     from: Option<String>,
     /// Where to end, not included [default: now]
@@ -60,7 +65,7 @@ impl Find {
 
     async fn find(self) -> Result<(), Failure> {
         let node = self.place.node()?;
-        let range = self.range()?;
+        let range = self.range(crate::now())?;
         let sought = match (&self.id, &self.user) {
             (Some(id), _) => format!("id={}", segment(id)),
             (None, user) => format!("user={}", segment(user.as_deref().unwrap_or_default())),
@@ -86,24 +91,35 @@ impl Find {
             }
         }
         if left == self.limit {
-            notice(&format!("nothing found in {looked} events; --from looks further back"));
+            notice(&self.nothing_found(looked));
             return Err(Failure::AnswerIsNo);
         }
         Ok(())
     }
 
     /// The range, the same for all pieces.
-    fn range(&self) -> Result<String, Failure> {
-        let now = crate::now();
-        let bound = |text: &Option<String>, otherwise: Bound| {
-            let read = |text: &String| Bound::parse(text, now).map_err(Failure::could_not_run);
-            text.as_ref().map_or(Ok(otherwise), read)
+    fn range(&self, now: TimeMicros) -> Result<String, Failure> {
+        let bound = |text: &String| Bound::parse(text, now).map_err(Failure::could_not_run);
+        let day_ago = Bound::Time(TimeMicros(now.0 - SCANNED_BACK_MICROS));
+        let from = match self.from.as_ref().map(bound).transpose()? {
+            Some(from) => format!("from={}", segment(&from.to_text())),
+            None => format!("scan-from={}", segment(&day_ago.to_text())),
         };
-        let day_ago = TimeMicros(now.0 - LOOKED_BACK_MICROS);
-        let from = bound(&self.from, Bound::Time(day_ago))?.to_text();
         // What is appended in this very microsecond is looked at, too.
-        let to = bound(&self.to, Bound::Time(TimeMicros(now.0 + 1)))?.to_text();
-        Ok(format!("from={}&to={}", segment(&from), segment(&to)))
+        let end = Bound::Time(TimeMicros(now.0 + 1));
+        let to = self.to.as_ref().map(bound).transpose()?.unwrap_or(end).to_text();
+        Ok(format!("{from}&to={}", segment(&to)))
+    }
+
+    fn nothing_found(&self, looked: u64) -> String {
+        let further = "--from looks further back";
+        match (&self.id, &self.from) {
+            (Some(_), None) => format!(
+                "nothing found: not in the index of raw, nor in {looked} events that were scanned, \
+                 a day back; {further}"
+            ),
+            _ => format!("nothing found in {looked} events; {further}"),
+        }
     }
 }
 
@@ -143,4 +159,31 @@ fn way(went: &Went) -> String {
         words.push_str(&format!(": {why}"));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn range(arguments: &[&str]) -> String {
+        let command = Find::augment_args(clap::Command::new("find"));
+        let matches = command.try_get_matches_from([&["find"], arguments].concat()).unwrap();
+        let find = Find::from_arg_matches(&matches).unwrap();
+        let range = find.range(TimeMicros(86_400_000_000 * 2)).unwrap();
+        percent_encoding::percent_decode_str(&range).decode_utf8().unwrap().into_owned()
+    }
+
+    #[test]
+    fn without_a_beginning_only_what_is_scanned_has_one() {
+        let end = "to=1970-01-03T00:00:00.000001Z";
+        for sought in [&["m7"][..], &["--user", "u7"]] {
+            let day_ago = format!("scan-from=1970-01-02T00:00:00.000000Z&{end}");
+            assert_eq!(range(sought), day_ago);
+            let hour_ago = format!("from=1970-01-02T23:00:00.000000Z&{end}");
+            assert_eq!(range(&[sought, &["--from", "-1h"]].concat()), hour_ago);
+        }
+        assert_eq!(range(&["m7", "--from", "5", "--to", "9"]), "from=5&to=9");
+    }
 }

@@ -44,6 +44,10 @@ fn way<'e>(event: &'e Value, to: &str, kind: &str) -> &'e Value {
     way.unwrap_or_else(|| panic!("{to} is no way of {event}"))
 }
 
+fn text_of<'v>(line: &'v Value, field: &str) -> &'v str {
+    line[field].as_str().unwrap()
+}
+
 /// Looks for one event until each of these ways is as wanted.
 #[track_caller]
 fn until(data: &Path, id: &str, wanted: &[(&str, &str, &str)]) -> Value {
@@ -103,6 +107,11 @@ fn an_event_is_followed_from_its_receipt_to_the_archive() {
         (&order["verdict"], &order["topic"], &order["userId"]),
         (&json!("stored"), &json!("raw"), &json!("u-7"))
     );
+    let received = order["receivedAt"].as_str().unwrap();
+    let stored = order["storedAt"].as_str().unwrap();
+    let of_log = crate::rig::replay(&data, "raw");
+    let line = of_log.iter().find(|line| line["messageId"] == "m7").unwrap();
+    assert_eq!((received, stored), (text_of(line, "receivedAt"), text_of(line, "appendedAt")));
     let is_there = |at: &Value, topic: &str| {
         let lines = crate::rig::replay(&data, topic);
         let line = lines.iter().find(|line| line["messageId"] == "m7").unwrap();
@@ -139,9 +148,49 @@ fn an_event_is_followed_from_its_receipt_to_the_archive() {
         ran.stdout
     );
 
+    assert_eq!(found(&data, &["--user", "u-7", "--from", "-1h"]).len(), 42);
+    assert_eq!(found(&data, &["--user", "u-7", "--from", "0", "--limit", "3"]).len(), 3);
+    let none = find(&data, &["--user", "u-7", "--from", "2999-01-01"]);
+    assert_eq!((none.status, &*none.stdout), (1, ""), "{none:?}");
+
+    // An id is looked up where nothing is scanned; what has no index is not found there.
+    let mut operator = node.operator();
+    let mut of_id = |id: &str, more: &str| -> usize {
+        let path = format!("/v1/find?id={id}&{more}");
+        let answer: Value =
+            serde_json::from_str(&operator.ask("GET", &path, "").unwrap().body).unwrap();
+        answer["events"].as_array().unwrap().len()
+    };
+    assert_eq!((of_id("m7", "scan-from=now"), of_id("bad", "scan-from=now")), (1, 0));
+    assert_eq!((of_id("m7", "from=now"), of_id("bad", "scan-from=-1h")), (0, 1));
+
     let ran = find(&data, &["m7", "--to", "-1h"]);
     assert_eq!((ran.status, &*ran.stdout), (1, ""), "{ran:?}");
     assert_eq!(enriched(&data, 41).len(), 41);
     assert!(node.terminate().0.success());
     assert!(find(&data, &["m7"]).refusal().ends_with("no node runs there"));
+}
+
+#[test]
+fn an_event_that_was_tried_again_says_where_it_is_now() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    let put = |schema: &str| {
+        let answer = node.operator().ask("PUT", "/v1/schemas/Paid", schema).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    put(r#"{"type":"object","required":["total"]}"#);
+    let event = r#"{"type":"track","event":"Paid","userId":"u1","messageId":"late"}"#;
+    assert_eq!(node.post("/v1/track", event).status, 400);
+    put(r#"{"type":"object"}"#);
+    let retry = run(&["rejected", "retry", "--data", text(data.path())]);
+    assert_eq!(retry.status, 0, "{retry:?}");
+    let events = found(data.path(), &["late"]);
+    let verdicts: Vec<_> = events.iter().map(|event| text_of(event, "verdict")).collect();
+    assert_eq!(verdicts, ["stored", "retried"], "{events:?}");
+    let (stored, retried) = (&events[0], &events[1]);
+    let place = |event: &Value| ["topic", "partition", "offset"].map(|name| event[name].clone());
+    assert_eq!(place(&retried["retried"]), place(stored));
+    assert_eq!(retried["receivedAt"], stored["receivedAt"], "it came once");
+    assert!(text_of(retried, "storedAt") < text_of(stored, "storedAt"), "{events:?}");
 }
