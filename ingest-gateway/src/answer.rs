@@ -112,7 +112,7 @@ impl Refusal {
     pub(crate) fn method(allow: &'static str) -> Self {
         let message = format!("this path takes {allow}");
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self { allow: Some(allow), ..Self::new(status, Code::NotFound, message) }
+        Self { allow: Some(allow), ..Self::new(status, Code::MethodNotAllowed, message) }
     }
 
     /// 413.

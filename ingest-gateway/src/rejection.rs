@@ -49,6 +49,8 @@ pub enum Code {
     ForbiddenOrigin,
     /// No such path.
     NotFound,
+    /// The path takes other methods.
+    MethodNotAllowed,
     /// A `Content-Encoding` that is not spoken here.
     UnsupportedEncoding,
     /// Too much at once: come back later.
@@ -81,6 +83,7 @@ impl Code {
             Self::Unauthorized => "unauthorized",
             Self::ForbiddenOrigin => "forbidden_origin",
             Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",

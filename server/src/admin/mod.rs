@@ -355,7 +355,8 @@ impl Shared {
             }
             _ => {
                 let why = format!("this path takes {methods}");
-                let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "not_found", &why);
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let mut answer = refusal(status, "method_not_allowed", &why);
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
                 answer
             }

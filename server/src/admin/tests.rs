@@ -119,7 +119,7 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
             (post(r#"{"name":"x","partitions":0}"#).await, 400, "invalid_request"),
             (operator.ask(Method::DELETE, "/v1/topics/raw", "").await, 409, "protected"),
             (operator.ask(Method::DELETE, "/v1/topics/gone", "").await, 404, "not_found"),
-            (operator.ask(Method::PUT, "/v1/topics", "").await, 405, "not_found"),
+            (operator.ask(Method::PUT, "/v1/topics", "").await, 405, "method_not_allowed"),
             (patch("gone", "{}").await, 404, "not_found"),
             (patch("_catalog", "{}").await, 409, "protected"),
             (patch("raw", r#"{"maxAge":"soon"}"#).await, 400, "invalid_request"),

@@ -91,7 +91,7 @@ async fn a_schema_that_does_not_compile_or_reaches_out_is_400() {
     }
     ask(&rig, "PUT", "/v1/schemas/a%00b", SCHEMA).await.refuses(400, "invalid_id");
     ask(&rig, "PUT", "/v1/schemas/a", &" ".repeat(2 << 20)).await.refuses(413, "too_large");
-    ask(&rig, "POST", "/v1/schemas/a", SCHEMA).await.refuses(405, "not_found");
+    ask(&rig, "POST", "/v1/schemas/a", SCHEMA).await.refuses(405, "method_not_allowed");
     assert_eq!(ask(&rig, "GET", "/v1/schemas", "").await.json(), json!({"schemas": []}));
 }
 

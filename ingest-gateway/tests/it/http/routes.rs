@@ -133,7 +133,7 @@ async fn unknown_paths_are_404_and_wrong_methods_405_never_a_redirect() {
         rig.post(path, track("m")).await.refuses(404, "not_found");
     }
     let answer = rig.get("/v1/track").await;
-    answer.refuses(405, "not_found");
+    answer.refuses(405, "method_not_allowed");
     assert_eq!(answer.header("allow").as_deref(), Some("POST, OPTIONS"));
     assert_eq!(rig.counts().await, (0, 0));
 }
