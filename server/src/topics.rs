@@ -3,11 +3,14 @@
 use serde::de::value::BorrowedStrDeserializer;
 use serde::{Deserialize, Serialize};
 use tracklog_log::{
-    CatalogError, Limits, Log, Retention, Topic, TopicName, TopicNameError, TopicSpec, WhenFull,
+    AppendError, CatalogError, FetchError, Limits, Log, Retention, TimeKind, Topic, TopicName,
+    TopicNameError, TopicSpec, WhenFull,
 };
 use tracklog_pipeline::quantity;
 use tracklog_protocol::line::format_time;
+use tracklog_protocol::{Offset, PartitionId, TimeMicros};
 
+use crate::bound::{Bound, BoundError};
 use crate::config::WhenFullSetting;
 
 /// A topic in a list.
@@ -97,6 +100,42 @@ pub struct NewLimits {
     pub when_full: Option<WhenFullSetting>,
 }
 
+/// Up to where a topic's records are to be given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trim {
+    /// The first offset that stays, in each partition, or a time of appends.
+    pub before: String,
+    /// In this partition; in all where nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    /// Only count what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What of a topic was given up, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trimmed {
+    /// Its name.
+    pub topic: String,
+    /// Those that were asked for.
+    pub partitions: Vec<TrimmedPartition>,
+}
+
+/// A partition and what of it was given up, or would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimmedPartition {
+    /// Its index.
+    pub partition: u32,
+    /// The first offset that stays.
+    pub start: u64,
+    /// The first that is not there yet.
+    pub end: u64,
+    /// Offsets that are gone, or would be.
+    pub dropped: u64,
+}
+
 impl NewLimits {
     /// These over what holds now.
     ///
@@ -136,6 +175,38 @@ pub enum TopicError {
     /// The limits are none.
     #[error("{0}")]
     Limits(String),
+    /// The text is no place in a topic.
+    #[error("before: {0}")]
+    Bound(#[from] BoundError),
+    /// There is no such partition.
+    #[error("topic {topic} has partitions 0 to {last}, and no {partition}")]
+    NoPartition {
+        /// The topic.
+        topic: TopicName,
+        /// What was asked for.
+        partition: u32,
+        /// The last that it has.
+        last: u32,
+    },
+    /// No partition that is meant has come so far: nobody means to give up all of them by that.
+    #[error("offset {asked} is beyond the end of {topic}, which is at {end}")]
+    Beyond {
+        /// The topic.
+        topic: TopicName,
+        /// What was asked for.
+        asked: Offset,
+        /// The greatest end of the partitions that are meant.
+        end: Offset,
+    },
+    /// A compacted topic is what its records add up to: it has no oldest ones that may go.
+    #[error("topic {0} is compacted: the last record of each key stays")]
+    Compacted(TopicName),
+    /// A time cannot be looked up.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The log did not store the change. Again is safe.
+    #[error(transparent)]
+    Append(#[from] AppendError),
     /// The catalog refused.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -217,6 +288,85 @@ pub async fn limit_topic(
     let limits = new.over(log.limits(topic.id)).map_err(TopicError::Limits)?;
     log.set_limits(&name, limits).await?;
     Ok(describe(log, &topic))
+}
+
+/// Gives up a topic's oldest records, for good: read or not, archived or not. A partition that has none
+/// to give up stays as it is; one that was interrupted goes on when it is asked again.
+///
+/// # Errors
+/// [`TopicError`] when there is none, it is internal or compacted, `before` is no place that it has, or
+/// the log does not store the change.
+pub async fn trim(
+    log: &dyn Log,
+    name: &str,
+    trim: &Trim,
+    now: TimeMicros,
+) -> Result<Trimmed, TopicError> {
+    let name = TopicName::new(name)?;
+    if name.is_internal() {
+        return Err(TopicError::Own(name));
+    }
+    let topic = log.topic(name.as_str());
+    let topic = topic.ok_or_else(|| CatalogError::NotFound { name: name.clone() })?;
+    if topic.spec.retention == Retention::Compact {
+        return Err(TopicError::Compacted(name));
+    }
+    let before = Bound::parse(&trim.before, now)?;
+    let meant = meant(&topic, trim.partition)?;
+    refuse_beyond(log, &topic, &meant, before)?;
+    let mut partitions = Vec::new();
+    for id in meant {
+        partitions.push(trim_partition(log, id, before, trim.dry_run).await?);
+    }
+    Ok(Trimmed { topic: topic.name().to_owned(), partitions })
+}
+
+fn meant(topic: &Topic, partition: Option<u32>) -> Result<Vec<PartitionId>, TopicError> {
+    match partition {
+        None => Ok(topic.partitions().collect()),
+        Some(partition) if partition < topic.spec.partitions => {
+            Ok(vec![topic.partition(partition)])
+        }
+        Some(partition) => {
+            let (topic, last) = (topic.spec.name.clone(), topic.spec.partitions - 1);
+            Err(TopicError::NoPartition { topic, partition, last })
+        }
+    }
+}
+
+fn refuse_beyond(
+    log: &dyn Log,
+    topic: &Topic,
+    meant: &[PartitionId],
+    before: Bound,
+) -> Result<(), TopicError> {
+    let Bound::Offset(asked) = before else { return Ok(()) };
+    let ends = meant.iter().filter_map(|id| log.extent(*id)).map(|extent| extent.end);
+    let end = ends.max().unwrap_or(Offset::ZERO);
+    if asked <= end {
+        return Ok(());
+    }
+    Err(TopicError::Beyond { topic: topic.spec.name.clone(), asked, end })
+}
+
+async fn trim_partition(
+    log: &dyn Log,
+    id: PartitionId,
+    before: Bound,
+    dry_run: bool,
+) -> Result<TrimmedPartition, TopicError> {
+    let extent = log.extent(id).ok_or(FetchError::UnknownPartition { partition: id })?;
+    let start = match before {
+        Bound::Offset(offset) => offset,
+        Bound::Time(time) => log.offset_at(id, TimeKind::Append, time).await?,
+        Bound::Now => extent.end,
+    };
+    let start = start.clamp(extent.start, extent.end);
+    if !dry_run && start > extent.start {
+        log.trim(id, start).await?;
+    }
+    let (partition, dropped) = (id.partition, start.0 - extent.start.0);
+    Ok(TrimmedPartition { partition, start: start.0, end: extent.end.0, dropped })
 }
 
 /// Deletes a topic with all its records.

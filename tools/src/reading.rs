@@ -99,7 +99,8 @@ impl Place {
         self.running()?.ok_or_else(nobody)
     }
 
-    fn open_folder(&self) -> Result<Arc<dyn Log>, Failure> {
+    /// Opens the folder, which no node holds, for reading.
+    pub(crate) fn open_folder(&self) -> Result<Arc<dyn Log>, Failure> {
         let folder = self.folder();
         match offline::open(folder.path(), &mut |line| notice(&line)) {
             Ok(log) => Ok(log),

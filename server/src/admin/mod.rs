@@ -41,7 +41,7 @@ use crate::node::standing::Standing;
 use crate::quarantine::Retries;
 use crate::replay::{Replay, ReplayError, Step};
 use crate::reprocess::Reprocesses;
-use crate::topics::{self, NewLimits, NewTopic, TopicError};
+use crate::topics::{self, NewLimits, NewTopic, TopicError, Trim};
 use crate::verify::VerifyLine;
 
 /// What the head of a stream of records is called that says how many there are to pass.
@@ -204,6 +204,7 @@ enum Route {
     Topics,
     Topic(String),
     Events(String),
+    Trim(String),
     Explain,
     Find,
     Forget,
@@ -256,9 +257,10 @@ impl Route {
             let (name, act) = rest.rsplit_once('/')?;
             Some(Self::Destination(decoded(name)?, Act::of(act)?))
         } else if let Some(rest) = path.strip_prefix("/v1/topics/") {
-            match rest.strip_suffix("/events") {
-                Some(topic) => named(topic, Self::Events),
-                None => named(rest, Self::Topic),
+            match rest.split_once('/') {
+                Some((topic, "events")) => named(topic, Self::Events),
+                Some((topic, "trim")) => named(topic, Self::Trim),
+                _ => named(rest, Self::Topic),
             }
         } else {
             let rest = path.strip_prefix("/v1/groups/")?;
@@ -278,6 +280,7 @@ impl Route {
             Self::Topic(_) => "GET, PATCH, DELETE",
             Self::Group(_) | Self::Reprocess(_) => "GET, DELETE",
             Self::Reset(_)
+            | Self::Trim(_)
             | Self::Explain
             | Self::Forget
             | Self::WhereTo
@@ -328,6 +331,7 @@ impl Shared {
                 Some(topic) => self.events(topic, request.uri().query()).await,
                 None => no_topic(&name),
             },
+            (&Method::POST, Route::Trim(name)) => self.trim(&name, request.body()).await,
             (&Method::POST, Route::Explain) => self.explain(request.body()).await,
             (&Method::GET, Route::Find) => self.find(request.uri().query()).await,
             (&Method::POST, Route::Forget) => self.forget(request.body()),
@@ -394,6 +398,19 @@ impl Shared {
         let _one_at_a_time = self.limiting.lock().await;
         match topics::limit_topic(&*self.log, name, &new).await {
             Ok(topic) => json(StatusCode::OK, &topic),
+            Err(error) => topic_refusal(&error),
+        }
+    }
+
+    async fn trim(&self, name: &str, body: &[u8]) -> Response<Content> {
+        let trim: Trim = match serde_json::from_slice(body) {
+            Ok(trim) => trim,
+            Err(error) => {
+                return refusal(StatusCode::BAD_REQUEST, "invalid_request", &error.to_string());
+            }
+        };
+        match topics::trim(&*self.log, name, &trim, (self.now)()).await {
+            Ok(trimmed) => json(StatusCode::OK, &trimmed),
             Err(error) => topic_refusal(&error),
         }
     }
@@ -496,8 +513,15 @@ fn replay_refusal(error: &ReplayError) -> Response<Content> {
 
 fn topic_refusal(error: &TopicError) -> Response<Content> {
     let (status, code) = match error {
-        TopicError::Name(_) | TopicError::Limits(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-        TopicError::Own(_) => (StatusCode::CONFLICT, "protected"),
+        TopicError::Name(_) | TopicError::Limits(_) | TopicError::Bound(_) => {
+            (StatusCode::BAD_REQUEST, "invalid_request")
+        }
+        TopicError::Own(_) | TopicError::Compacted(_) => (StatusCode::CONFLICT, "protected"),
+        TopicError::NoPartition { .. } => (StatusCode::NOT_FOUND, "not_found"),
+        TopicError::Beyond { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "out_of_range"),
+        TopicError::Fetch(_) | TopicError::Append(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+        }
         TopicError::Catalog(error) => match error {
             CatalogError::Exists { .. } => (StatusCode::CONFLICT, "exists"),
             CatalogError::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),

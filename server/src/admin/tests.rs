@@ -102,6 +102,37 @@ fn topics_are_made_listed_described_and_deleted() {
 }
 
 #[test]
+fn what_lies_before_a_place_goes_and_is_counted_before() {
+    block_on(async {
+        let operator = Operator::new().await;
+        for time in [10, 20, 30] {
+            operator.rig.append(time, &[named(0, "a"), named(1, "b")]).await;
+        }
+        let trim = async |body| {
+            let answer = read(operator.ask(Method::POST, "/v1/topics/raw/trim", body).await).await;
+            assert_eq!(answer.0, 200, "{}", answer.1);
+            serde_json::from_str::<serde_json::Value>(&answer.1).unwrap()["partitions"].take()
+        };
+        let partition = |partition: u32, start: u64, dropped: u64| serde_json::json!({"partition": partition, "start": start, "end": 3, "dropped": dropped});
+        let both = serde_json::json!([partition(0, 2, 2), partition(1, 2, 2)]);
+        let time = r#"{"before":"1970-01-01T00:00:00.000021Z","dryRun":true}"#;
+        assert_eq!(trim(time).await, both);
+        assert_eq!(trim(time).await, both, "counting changes nothing");
+        let one = serde_json::json!([partition(1, 1, 1)]);
+        assert_eq!(trim(r#"{"before":"1","partition":1}"#).await, one);
+        let rest = serde_json::json!([partition(0, 2, 2), partition(1, 2, 1)]);
+        assert_eq!(trim(r#"{"before":"2"}"#).await, rest);
+        let nothing = serde_json::json!([partition(0, 2, 0), partition(1, 2, 0)]);
+        assert_eq!(trim(r#"{"before":"1"}"#).await, nothing, "what is gone stays gone");
+        let all = serde_json::json!([partition(0, 3, 1), partition(1, 3, 1)]);
+        assert_eq!(trim(r#"{"before":"now"}"#).await, all);
+        operator.rig.append(40, &[named(0, "c")]).await;
+        let (_, lines) = operator.get("/v1/topics/raw/events").await;
+        assert_eq!(places(lines.as_bytes()), ["c@0:3"], "offsets go on");
+    });
+}
+
+#[test]
 fn what_cannot_be_done_is_told_with_code_and_message() {
     block_on(async {
         let operator = Operator::new().await;
@@ -111,6 +142,12 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
             let operator = &operator;
             async move { operator.ask(Method::PATCH, &path, body).await }
         };
+        let trim = |topic: &str, body: &'static str| {
+            let path = format!("/v1/topics/{topic}/trim");
+            let operator = &operator;
+            async move { operator.ask(Method::POST, &path, body).await }
+        };
+        assert_eq!(post(r#"{"name":"last","partitions":1,"compact":true}"#).await.status(), 200);
         for (answer, status, code) in [
             (post("{}").await, 400, "invalid_request"),
             (post(r#"{"name":"A b","partitions":1}"#).await, 400, "invalid_request"),
@@ -125,6 +162,13 @@ fn what_cannot_be_done_is_told_with_code_and_message() {
             (patch("raw", r#"{"maxAge":"soon"}"#).await, 400, "invalid_request"),
             (patch("raw", r#"{"max":1}"#).await, 400, "invalid_request"),
             (patch("raw", r#"{"whenFull":"drop"}"#).await, 400, "invalid_request"),
+            (trim("gone", r#"{"before":"1"}"#).await, 404, "not_found"),
+            (trim("_catalog", r#"{"before":"1"}"#).await, 409, "protected"),
+            (trim("last", r#"{"before":"0"}"#).await, 409, "protected"),
+            (trim("raw", r#"{"before":"soon"}"#).await, 400, "invalid_request"),
+            (trim("raw", r#"{"partition":1}"#).await, 400, "invalid_request"),
+            (trim("raw", r#"{"before":"0","partition":2}"#).await, 404, "not_found"),
+            (trim("raw", r#"{"before":"1"}"#).await, 416, "out_of_range"),
             (operator.ask(Method::GET, "/v1/topics/no/events", "").await, 404, "not_found"),
             (
                 operator.ask(Method::GET, "/v1/topics/raw/events?from=9", "").await,

@@ -1,18 +1,21 @@
-//! `tracklog topic`: create, list, describe, limit, delete.
+//! `tracklog topic`: create, list, describe, limit, trim, delete.
 
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
+use tracklog_server::bound::Bound;
 use tracklog_server::config::WhenFullSetting;
 use tracklog_server::offline;
-use tracklog_server::topics::{self, NewLimits, NewTopic, TopicDetails, TopicSummary};
+use tracklog_server::topics::{
+    self, NewLimits, NewTopic, TopicDetails, TopicSummary, Trim, Trimmed, TrimmedPartition,
+};
 
 use crate::failure::Failure;
 use crate::node_client::segment;
 use crate::output::{Output, done, table};
 use crate::reading::{Place, Source};
 
-/// Create, list, describe, limit or delete topics
+/// Create, list, describe, limit, trim or delete topics
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -20,6 +23,7 @@ Examples:
   tracklog topic describe raw
   tracklog topic create orders.paid --partitions 8
   tracklog topic limit raw --max-age 30d
+  tracklog topic trim raw --before 2026-01-01 --dry-run
   tracklog topic delete orders.paid")]
 pub(crate) struct TopicCommand {
     #[command(subcommand)]
@@ -91,6 +95,37 @@ Examples:
         #[arg(long, value_name = "WHAT", value_parser = when_full)]
         when_full: Option<WhenFullSetting>,
     },
+    /// Give up a topic's oldest records, for good
+    #[command(after_help = "\
+What lies before an offset, or was appended before a time, is gone when it ends: read or not,
+archived or not. All other records stay at their offsets, and new ones go on behind them. Who reads
+from an offset that is gone is told the first that is there, and goes on from it; a group too, and
+what it did not read counts as missed. The room on the disk comes back some time later, in larger
+pieces. Compacted topics and the node's internal ones have nothing to give up.
+
+Examples:
+  tracklog topic trim raw --before -30d --dry-run
+  tracklog topic trim raw --before 2026-01-01 --yes
+  tracklog topic trim orders.paid --partition 3 --before 120000 --yes")]
+    Trim {
+        /// The topic
+        name: String,
+        /// The first offset that stays, in each partition, or a time of appends
+        #[arg(long, value_name = "OFFSET|TIME", allow_hyphen_values = true)]
+        before: String,
+        /// In this partition alone
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+        /// Only count what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Do it: there is no way back
+        #[arg(long, conflicts_with = "dry_run")]
+        yes: bool,
+        /// One object a line, a partition each
+        #[arg(long)]
+        json: bool,
+    },
     /// Delete a topic with all its records
     #[command(after_help = "\
 Examples:
@@ -124,6 +159,13 @@ impl TopicCommand {
             }
             Action::Limit { name, max_age, max_bytes, when_full } => {
                 crate::block_on(limit(place, &name, NewLimits { max_age, max_bytes, when_full }))
+            }
+            Action::Trim { dry_run: false, yes: false, .. } => Err(Failure::could_not_run(
+                "there is no way back: see with --dry-run what would go, and say --yes",
+            )),
+            Action::Trim { name, before, partition, dry_run, yes: _, json } => {
+                let asked = Trim { before, partition, dry_run };
+                show_trimmed(&crate::block_on(trim(place, &name, asked))?, dry_run, json)
             }
             Action::Delete { name } => crate::block_on(delete(place, &name)),
         }
@@ -165,6 +207,26 @@ async fn limit(place: &Place, name: &str, new: NewLimits) -> Result<(), Failure>
     let mut output = Output::new();
     output.line(&format!("{}: {}", limited.topic, kept(&limited)))?;
     output.flush()
+}
+
+async fn trim(place: &Place, name: &str, asked: Trim) -> Result<Trimmed, Failure> {
+    let now = crate::now();
+    let before = Bound::parse(&asked.before, now).map_err(Failure::could_not_run)?;
+    let asked = Trim { before: before.to_text(), ..asked };
+    if let Some(node) = place.running()? {
+        let body = serde_json::to_vec(&asked).map_err(Failure::could_not_run)?;
+        let path = format!("/v1/topics/{}/trim", segment(name));
+        return node.json(Method::POST, &path, body.into()).await;
+    }
+    if asked.dry_run {
+        // Counting leaves the folder as it is.
+        let log = place.open_folder()?;
+        return topics::trim(&*log, name, &asked, now).await.map_err(Failure::could_not_run);
+    }
+    let log = offline::open_for_change(place.folder().path()).await?;
+    let trimmed = topics::trim(&*log.log(), name, &asked, now).await;
+    log.close().await;
+    trimmed.map_err(Failure::could_not_run)
 }
 
 fn when_full(text: &str) -> Result<WhenFullSetting, String> {
@@ -259,6 +321,30 @@ struct PartitionLine<'a> {
     partition: u32,
     start: u64,
     end: u64,
+    /// Of a topic that was trimmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped: Option<u64>,
+}
+
+fn show_trimmed(trimmed: &Trimmed, dry_run: bool, json: bool) -> Result<(), Failure> {
+    let mut output = Output::new();
+    if json {
+        for TrimmedPartition { partition, start, end, dropped } in &trimmed.partitions {
+            let (partition, start, end, dropped) = (*partition, *start, *end, Some(*dropped));
+            let topic = &trimmed.topic;
+            output.json(&PartitionLine { topic, partition, start, end, dropped })?;
+        }
+        return output.flush();
+    }
+    let dropped: u64 = trimmed.partitions.iter().map(|partition| partition.dropped).sum();
+    let verb = if dry_run { "would go" } else { "are gone" };
+    output.line(&format!("{}: {dropped} records {verb}", trimmed.topic))?;
+    let mut rows = vec![["partition", "start", "end", "dropped"].map(str::to_owned).to_vec()];
+    rows.extend(trimmed.partitions.iter().map(|it| {
+        [u64::from(it.partition), it.start, it.end, it.dropped].map(|n| n.to_string()).to_vec()
+    }));
+    output.write(table(&rows).as_bytes())?;
+    output.flush()
 }
 
 fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
@@ -266,7 +352,8 @@ fn show_details(topic: &TopicDetails, json: bool) -> Result<(), Failure> {
     if json {
         for range in &topic.partitions {
             let (partition, start, end) = (range.partition, range.start, range.end);
-            output.json(&PartitionLine { topic: &topic.topic, partition, start, end })?;
+            let (topic, dropped) = (&topic.topic, None);
+            output.json(&PartitionLine { topic, partition, start, end, dropped })?;
         }
     } else {
         let TopicDetails { topic: name, created_at, dedupe_seconds, .. } = topic;
