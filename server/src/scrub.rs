@@ -148,8 +148,54 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use tracklog_engine::Options;
+    use tracklog_engine::disk::SlotId;
+    use tracklog_engine::disk::simulated::SimDisk;
+    use tracklog_log::{Append, Domain, Item, Lane, Log as _, Retention, TopicName, TopicSpec};
+    use tracklog_protocol::Record;
 
     use super::*;
+
+    const SLOT_BYTES: u64 = 16 << 20;
+
+    /// Fills more than a slot with records of these bytes.
+    async fn fill(engine: &Engine, record: &[u8]) {
+        let epoch = engine.open(Domain::WHOLE).await.unwrap();
+        let name = TopicName::new("t").unwrap();
+        let spec = TopicSpec { name, partitions: 1, retention: Retention::Keep };
+        let partition = engine.create_topic(spec).await.unwrap().partition(0);
+        for _ in 0..=SLOT_BYTES / record.len() as u64 {
+            let permit = engine.reserve(Lane::FIRST_SOURCE, record.len()).unwrap();
+            let items = [Item::Record { partition, record: Record::opaque(record) }];
+            let append = Append { conditions: &[], items: &items };
+            engine.append(permit, epoch, append).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn damage_that_a_pass_finds_stands_in_the_metrics_until_a_pass_finds_none() {
+        let disk = SimDisk::new(11);
+        disk.set_auto(true);
+        let options = Options { slot_bytes: Some(SLOT_BYTES), ..Options::default() };
+        let engine = Arc::new(Engine::open_on(Arc::new(disk.clone()), &options).unwrap());
+        fill(&engine, &vec![b'x'; 256 << 10]).await;
+        let scrub = Scrub { shared: Arc::default(), thread: Mutex::default() };
+        let passed = || {
+            scrub.shared.pass(&engine, u64::MAX >> 20);
+            let mut text = String::new();
+            scrub.encode_metrics(&mut text);
+            let name = "tracklog_scrub_damaged_records ";
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(passed(), 0);
+        // Within one of the records, whichever that is.
+        let (slot, at) = (SlotId(0), SLOT_BYTES / 2);
+        assert_eq!(disk.peek(slot, at, 8), [b'x'; 8]);
+        disk.flip_bit(slot, at, 3);
+        assert_eq!(passed(), 1, "one record is lost");
+        disk.flip_bit(slot, at, 3);
+        assert_eq!(passed(), 0);
+    }
 
     #[test]
     fn a_pass_reads_all_at_its_rate_and_a_stop_ends_it() {

@@ -105,3 +105,20 @@ impl Shown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_where_the_verification_is() {
+        for json in [false, true] {
+            let mut shown = Shown::new(json);
+            for bytes_done in [0, 300, 4_096] {
+                shown.take(VerifyLine::Progress { bytes_done, bytes_total: 4_096 });
+                assert_eq!((shown.bar.position(), shown.bar.length()), (bytes_done, Some(4_096)));
+            }
+            assert!(matches!(shown.end(), Err(Failure::CouldNotRun(_))), "it came to no verdict");
+        }
+    }
+}

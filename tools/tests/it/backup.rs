@@ -60,9 +60,43 @@ impl Site {
     }
 
     fn restore(&self, name: &str) -> Value {
+        self.restore_at(name, &[])
+    }
+
+    fn restore_at(&self, name: &str, more: &[&str]) -> Value {
         let (into, place) = (self.path(name), self.path("place"));
-        let ran = run(&["restore", "--json", "--from", text(&place), "--data", text(&into)]);
+        let arguments = ["restore", "--json", "--from", text(&place), "--data", text(&into)];
+        let ran = run(&[&arguments[..], more].concat());
         serde_json::from_str(ran.lines()[0]).unwrap()
+    }
+
+    /// The number of the newest backup that is there; 0 where there is none.
+    fn newest(&self) -> u64 {
+        let ran = run(&["restore", "--list", "--json", "--from", text(&self.path("place"))]);
+        let number = |line: &str| {
+            let backup: Value = serde_json::from_str(line).unwrap();
+            backup["backup"].as_u64().unwrap()
+        };
+        ran.stdout.lines().map(number).max().unwrap_or(0)
+    }
+
+    /// Waits until a follower has made two backups above `before`: the second's number, and how many
+    /// batches were acked before it was begun.
+    fn followed(&self, load: &Load, before: u64) -> (u64, usize) {
+        let begin = Instant::now();
+        let mut acked = load.acked();
+        loop {
+            let now = load.acked();
+            let newest = self.newest();
+            if newest >= before + 2 {
+                return (newest, acked);
+            }
+            // Its second one is begun once the first is there.
+            if newest == before {
+                acked = now;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the follower came to {newest} from {before}");
+        }
     }
 }
 
@@ -157,6 +191,18 @@ fn ids(lines: &BTreeMap<u64, BTreeMap<u64, Value>>) -> BTreeSet<String> {
     lines.map(|line| line["messageId"].as_str().unwrap().to_owned()).collect()
 }
 
+/// All events of the first batches are there.
+#[track_caller]
+fn expect_batches(there: &BTreeMap<u64, BTreeMap<u64, Value>>, batches: usize, what: &str) {
+    let has = ids(there);
+    for batch in 0..batches {
+        for number in 0..BATCH {
+            let id = format!("{batch}-{number}");
+            assert!(has.contains(&id), "{what}: {id} of {batches} acked batches");
+        }
+    }
+}
+
 #[test]
 fn kills_of_node_and_backup_leave_backups_that_restore_to_what_was_acked() {
     let site = Site::new();
@@ -166,7 +212,13 @@ fn kills_of_node_and_backup_leave_backups_that_restore_to_what_was_acked() {
     let mut restored = Vec::new();
     let mut chance = 20_260_102_u64;
     for round in 0..4 {
+        let newest = site.newest();
         let mut follower = site.follow();
+        let (last, covered) = site.followed(&load, newest);
+        let of_follower = format!("followed-{round}");
+        let report = site.restore_at(&of_follower, &["--at", &last.to_string()]);
+        assert_eq!((&report["clean"], &report["backup"]), (&json!(true), &json!(last)));
+        expect_batches(&lines(&site.path(&of_follower), "raw"), covered, &of_follower);
         let begin = Instant::now();
         let wanted = load.acked() + 25;
         while load.acked() < wanted {
@@ -193,13 +245,7 @@ fn kills_of_node_and_backup_leave_backups_that_restore_to_what_was_acked() {
         let report = site.restore(&name);
         assert_eq!((&report["clean"], &report["backup"]), (&json!(true), &made["backup"]));
         let there = lines(&site.path(&name), "raw");
-        let has = ids(&there);
-        for batch in 0..before {
-            for number in 0..BATCH {
-                let id = format!("{batch}-{number}");
-                assert!(has.contains(&id), "round {round}: {id} of {before} acked batches");
-            }
-        }
+        expect_batches(&there, before, &name);
         restored.push(there);
     }
     let packs = || std::fs::read_dir(site.data().join("packs")).map_or(0, Iterator::count);

@@ -2,6 +2,8 @@
 //! lost, nothing passed over in silence.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +76,22 @@ fn a_rotten_record_is_named_by_verify_and_replay_and_costs_no_other() {
     assert!(last.lines()[0].contains("\"offset\":10"), "offsets go on: {last:?}");
 }
 
+/// How far a verification says that it is, of how much: an answer that is streamed, a line a chunk.
+fn progress_told(node: &Node, data: &Path, target: &str) -> Vec<(u64, u64)> {
+    let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
+    let mut stream = TcpStream::connect(node.http).unwrap();
+    let authorization = format!("Authorization: Bearer {}", token.trim());
+    let head = format!("GET {target} HTTP/1.1\r\nHost: test\r\n{authorization}\r\n");
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("{\"summary\""), "{answer}");
+    let lines = answer.lines().filter(|line| line.starts_with("{\"progress\""));
+    let number = |line: &serde_json::Value, name| line["progress"][name].as_u64().unwrap();
+    let read = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    lines.map(read).map(|line| (number(&line, "bytesDone"), number(&line, "bytesTotal"))).collect()
+}
+
 #[test]
 fn verify_says_the_same_of_a_running_node_and_of_its_folder() {
     let data = ten_events();
@@ -94,6 +112,11 @@ fn verify_says_the_same_of_a_running_node_and_of_its_folder() {
     let stopped = verify();
     let node = Node::start(data.path());
     assert_eq!(verify(), stopped);
+    let progress = |target| progress_told(&node, data.path(), target);
+    let told = progress("/v1/verify?progress=true");
+    assert!(told.is_sorted() && told.iter().all(|(done, total)| done <= total), "{told:?}");
+    assert!(told.last().is_some_and(|(done, total)| done == total && *done > 0), "{told:?}");
+    assert_eq!(progress("/v1/verify"), []);
     node.kill();
     assert_eq!(verify(), stopped);
     let human = run(&["verify", "--data", text(data.path())]);

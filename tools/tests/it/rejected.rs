@@ -151,6 +151,51 @@ fn limits_may_be_corrected_too_and_what_was_not_kept_is_told() {
     assert_eq!(why("withheld"), ("final", "its source keeps no bytes of rejected events"));
 }
 
+#[test]
+fn a_range_of_offsets_or_of_times_is_listed_and_tried_again_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path());
+    push(&node, STRICT);
+    // One user, one partition: offsets as they come.
+    for id in ["a", "b", "c", "d"] {
+        let sent = event(id, &json!("12"));
+        assert_eq!(node.post("/v1/track", &sent.to_string()).status, 400);
+    }
+    push(&node, MENDED);
+    let ids = |more: &[&str]| {
+        let events = listed(data.path(), more);
+        let id = |event: &Value| event["messageId"].as_str().unwrap().to_owned();
+        events.iter().map(id).collect::<Vec<_>>()
+    };
+    let told = replay(data.path(), "rejected");
+    let at = |id: &str| {
+        let line = told.iter().find(|line| line["messageId"] == id).unwrap();
+        line["appendedAt"].as_str().unwrap()
+    };
+    assert_eq!(ids(&["--from", "1", "--to", "3"]), ["b", "c"]);
+    assert_eq!(ids(&["--from", at("b"), "--to", at("d")]), ["b", "c"]);
+    assert_eq!(ids(&["--from", "-1h"]), ["a", "b", "c", "d"]);
+    assert_eq!(ids(&["--to", "-1h"]), [""; 0]);
+
+    let stored = || {
+        let mut ids: Vec<_> = replay(data.path(), "raw").into_iter().collect();
+        ids.sort_by_key(|line| line["messageId"].as_str().unwrap().to_owned());
+        ids.iter().map(|line| line["messageId"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let retry = |more: &[&str]| {
+        let ran = rejected(data.path(), &[&["retry"], more].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+    };
+    retry(&["--to", "-1h"]);
+    assert_eq!(stored(), [""; 0]);
+    retry(&["--from", "1", "--to", "2"]);
+    assert_eq!(stored(), ["b"]);
+    retry(&["--from", at("c"), "--to", at("d")]);
+    assert_eq!(stored(), ["b", "c"]);
+    retry(&["--from", "-1h"]);
+    assert_eq!(stored(), ["a", "b", "c", "d"]);
+}
+
 /// The node is killed while events are tried again, until all are done.
 #[test]
 fn kills_while_it_is_retried_store_each_event_once() {
