@@ -6,17 +6,16 @@ use bytes::Bytes;
 use tracklog_log::memory::{MemoryLog, MemoryOptions};
 use tracklog_log::meta::{MetaError, MetaTopic};
 use tracklog_log::{
-    Append, Domain, Epoch, Fetch, FetchError, FetchMode, Item, Lane, Log, Retention, Topic,
-    TopicName, TopicSpec,
+    Append, Domain, Epoch, FetchError, Item, Lane, Log, Retention, Topic, TopicName, TopicSpec,
 };
 use tracklog_registry::{Candidate, Limits, OpenError, Registry};
 pub use tracklog_registry::{RegistryError, Summary, Violation};
 
 use crate::clock;
+use crate::reading::Piece;
 
 /// The internal topic where a node keeps its schemas.
 pub(crate) const SCHEMAS_TOPIC: &str = "_schemas";
-const FETCH_BYTES: usize = 1 << 20;
 
 /// Why the schemas of a folder cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -140,21 +139,15 @@ impl Memory {
         let Some(extent) = from.extent(source) else { return Ok(()) };
         let mut next = extent.start;
         while next < extent.end {
-            let mode = FetchMode::Replay;
-            let asked = vec![(source, next)];
-            let fetch = Fetch { from: asked, bytes_max: FETCH_BYTES, wait: false, mode };
-            let fetched = from.fetch(fetch).await?;
-            for found in fetched.partitions {
-                for (_, record) in found.batches.iter().flat_map(|batch| batch.records()) {
-                    let permit = self.log.reserve(Lane::INTERNAL, record.bytes().len());
-                    let items = [Item::Record { partition: self.topic.partition(0), record }];
-                    let append = Append { conditions: &[], items: &items };
-                    let ticket =
-                        self.log.append(permit.map_err(MetaError::Busy)?, self.epoch, append);
-                    ticket.await.map_err(MetaError::Append)?;
-                }
-                next = found.next;
+            let piece = Piece::read(from, source, next).await?;
+            for (_, record) in piece.records() {
+                let permit = self.log.reserve(Lane::INTERNAL, record.bytes().len());
+                let items = [Item::Record { partition: self.topic.partition(0), record }];
+                let append = Append { conditions: &[], items: &items };
+                let ticket = self.log.append(permit.map_err(MetaError::Busy)?, self.epoch, append);
+                ticket.await.map_err(MetaError::Append)?;
             }
+            next = piece.next;
         }
         Ok(())
     }
