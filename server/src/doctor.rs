@@ -16,7 +16,8 @@ use tracklog_engine::disk::{
 use tracklog_log::{Fetch, FetchMode, Log, Topic};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros};
 
-use crate::clock;
+use crate::folder::DataFolder;
+use crate::{clock, offline};
 
 /// One fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +54,9 @@ pub fn examine(data: &Path) -> io::Result<Vec<Finding>> {
                 Err(why) => format!("refused: {why}"),
             },
         ),
-        backend(&scratch.0),
     ];
+    findings.extend(running_backend(data));
+    findings.push(backend(&scratch.0));
     findings.extend(latencies(&measured));
     findings.extend(sync_doubt(&place, &measured));
     findings.extend(clock_ahead(data));
@@ -116,6 +118,17 @@ fn direct_words(measured: &Measured) -> String {
                   and after an I/O error a node has to be started again"
             .to_owned(),
     }
+}
+
+/// What the node took that runs in the folder: its settings may say so, or the machine was another when
+/// it started.
+fn running_backend(data: &Path) -> Option<Finding> {
+    if !offline::is_held(data).unwrap_or(false) {
+        return None;
+    }
+    let node = DataFolder::at(data).node().ok()??;
+    let found = format!("{} (process {})", node.backend?, node.pid);
+    Some(fact("disk backend of the node that runs here", found))
 }
 
 /// What a node would run, by the very rule that a node uses.

@@ -84,6 +84,9 @@ pub struct NodeFile {
     /// Where it speaks HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https: Option<SocketAddr>,
+    /// How its commits reach the disk, and why so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
     /// The format of its log.
     pub format: u32,
 }
@@ -525,7 +528,7 @@ mod tests {
         let folder = DataFolder::at(parent.path());
         assert_eq!(folder.node().unwrap(), None);
         let http = Some("127.0.0.1:8080".parse().unwrap());
-        let node = NodeFile { pid: 7, http, https: None, format: 1 };
+        let node = NodeFile { pid: 7, http, https: None, backend: None, format: 1 };
         folder.write_node(&node).unwrap();
         assert_eq!(folder.node().unwrap(), Some(node));
         let text = fs::read_to_string(folder.file("node.json")).unwrap();

@@ -48,7 +48,7 @@ impl Pretty {
             return format!("{}\n", printable(&String::from_utf8_lossy(json)));
         };
         let time = shown.appended_at.get(..23).unwrap_or(&shown.appended_at).replace('T', " ");
-        let place = format!("{}/{}:{}", shown.topic, shown.partition, shown.offset);
+        let place = format!("{}/{}@{}", shown.topic, shown.partition, shown.offset);
         let kind = shown.code.as_deref().or(shown.r#type.as_deref()).unwrap_or_default();
         let colour = if shown.code.is_some() { RED } else { GREEN };
         // As wide as the longest kind, and as the longest code.
@@ -103,7 +103,7 @@ mod tests {
     fn an_event_is_one_line() {
         let json = br#"{"topic":"raw","partition":3,"offset":7,"messageId":"m","type":"track","event":"Order (new)","source":"shop","userId":"7","timestamp":"2026-01-02T03:04:05.678901Z","appendedAt":"2026-01-02T03:04:06.678901Z","properties":{"total": 12.50}}
 "#;
-        let wanted = "2026-01-02 03:04:06.678  raw/3:7             track     Order (new)  \
+        let wanted = "2026-01-02 03:04:06.678  raw/3@7             track     Order (new)  \
                       user 7  from shop  {\"total\": 12.50}\n";
         assert_eq!(PLAIN.lines(json), wanted);
     }

@@ -248,7 +248,8 @@ impl Node {
             default_key,
         };
         admin.set_metrics(node.metrics_text());
-        let file = NodeFile { pid: std::process::id(), http, https, format: FORMAT };
+        let (pid, backend) = (std::process::id(), Some(node.backend()));
+        let file = NodeFile { pid, http, https, backend, format: FORMAT };
         node.folder.write_node(&file)?;
         Ok(node)
     }

@@ -72,10 +72,11 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         let named = text.strip_prefix(REJECTED).and_then(|rest| rest.strip_prefix('/'));
-        let place = named.unwrap_or(text).split_once(['@', ':']).and_then(|(partition, offset)| {
-            let offset = Offset(offset.parse().ok()?);
-            Some(Self { partition: partition.parse().ok()?, offset })
-        });
+        let place =
+            named.unwrap_or(text).split_once(['@', ':', ' ']).and_then(|(partition, offset)| {
+                let offset = Offset(offset.parse().ok()?);
+                Some(Self { partition: partition.parse().ok()?, offset })
+            });
         place.ok_or_else(|| NoPlace(text.chars().take(64).collect()))
     }
 }

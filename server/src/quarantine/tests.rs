@@ -472,8 +472,9 @@ fn filters_and_ranges_leave_out_the_rest() {
 #[test]
 fn places_are_read_with_and_without_their_topic() {
     let place = Place { partition: 2, offset: Offset(17) };
-    assert_eq!("2@17".parse(), Ok(place));
-    assert_eq!("rejected/2@17".parse(), Ok(place));
+    for text in ["2@17", "2:17", "2 17", "rejected/2@17", "rejected/2:17"] {
+        assert_eq!(text.parse(), Ok(place), "{text}");
+    }
     assert_eq!(place.to_string().parse(), Ok(place));
     for text in ["", "2", "2@", "@2", "raw/2@17", "2@x", "2/17"] {
         assert!(text.parse::<Place>().is_err(), "{text}");

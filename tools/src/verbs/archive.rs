@@ -48,6 +48,9 @@ pub(crate) struct ArchivePlace {
 #[derive(Subcommand)]
 enum Action {
     /// Show what the archive has of each topic
+    ///
+    /// `of the log's`: its bytes, of those that its events take in the log before they are settled; not
+    /// told below 1 MiB of events, where files are mostly their own heads.
     #[command(after_help = "\
 Examples:
   tracklog archive status
@@ -148,14 +151,13 @@ fn show(summary: &Summary, output: &mut Output) -> Result<(), Failure> {
             let time = of_topic.event_times.map(|times| format_time(TimeMicros(pick(times))));
             time.unwrap_or_default()
         };
-        let ratio = of_topic.bytes as f64 / of_topic.event_bytes.max(1) as f64 * 100.0;
         rows.push(vec![
             topic.clone(),
             of_topic.rows.to_string(),
             of_topic.missing.to_string(),
             of_topic.files.to_string(),
             of_topic.bytes.to_string(),
-            format!("{ratio:.1} %"),
+            share(of_topic.bytes, of_topic.event_bytes),
             time(|times| times.0),
             time(|times| times.1),
         ]);
@@ -165,6 +167,17 @@ fn show(summary: &Summary, output: &mut Output) -> Result<(), Failure> {
         Some(written) => format!("{} manifests, the last of {written}", summary.manifests),
         None => "nothing is archived there yet".to_owned(),
     })
+}
+
+/// So few bytes of events take less than what each file of them has besides.
+const SHARED_BYTES_MIN: u64 = 1 << 20;
+
+/// What files take of what their events take in the log; of few events it would tell of the files.
+fn share(bytes: u64, event_bytes: u64) -> String {
+    match event_bytes {
+        ..SHARED_BYTES_MIN => "-".to_owned(),
+        _ => format!("{:.1} %", bytes as f64 / event_bytes as f64 * 100.0),
+    }
 }
 
 /// `archive status --json`, a topic.

@@ -11,8 +11,9 @@ use crate::output::Output;
 
 /// Say what this machine can do, and what will run on it
 ///
-/// Kernel, file system, io_uring, O_DIRECT, the disk backend that a node would run and why, how
-/// long a durable write takes, and whether a clock ran ahead.
+/// Kernel, file system, io_uring, O_DIRECT, the disk backend that a node would run where its settings name
+/// none, and why, and the one that a node took which runs in the folder; how long a durable write takes,
+/// and whether a clock ran ahead.
 #[derive(Args)]
 #[command(after_help = "\
 Writes some MiB to files of its own in the folder, and removes them. A folder that is not there is

@@ -22,6 +22,10 @@ use crate::reading::{Place, Source};
 /// The stage that enriches events is the group `enrich`.
 #[derive(Args)]
 #[command(after_help = "\
+Where records are gone before a group read them, by a limit, a trim or a full disk, it goes on at
+the first offset that is there. `tracklog_stage_missed_total` counts them, and the node's log names
+them; they are in no lag. A group that is new begins at the first offset that is there.
+
 Examples:
   tracklog group list
   tracklog group describe enrich

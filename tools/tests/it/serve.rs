@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::rig::{Node, ended, replay, run, serve, text};
 
@@ -25,7 +26,7 @@ fn the_first_start_makes_a_key_topics_and_secrets_of_its_owner_alone() {
         assert_eq!(mode(&data.join(secret)), 0o600, "{secret}");
     }
     let ran = run(&["topic", "list", "--json", "--data", text(&data)]);
-    let topics: Vec<serde_json::Value> =
+    let topics: Vec<Value> =
         ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let partitions = |name: &str| {
         let topic = topics.iter().find(|topic| topic["topic"] == name);
@@ -234,4 +235,22 @@ fn a_taken_port_is_one_line_and_the_folder_is_free_again() {
     assert!(ran.stderr.contains(&format!("cannot listen on {address}")), "{}", ran.stderr);
     drop(taken);
     Node::start(data.path()).track("now it works", "1");
+}
+
+#[test]
+fn doctor_says_which_backend_the_node_took_that_runs_there() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start_with(data.path(), |command| command.env("TRACKLOG_BACKEND", "blocking"));
+    let told = || {
+        let ran = run(&["doctor", "--json", "--data", text(data.path())]);
+        let lines = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let told = lines.filter(|line| line["what"].as_str().unwrap().starts_with("disk backend"));
+        told.map(|line| [&line["what"], &line["found"]].map(|it| it.as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let [[running, took], [fresh, _]] = &told()[..] else { panic!("{:?}", told()) };
+    assert_eq!((&**running, &**fresh), ("disk backend of the node that runs here", "disk backend"));
+    assert!(took.starts_with("blocking ") && took.contains("process "), "{took}");
+    assert!(node.terminate().0.success());
+    assert_eq!(told().len(), 1, "nobody runs there");
 }

@@ -420,7 +420,7 @@ impl Shown<'_> {
 fn words(difference: &Difference<'_>) -> String {
     let Difference { raw_partition, raw_offset, message_id, only_in, fields } = difference;
     let mut text = match (raw_partition, raw_offset) {
-        (Some(partition), Some(offset)) => format!("{RAW}/{partition} {offset}  "),
+        (Some(partition), Some(offset)) => format!("{RAW}/{partition}@{offset}  "),
         _ => String::new(),
     };
     text.push_str(message_id.unwrap_or("without id"));
