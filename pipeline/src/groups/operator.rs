@@ -109,8 +109,7 @@ impl<L: Log + ?Sized> Groups<L> {
     pub async fn list(&self) -> Result<Vec<GroupSummary>, GroupError> {
         self.ledger.refresh().await?;
         let mut summaries = Vec::new();
-        for name in self.names() {
-            let record = self.record(&name)?;
+        for (name, record) in self.records()? {
             let topics = self.topics_of(&record);
             let (mut lag, mut lag_seconds) = (0, 0_f64);
             for topic in &topics {
@@ -195,11 +194,20 @@ impl<L: Log + ?Sized> Groups<L> {
         Ok(waits)
     }
 
+    /// All groups, by name. One that goes meanwhile is left out.
+    fn records(&self) -> Result<Vec<(GroupName, GroupRecord)>, GroupError> {
+        let records = self.names().into_iter().filter_map(|name| match self.record(&name) {
+            Err(GroupError::NotFound { .. }) => None,
+            record => Some(record.map(|record| (name, record))),
+        });
+        records.collect()
+    }
+
     /// Each group with each topic that it reads.
     fn read_topics(&self) -> Result<Vec<(GroupName, Topic)>, GroupError> {
         let mut all = Vec::new();
-        for name in self.names() {
-            let topics = self.topics_of(&self.record(&name)?);
+        for (name, record) in self.records()? {
+            let topics = self.topics_of(&record);
             all.extend(topics.into_iter().map(|topic| (name.clone(), topic)));
         }
         Ok(all)

@@ -6,15 +6,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::hook::Hook;
 use crate::http::Client;
-use crate::rig::{Node, Ran, replay, run, text, tracklog};
+use crate::rig::{Node, Ran, eventually, replay, run, text, tracklog};
 
-const PATIENCE: Duration = Duration::from_secs(120);
 /// What must be nowhere.
 const CANARY: &str = "c4n4ry-7b1e9f20d6a84c35";
 /// The user who is forgotten; the word is in the id too.
@@ -102,13 +101,6 @@ fn fill(node: &Node) {
         // One that is refused: it has no name.
         let bad = json!({"type": "track", "userId": user, "properties": {"word": word}});
         node.post("/v1/batch", &json!({ "batch": [bad] }).to_string());
-    }
-}
-
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
     }
 }
 

@@ -32,6 +32,15 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
     Ran::of(tracklog(arguments).output().expect("tracklog starts"))
 }
 
+/// Asks again until it is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < 2 * PATIENCE, "{what}");
+    }
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
