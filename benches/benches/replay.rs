@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tracklog_benches::pace;
 use tracklog_benches::scratch::{self, ScratchLog, Shape};
 use tracklog_benches::visits::{self, Crowd};
-use tracklog_benches::workload::{self, Producers, Target};
+use tracklog_benches::workload::{self, MakeBatch, Producers, Target};
 use tracklog_engine::BackendChoice;
 use tracklog_engine::disk::{Access, FolderAccess, open_folder};
 use tracklog_log::{Append, Fetch, FetchMode, Fetched, Item, Lane, Log as _};
@@ -45,7 +45,11 @@ const SHAPE: Shape = Shape {
 };
 const TOPICS: [(&str, &str); 2] =
     [("batches", "batches of 1,000"), ("gathered", "gathered single records")];
-const EVENTS_TOPIC: &str = "events";
+/// Topics of events, what they hold, and what makes them.
+const EVENTS: [(&str, &str, MakeBatch); 2] = [
+    ("events", "events of a dozen fields", workload::event_batch),
+    ("small_events", "events of few fields", workload::small_event_batch),
+];
 /// What is replayed of packs, made at a time, of visitors of whom so many are there at once.
 const VISITS: u64 = 2;
 const EVENTS_AT_ONCE: usize = 100_000;
@@ -86,8 +90,10 @@ fn fill(log: &ScratchLog, runtime: &Runtime) {
     let make = workload::batch;
     let producers = Producers { count: 8, in_flight: 4, records: 1_000, make };
     producers.run(&topic(log, "batches", runtime), 128, runtime);
-    let of_events = Producers { make: workload::event_batch, ..producers };
-    of_events.run(&topic(log, EVENTS_TOPIC, runtime), 128, runtime);
+    for (topic_name, _, make) in EVENTS {
+        let of_events = Producers { make, ..producers };
+        of_events.run(&topic(log, topic_name, runtime), 128, runtime);
+    }
     workload::call_from_threads(&topic(log, "gathered", runtime), 1_000, 1_000, 2);
     let sparse = topic_of(log, SPARSE_TOPIC, SPARSE_PARTITIONS, runtime);
     workload::call_from_threads(&sparse, 1_000, 400, 2);
@@ -115,14 +121,19 @@ fn replays(criterion: &mut Criterion, by: &str, log: &ScratchLog, runtime: &Runt
     for (topic_name, what) in TOPICS {
         replay(criterion, &format!("{what}/{by}"), &topic(log, topic_name, runtime), runtime);
     }
-    let events = topic(log, EVENTS_TOPIC, runtime);
-    let count = read_all(&events, runtime, |_| {}).records;
-    let mut group = criterion.benchmark_group(format!("replay/events of a dozen fields/{by}"));
+    for (topic_name, what, _) in EVENTS {
+        read_a_field(criterion, &format!("{what}/{by}"), &topic(log, topic_name, runtime), runtime);
+    }
+}
+
+fn read_a_field(criterion: &mut Criterion, name: &str, events: &Target, runtime: &Runtime) {
+    let count = read_all(events, runtime, |_| {}).records;
+    let mut group = criterion.benchmark_group(format!("replay/{name}"));
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(count));
     group.bench_function("checked, one field of each read", |bencher| {
         bencher.iter(|| {
             let mut latest = TimeMicros(i64::MIN);
-            read_all(&events, runtime, |fetched| latest = latest.max(latest_received(fetched)));
+            read_all(events, runtime, |fetched| latest = latest.max(latest_received(fetched)));
             latest
         });
     });

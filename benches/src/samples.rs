@@ -92,6 +92,18 @@ pub fn twelve_fields() -> EventParts<'static> {
     }
 }
 
+/// The sample event without its properties and context, and what goes with them.
+#[must_use]
+pub fn few_fields() -> EventParts<'static> {
+    EventParts {
+        user_id: None,
+        client_time_text: None,
+        properties: None,
+        context: None,
+        ..twelve_fields()
+    }
+}
+
 /// The sample event with all that the gateway finds in its 780 bytes and in its request.
 #[must_use]
 pub fn segment_like(property_index: &[PropertySpan]) -> EventParts<'_> {

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tracklog_engine::Engine;
 use tracklog_log::{Append, Epoch, Item, Lane, Log as _, Ticket};
 use tracklog_protocol::batch::BatchBuilder;
-use tracklog_protocol::event::EventBuilder;
+use tracklog_protocol::event::{EventBuilder, EventParts};
 use tracklog_protocol::{PartitionId, PayloadKind, VerifiedBatch};
 
 use crate::samples;
@@ -36,6 +36,9 @@ pub fn runtime() -> Runtime {
         .expect("a runtime can be started")
 }
 
+/// Makes a batch of so many records.
+pub type MakeBatch = fn(usize) -> VerifiedBatch;
+
 /// A batch of `records` records of 256 bytes.
 #[must_use]
 pub fn batch(records: usize) -> VerifiedBatch {
@@ -49,11 +52,20 @@ pub fn batch(records: usize) -> VerifiedBatch {
 /// A batch of as many events of a dozen fields.
 #[must_use]
 pub fn event_batch(events: usize) -> VerifiedBatch {
-    let parts = samples::twelve_fields();
+    events_of(&samples::twelve_fields(), events)
+}
+
+/// A batch of as many events that say little: who did what, and when.
+#[must_use]
+pub fn small_event_batch(events: usize) -> VerifiedBatch {
+    events_of(&samples::few_fields(), events)
+}
+
+fn events_of(parts: &EventParts<'_>, events: usize) -> VerifiedBatch {
     let mut event = EventBuilder::new();
     let mut builder = BatchBuilder::new(PayloadKind::Event);
     for _ in 0..events {
-        builder.push(event.build(&parts));
+        builder.push(event.build(parts));
     }
     builder.finish()
 }
@@ -100,8 +112,8 @@ pub struct Producers {
     pub in_flight: usize,
     /// Records in a batch.
     pub records: usize,
-    /// What makes a batch of so many: [`batch`] or [`event_batch`].
-    pub make: fn(usize) -> VerifiedBatch,
+    /// What makes a batch of so many: [`batch`], [`event_batch`] or [`small_event_batch`].
+    pub make: MakeBatch,
 }
 
 impl Producers {
