@@ -467,9 +467,13 @@ struct Lies {
 
 /// Where record `offset` of partition 0 lies.
 fn lies(disk: &SimDisk, offset: Offset) -> Lies {
+    lies_in(disk, place(0), offset)
+}
+
+fn lies_in(disk: &SimDisk, partition: PartitionId, offset: Offset) -> Lies {
     let recovered = recovered(disk);
     for (id, index) in &recovered.segments {
-        let Some(share) = index.share(place(0)) else { continue };
+        let Some(share) = index.share(partition) else { continue };
         for at in &share.places {
             if at.base_offset == offset {
                 let commit = at.at() / 4096 * 4096;

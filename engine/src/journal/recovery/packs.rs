@@ -202,9 +202,12 @@ impl Recovery<'_> {
         let behind = self.inventory.checkpoint.as_ref().map(|it| it.position.append_time);
         if behind.is_some_and(|position| index.head.append_time_last > position)
             && let Ok(file) = twice(|| self.disk.open_pack(id))
-            && let Ok(Some(witness)) = twice(|| PackIndex::read_witness(&*file))
+            && let Ok(Some(mut witness)) = twice(|| PackIndex::read_witness(&*file))
         {
-            self.take_producers(witness.producers);
+            self.take_producers(std::mem::take(&mut witness.producers));
+            // A commit that was damaged when the pack was made is not in it, and may have been the
+            // last of a partition.
+            self.packed.heed(witness);
         }
     }
 

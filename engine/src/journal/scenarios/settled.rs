@@ -154,6 +154,32 @@ fn a_pack_that_was_never_named_serves_where_a_slot_of_its_range_is_damaged() {
 }
 
 #[test]
+fn a_pack_that_was_never_named_takes_no_end_back_that_damage_kept_out_of_it() {
+    for is_header in [true, false] {
+        let disk = SimDisk::new(1);
+        let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+        rig.make_topic();
+        drop(rig.append(&[(place(1), b"the only one".to_vec())], &[]));
+        fill_segments(&mut rig, 3);
+        rig.settle_marked();
+        let ends = reads(&disk).1;
+        let at = lies_in(&disk, place(1), Offset(0));
+        rot(&disk, at.slot, if is_header { at.commit } else { at.batch });
+        assert!(rig.stepper.run_settler(), "there is something to settle");
+        let disk = power_cut(&disk, rig);
+        let pack = *files(&disk).first().expect("it was written");
+        let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+        assert!(is_adopted(&rig, pack), "{:?}", rig.notes);
+        assert_eq!(rig.end(1), Offset(1), "an offset would be given twice");
+        let ticket = rig.append(&[(place(1), b"the next".to_vec())], &[]);
+        rig.settle_marked();
+        assert_eq!(block_on(ticket).expect("it is stored").offset(0), Offset(1));
+        drop(rig);
+        assert!(ends.iter().all(|(partition, end)| reads(&disk).1[partition] >= *end));
+    }
+}
+
+#[test]
 fn a_slot_in_the_range_of_a_pack_that_was_never_named_is_lost_and_nothing_with_it() {
     let (disk, records, pack) = unnamed();
     let slot = lies(&disk, Offset(2)).slot;
