@@ -110,17 +110,22 @@ mod tests {
     #[test]
     fn what_is_done_first_waits_for_its_turn_and_no_more_than_twice_the_threads_are_ahead() {
         let parts: Vec<u64> = (0..20).collect();
-        let (ended, told) = (Mutex::new(0), Condvar::new());
+        let (ended, told) = (Mutex::new(None), Condvar::new());
         let (at_work, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let taken = taken(&parts, 3, |part| {
             most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             let mut count = ended.lock().expect("nobody panics");
             if *part == 0 {
+                *count = Some(0);
+                told.notify_all();
                 // The five behind it are all that may be begun before it is taken.
-                count = told.wait_while(count, |ended| *ended < 5).expect("nobody panics");
-                assert_eq!(*count, 5);
+                count = told.wait_while(count, |ended| *ended < Some(5)).expect("nobody panics");
+                assert_eq!(*count, Some(5));
+            } else {
+                // However late the first one's thread comes, the others are beside it.
+                count = told.wait_while(count, |ended| ended.is_none()).expect("nobody panics");
             }
-            *count += 1;
+            *count = count.map(|count| count + 1);
             told.notify_all();
             drop(count);
             at_work.fetch_sub(1, Ordering::SeqCst);
