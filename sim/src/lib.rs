@@ -12,8 +12,8 @@
 //!
 //! Where to look: `program` draws and runs a program, `plan` says what may go wrong in it, `model`
 //! says what must hold, `contents` what was found, `sweep` fails each I/O of a fixed program in
-//! turn, `resends` sends events again and again, `campaign` runs many and adds up, `tally` counts what they did. Run by its own binary: `run`, `replay`, `resend`,
-//! `sweep`, `powercut`.
+//! turn, `resends` sends events again and again, `campaign` runs many and adds up, `tally` counts
+//! what they did. Run by its own binary: `run`, `replay`, `resend`, `sweep`, `powercut`.
 #![forbid(unsafe_code)]
 
 mod campaign;

@@ -442,9 +442,12 @@ impl Settler {
     fn segments_to_settle(&self, room: Room, free_bytes: u64) -> Result<Option<Stretch>, Failure> {
         let slots = |slots: u64| usize::try_from(slots).unwrap_or(usize::MAX);
         let hot = slots(self.options.hot_segments);
-        let spent = self.spent_segments();
         self.full_segments(|full| match room {
-            Room::Plenty => full.saturating_sub(hot).max(spent),
+            // Indexes of what stays hot are looked at only where nothing else waits.
+            Room::Plenty => match full.saturating_sub(hot) {
+                0 => self.spent_segments(),
+                beyond => beyond,
+            },
             Room::Short => full.min(slots(free_bytes / self.options.slot_bytes)),
         })
     }
