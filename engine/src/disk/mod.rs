@@ -47,7 +47,7 @@ pub(crate) use giving_way::{Share, give_way, gives_way};
 pub use heap::bound_heap;
 pub(crate) use here::{is_telling, write_here};
 pub use probe::{DurableWrites, Measured, measure};
-pub(crate) use refused::{Unread, read_surely};
+pub(crate) use refused::{Loss, Unread, read_surely};
 pub(crate) use trusted::{batch_of_pack, batch_of_ring, batch_of_slot};
 
 /// What writes are aligned to, in place and size.

@@ -11,15 +11,40 @@
 //!
 //! Called by who reads batches and frames.
 
-use std::io;
+use std::{fmt, io};
 
 /// Why bytes are not there.
 #[derive(Debug)]
 pub(crate) enum Unread {
-    /// They are rotten, or lie on a dead sector.
+    /// They are lost.
     Lost(io::Error),
     /// They may be there later.
     Later(io::Error),
+}
+
+/// Why bytes are lost, with where and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Their checksum does not hold: they are gone.
+    Rotten(String),
+    /// The disk refuses them: a dead sector, or a file that somebody took away. Against all odds it
+    /// may give them another time.
+    Refused(String),
+}
+
+impl Loss {
+    /// What the error says that a read gave `at` this place.
+    pub(crate) fn of(at: &impl fmt::Display, error: &io::Error) -> Self {
+        let what = format!("{at}: {error}");
+        if is_refused(error) { Self::Refused(what) } else { Self::Rotten(what) }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Rotten(what) | Self::Refused(what)) = self;
+        f.write_str(what)
+    }
 }
 
 /// Reads, and where that fails once more. `other_page` reads another page of the same file.

@@ -135,7 +135,7 @@ impl Assembly {
                 }
                 Err(Bad::Damaged(what)) => {
                     self.lost_up_to(place.base_offset);
-                    self.pass_over(bound, |_| what);
+                    self.pass_over(bound, |_| what.to_string());
                 }
                 // It was given up meanwhile.
                 Err(Bad::Io(_) | Bad::Gone(_)) if bound <= self.start => {

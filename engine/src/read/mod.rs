@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracklog_log::{Epoch, Fetch, FetchError, Fetched, IdPlaces, Pending, SettledPlaces, TimeKind};
 use tracklog_protocol::{BatchView, Offset, PartitionId, TimeMicros, TopicId};
 
-use crate::disk::{BufferPool, Disk, FileName, PackFile, PackId};
+use crate::disk::{BufferPool, Disk, FileName, Loss, PackFile, PackId};
 use crate::index_file;
 use crate::journal::commit::{CommitNumber, SegmentNumber};
 use crate::journal::segment::ClusterId;
@@ -331,7 +331,7 @@ impl Reader {
     }
 
     /// A partition's batches at some of its places in a full segment or a pack, in order; what lies
-    /// behind the last begins at `end`. For each the batch or what is damaged; an error where the
+    /// behind the last begins at `end`. For each the batch or how it was lost; an error where the
     /// disk gives nothing now. Frames are kept in `frames`, apart from those of readers.
     pub(crate) fn read_batches(
         &self,
@@ -340,7 +340,7 @@ impl Reader {
         places: &[Place],
         end: Offset,
         frames: &Frames,
-    ) -> Vec<Result<Result<BatchView, String>, String>> {
+    ) -> Result<Vec<Result<BatchView, Loss>>, String> {
         let bounds = places.iter().skip(1).map(|next| next.base_offset).chain([end]);
         let mut planned: Vec<Planned> = places
             .iter()
@@ -357,7 +357,7 @@ impl Reader {
         let batches = planned.into_iter().flat_map(Planned::batches);
         let batches = batches.map(|batch| match batch {
             Ok(batch) => Ok(Ok(batch)),
-            Err(Bad::Damaged(what)) => Ok(Err(what)),
+            Err(Bad::Damaged(loss)) => Ok(Err(loss)),
             Err(Bad::Gone(why) | Bad::Io(why)) => Err(why),
         });
         batches.collect()

@@ -17,7 +17,7 @@ use tracklog_log::{Extent, FetchError};
 use tracklog_protocol::{BatchView, Offset, PartitionId};
 
 use crate::catalog::Row;
-use crate::disk::batch_of_ring;
+use crate::disk::{Loss, batch_of_ring};
 use crate::journal::commit::SegmentNumber;
 use crate::partition::places::{Held, Home, Index, Place, Places, Share, Unread};
 use crate::partition::tail::Tail;
@@ -54,13 +54,17 @@ pub(super) enum Medium {
 /// Why a batch is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
-    /// It is rotten, or lies on a dead sector: for good.
-    Damaged(String),
+    /// It is lost.
+    Damaged(Loss),
     /// It cannot be read now.
     Io(String),
     /// It is not there any more: it was given up, or a pack took the place of its segment. Whoever
     /// looks again finds which.
     Gone(String),
+}
+
+const fn rotten(what: String) -> Bad {
+    Bad::Damaged(Loss::Rotten(what))
 }
 
 /// A batch to be read, or a stretch of batches in a pack.
@@ -171,8 +175,7 @@ impl Planned {
     pub(super) fn batches(self) -> Read {
         match self.found {
             Found::Kept(bytes) => Read::One(Some(
-                batch_of_ring(bytes)
-                    .map_err(|error| Bad::Damaged(format!("in the tail ring: {error}"))),
+                batch_of_ring(bytes).map_err(|error| rotten(format!("in the tail ring: {error}"))),
             )),
             Found::Read(result) => Read::One(Some(result)),
             Found::Stretch(bytes) => Read::Many {
@@ -199,8 +202,8 @@ impl Iterator for Read {
             Self::One(result) => result.take(),
             Self::Many { batches, partition, home } => Some(match batches.next()? {
                 Ok(batch) if batch.partition() == *partition => Ok(batch),
-                Ok(_) => Err(Bad::Damaged(format!("{home}: another batch lies there"))),
-                Err(why) => Err(Bad::Damaged(format!("{home}: {why}"))),
+                Ok(_) => Err(rotten(format!("{home}: another batch lies there"))),
+                Err(why) => Err(rotten(format!("{home}: {why}"))),
             }),
         }
     }

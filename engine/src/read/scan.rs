@@ -21,7 +21,7 @@ use tracklog_protocol::batch::{BatchError, BatchHeader, HEADER_BYTES_MAX};
 use super::pinned::PinnedBytes;
 use super::plan::{Bad, Found, Medium, Planned};
 use super::slots::{OpenSlot, OpenSlots};
-use crate::disk::{BufferPool, Map, PAGE_BYTES, PackId, Unread, batch_of_slot, read_surely};
+use crate::disk::{BufferPool, Loss, Map, PAGE_BYTES, PackId, Unread, batch_of_slot, read_surely};
 use crate::partition::places::Home;
 use crate::settled::frames::{Frames, NoFrame};
 
@@ -81,10 +81,10 @@ impl Scan<'_> {
                         false => bytes.slice(start..end),
                     })
                 }
-                Err(NoFrame::Damaged(why)) => Found::Read(Err(Bad::Damaged(why))),
+                Err(NoFrame::Damaged(loss)) => Found::Read(Err(Bad::Damaged(loss))),
                 Err(NoFrame::Io(why)) => Found::Read(Err(Bad::Io(why))),
                 Err(NoFrame::Gone(why)) => Found::Read(Err(match self.slots.has(batch.home) {
-                    true => Bad::Damaged(why),
+                    true => Bad::Damaged(Loss::Refused(why)),
                     false => Bad::Gone(why),
                 })),
             };
@@ -163,7 +163,7 @@ impl Scan<'_> {
         let other_page = || open.slot.read(0, &mut self.pool.take(PAGE_BYTES));
         let bad = match read_surely(read, other_page) {
             Ok(batch) => return Ok(batch),
-            Err(Unread::Lost(error)) => Bad::Damaged(format!("{at}: {error}")),
+            Err(Unread::Lost(error)) => Bad::Damaged(Loss::of(&at, &error)),
             Err(Unread::Later(error)) => Bad::Io(format!("{at}: {error}")),
         };
         // What was freed while it was read may hold anything.

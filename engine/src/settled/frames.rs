@@ -15,15 +15,17 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-use crate::disk::{BufferPool, Disk, PAGE_BYTES, PackFile, PackId, Unread, gives_way, read_surely};
+use crate::disk::{
+    BufferPool, Disk, Loss, PAGE_BYTES, PackFile, PackId, Unread, gives_way, read_surely,
+};
 use crate::settled::compressing::uncompress;
 use crate::settled::pack::{Frame, read_pages};
 
 /// Why there is no frame.
 #[derive(Clone, Debug)]
 pub(crate) enum NoFrame {
-    /// It is rotten, or lies on a dead sector.
-    Damaged(String),
+    /// It is lost.
+    Damaged(Loss),
     /// Not now.
     Io(String),
     /// The pack's file is not there.
@@ -163,7 +165,7 @@ impl Frames {
         read_surely(|| decode(&*file, frame, &self.pool), other_page).map_err(|unread| {
             let at = format!("{pack} at {}", frame.at);
             match unread {
-                Unread::Lost(error) => NoFrame::Damaged(format!("{at}: {error}")),
+                Unread::Lost(error) => NoFrame::Damaged(Loss::of(&at, &error)),
                 Unread::Later(error) => NoFrame::Io(format!("{at}: {error}")),
             }
         })

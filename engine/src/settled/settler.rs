@@ -15,12 +15,14 @@
 //! - What a pack says of message ids is in a filter before anybody hears of the pack.
 //! - It never writes to the journal and never waits for it: when it falls behind, or fails, the
 //!   journal grows. After a failure it tries again when the next segment is full.
-//! - A segment that the disk gives nothing of, or less than half, is not settled, and neither is any
-//!   after it: it may be readable later.
+//! - What the disk refused is left out only where it refuses it again behind all the rest, and where
+//!   more of the segment could be read (`readings`): else it is not settled, and neither is any after
+//!   it.
 //!
 //! A thread of its own drives it in a running log, the test itself elsewhere.
 
 mod erasing;
+mod readings;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -53,6 +55,7 @@ use crate::settled::merging::{self, Candidate, Room};
 use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
 use crate::settled::settler::erasing::Erasing;
+use crate::settled::settler::readings::{Part, Readings};
 use crate::settled::sources::{Heritage, Source, heritage};
 use crate::settled::thinning::Thinning;
 use crate::settled::witness::Witness;
@@ -608,7 +611,7 @@ impl Settler {
         let oldest = self.published.places.read().oldest().map(|oldest| oldest.home);
         let is_oldest = oldest == stretch.sources.first().map(|source| source.home);
         let erasures = self.erasures();
-        let mut read = vec![(0, 0); stretch.sources.len()];
+        let mut readings: Vec<_> = stretch.sources.iter().map(|_| Readings::default()).collect();
         let mut any_new = false;
         let sources = stretch.sources.iter();
         let indexed: Vec<_> = sources.map(|it| pack_with_ids(it, &self.reader)).collect();
@@ -625,24 +628,20 @@ impl Settler {
             let published = Arc::clone(&self.published);
             let doomed = erasures.of_partition(partition, extent.start);
             let mut thinning = Thinning::new(&published, (partition, &doomed), is_oldest);
-            for ((source, pack), read) in stretch.sources.iter().zip(&indexed).zip(&mut read) {
+            let sources = stretch.sources.iter().zip(&indexed);
+            for ((source, pack), readings) in sources.zip(&mut readings) {
                 if let Some(share) = source.index.share(partition) {
                     let is_indexed = covers(pack.as_deref(), partition.topic);
                     builder.set_finds_ids(finds_ids && !is_indexed);
                     any_new |= finds_ids && !is_indexed;
                     let to = (&mut builder, &mut thinning);
-                    let (good, bad) = self.copy(to, source, share, extent.start, &frames)?;
-                    *read = (read.0 + good, read.1 + bad);
+                    self.copy(to, (source, share, extent.start), readings, &frames)?;
                 }
             }
             thinning.finish(&mut builder)?;
         }
-        for (source, (good, bad)) in stretch.sources.iter().zip(read) {
-            // A dead sector costs what lies on it. A disk that gives little may give all later.
-            if bad > good {
-                let what = format!("{}: {bad} batches cannot be read, {good} can", source.home);
-                return Err(Failure::Other(what));
-            }
+        for readings in readings {
+            readings.losses_are_for_good(&self.reader, &frames).map_err(Failure::Other)?;
         }
         let newest = stretch.sources.last().expect("a stretch has sources");
         let head = PackHead {
@@ -791,18 +790,15 @@ impl Settler {
         if bytes > end / 2 { end } else { 0 }
     }
 
-    /// Copies a partition's batches of one source, but for those below its start. Tells how many
-    /// could be read, and how many could not.
-    fn copy(
+    /// Copies a partition's batches of one source, but for those below its start, and notes how they
+    /// could be read.
+    fn copy<'a>(
         &mut self,
         (builder, thinning): (&mut PackBuilder, &mut Thinning<'_>),
-        source: &Source,
-        share: &PartitionShare,
-        start: Offset,
+        (source, share, start): (&'a Source, &'a PartitionShare, Offset),
+        readings: &mut Readings<'a>,
         frames: &Frames,
-    ) -> Result<(u64, u64), Failure> {
-        let of = (source.home, &source.index);
-        let (mut good, mut bad) = (0, 0);
+    ) -> Result<(), Failure> {
         let mut rest = &share.places[..];
         while !rest.is_empty() {
             if self.settling.is_stopped() {
@@ -820,22 +816,19 @@ impl Settler {
             if end <= start {
                 continue;
             }
-            for batch in self.reader.read_batches(of, share.partition, now, end, frames) {
-                match batch.map_err(Failure::Other)? {
-                    Ok(batch) if batch.end_offset() <= start => good += 1,
-                    Ok(batch) => {
-                        thinning.take(batch, builder)?;
-                        good += 1;
-                    }
-                    Err(damage) => {
-                        tracing::warn!("left out of a pack: {damage}");
-                        bad += 1;
-                    }
+            let part = Part { source, partition: share.partition, places: now, end };
+            let batches = part.read(&self.reader, frames).map_err(Failure::Other)?;
+            readings.note(part, &batches);
+            for batch in batches {
+                match batch {
+                    Ok(batch) if batch.end_offset() <= start => {}
+                    Ok(batch) => thinning.take(batch, builder)?,
+                    Err(loss) => tracing::warn!("left out of a pack: {loss}"),
                 }
             }
             self.breathe(began);
         }
-        Ok((good, bad))
+        Ok(())
     }
 
     /// Rests after what began then, where the journal feels it.

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use tracklog_engine::disk::simulated::{Crash, Lasting, OperationKind};
-use tracklog_engine::disk::{Disk, FileName, PackId};
+use tracklog_engine::disk::{Disk, FileName, PAGE_BYTES, PackId, SlotId};
 use tracklog_engine::{Engine, Note, Options, WhenFull, verify};
 use tracklog_log::dedupe::{Verdict, VerdictKind, append_once};
 use tracklog_log::{
@@ -73,31 +73,44 @@ fn a_pack_that_fails_to_be_read_once_at_opening_is_read_again() {
     assert_same(&contents(machine.engine()), &all);
 }
 
-#[test]
-fn while_the_disk_is_away_nothing_is_left_out_of_a_pack() {
-    let machine = Machine::with(33, Options { hot_bytes: Some(4 * SLOT_BYTES), ..options() });
+/// A log that settles nothing yet, with some slots full of batches: the partition, and the slot of
+/// its first batches.
+fn with_a_full_slot(seed: u64) -> (Machine, PartitionId, SlotId) {
+    let machine = Machine::with(seed, Options { hot_bytes: Some(4 * SLOT_BYTES), ..options() });
     let raw = topic(machine.engine(), "raw", 1, Retention::Keep)[0];
-    let write = |machine: &Machine, numbers: std::ops::Range<u64>| {
-        for number in numbers {
-            append(machine.engine(), raw, &payload(number, 1 << 20)).expect("it is stored");
-        }
-    };
-    write(&machine, 0..48);
-    let all = contents(machine.engine());
+    append_mebibytes(&machine, raw, 0..48);
     assert_eq!(machine.engine().status().packs, 0);
-    // Of the oldest segment nothing comes, but for what lies far behind.
-    let slots = machine.disk.journal_folder().expect("it is there").slots;
-    machine.disk.break_range(slots[0].0, 0..SLOT_BYTES / 3);
-    write(&machine, 48..144);
+    let slot = machine.disk.journal_folder().expect("it is there").slots[0].0;
+    (machine, raw, slot)
+}
+
+fn append_mebibytes(machine: &Machine, partition: PartitionId, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        append(machine.engine(), partition, &payload(number, 1 << 20)).expect("it is stored");
+    }
+}
+
+/// Until the settler began a pack and did not finish it.
+fn until_a_pack_is_given_up(machine: &Machine) {
     let refused = |line: &String| line.contains("RemoveFile") && line.contains("pack");
     until(machine.engine(), |_| machine.disk.trace().iter().any(refused));
+}
+
+#[test]
+fn while_the_disk_is_away_nothing_is_left_out_of_a_pack() {
+    let (machine, raw, slot) = with_a_full_slot(33);
+    let all = contents(machine.engine());
+    // Of the oldest segment nothing comes, but for what lies far behind.
+    machine.disk.break_range(slot, 0..SLOT_BYTES / 3);
+    append_mebibytes(&machine, raw, 48..144);
+    until_a_pack_is_given_up(&machine);
     let fetch =
         Fetch { from: vec![(raw, Offset(0))], bytes_max: 1, wait: false, mode: FetchMode::Replay };
     let fetched = wait(machine.engine().fetch(fetch));
     assert!(matches!(fetched, Err(FetchError::Io { .. })), "{fetched:?}");
     assert_eq!(machine.engine().status().packs, 0);
     machine.disk.heal();
-    write(&machine, 144..192);
+    append_mebibytes(&machine, raw, 144..192);
     until(machine.engine(), |log| log.status().packs > 0 && log.status().segments <= 5);
     let found = contents(machine.engine());
     for (partition, records) in all {
@@ -106,6 +119,36 @@ fn while_the_disk_is_away_nothing_is_left_out_of_a_pack() {
         );
     }
     assert!(machine.engine().verify(&mut |_| {}).expect("it reads").clean);
+}
+
+#[test]
+fn what_is_rotten_is_left_out_of_a_pack_though_it_is_most_of_a_segment() {
+    let (machine, raw, slot) = with_a_full_slot(34);
+    let before = records(machine.engine(), raw);
+    for at in (PAGE_BYTES as u64..SLOT_BYTES * 3 / 4).step_by(256 << 10) {
+        machine.disk.flip_bit(slot, at, 1);
+    }
+    append_mebibytes(&machine, raw, 48..192);
+    until(machine.engine(), |log| log.status().packs > 0 && log.status().segments <= 5);
+    let left = records(machine.engine(), raw);
+    let kept = before.iter().filter(|(offset, _)| left.contains_key(offset)).count();
+    assert!(kept < 40, "most of a slot of 15 is rotten, and {kept} of 48 are left");
+    assert!(left.iter().all(|(offset, record)| before.get(offset).is_none_or(|it| it == record)));
+    assert_eq!(machine.engine().extent(raw).expect("it is there").end, Offset(192));
+}
+
+#[test]
+fn a_segment_stays_while_the_disk_refuses_most_of_it() {
+    let (machine, raw, slot) = with_a_full_slot(35);
+    // Its header and its first page can be read: it is not that the disk is away.
+    machine.disk.break_range(slot, PAGE_BYTES as u64..SLOT_BYTES * 3 / 4);
+    append_mebibytes(&machine, raw, 48..144);
+    until_a_pack_is_given_up(&machine);
+    assert_eq!(machine.engine().status().packs, 0);
+    machine.disk.heal();
+    append_mebibytes(&machine, raw, 144..192);
+    until(machine.engine(), |log| log.status().packs > 0 && log.status().segments <= 5);
+    assert_eq!(records(machine.engine(), raw).len(), 192);
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod medium;
 mod tests;
 mod world;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -45,7 +46,7 @@ use tracklog_protocol::TimeMicros;
 
 use self::chance::Chance;
 use self::medium::{Content, index, overlaps, size};
-use self::world::{Fault, Flying, Landed, Plan, When, World, suffer};
+use self::world::{BadSectors, Fault, Flying, Landed, Plan, When, World, suffer};
 use super::{
     Access, Backend, BackendKind, Disk, FileName, JournalFolder, Map, PAGE_BYTES, PackFile, PackId,
     PackWriter, PageBuffer, Slot, SlotId, WriteDone,
@@ -425,9 +426,14 @@ impl SimDisk {
 
     /// Lets reads that touch `range` of a slot fail with an I/O error.
     pub fn break_range(&self, slot: SlotId, range: Range<u64>) {
+        self.break_range_for(slot, range, u64::MAX);
+    }
+
+    /// The same for so many reads, and the next one gives what is there.
+    pub fn break_range_for(&self, slot: SlotId, range: Range<u64>, failures: u64) {
         let mut world = self.lock();
         let inode = world.slots[&slot];
-        world.bad.push((inode, range));
+        world.bad.push(BadSectors { inode, range, failures: Cell::new(failures) });
     }
 
     /// Lets [`Slot::write`]s that touch `range` of a slot fail with an I/O error.

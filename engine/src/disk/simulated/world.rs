@@ -7,6 +7,7 @@
 //!
 //! Called by the views of its processes, in the file above.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -37,7 +38,7 @@ pub(super) struct World {
     pub(super) inodes: BTreeMap<u64, Inode>,
     pub(super) next_inode: u64,
     pub(super) flying: Vec<Flying>,
-    pub(super) bad: Vec<(u64, Range<u64>)>,
+    pub(super) bad: Vec<BadSectors>,
     /// Places that cannot be written.
     pub(super) unwritable: Vec<(u64, Range<u64>)>,
     pub(super) planned: Vec<Plan>,
@@ -115,6 +116,23 @@ impl Landed {
         if let (Some(done), Some(result)) = (self.done, self.result) {
             done(result);
         }
+    }
+}
+
+/// A part of an inode that cannot be read.
+pub(super) struct BadSectors {
+    pub(super) inode: u64,
+    pub(super) range: Range<u64>,
+    /// So many reads of it fail, and no more.
+    pub(super) failures: Cell<u64>,
+}
+
+impl BadSectors {
+    fn refuse(&self, inode: u64, range: &Range<u64>) -> bool {
+        let failures = self.failures.get();
+        let refuses = self.inode == inode && overlaps(&self.range, range) && failures > 0;
+        self.failures.set(failures - u64::from(refuses));
+        refuses
     }
 }
 
@@ -310,7 +328,7 @@ impl World {
         if range.end > content.bytes() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if self.bad.iter().any(|(of, bad)| *of == inode && overlaps(bad, &range)) {
+        if self.bad.iter().any(|bad| bad.refuse(inode, &range)) {
             return Err(io::Error::other(format!("a bad sector within {range:?}")));
         }
         content.read(index(at), into);

@@ -614,6 +614,29 @@ fn damage_in_a_range_that_is_settled_stays_told_with_and_without_checkpoints() {
 }
 
 #[test]
+fn what_the_disk_refuses_until_all_else_was_read_is_in_the_pack() {
+    // Four reads ask for it each time. With the eighth failure it was refused behind all else, too.
+    for failures in 1..8 {
+        let (disk, mut rig) = node_with_segments(2);
+        let at = lies(&disk, Offset(3));
+        disk.break_range_for(at.slot, at.commit..at.commit + 4096, failures);
+        for _ in 0..3 {
+            let segments = slots_in_use(&rig).len();
+            fill_segments(&mut rig, segments + 1);
+            while rig.stepper.run_settler() {
+                rig.settle();
+            }
+        }
+        rig.settle_marked();
+        let disk = power_cut(&disk, rig);
+        assert!(!files(&disk).is_empty(), "{failures} failures");
+        let (records, ends) = reads(&disk);
+        let there = records.keys().filter(|(partition, _)| *partition == place(0)).count();
+        assert_eq!(there as u64, ends[&place(0)].0, "{failures} failures");
+    }
+}
+
+#[test]
 fn where_only_checkpoints_knew_how_far_damage_went_no_offset_is_given_twice_without_them() {
     let (disk, mut rig) = node_with_packs(1);
     let lost = acked(&mut rig, b"lost");

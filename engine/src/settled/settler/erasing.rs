@@ -13,6 +13,7 @@
 //! - What cannot be read now, or has no room, waits and is tried again; it is never called done.
 
 use std::collections::BTreeSet;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use tracklog_log::{Append, AppendError, Condition, Item};
 use tracklog_protocol::{KeyValue, Offset, PartitionId};
 
-use super::{FRAMES_BYTES, Failure, Settler, Source};
+use super::{FRAMES_BYTES, Failure, Part, Settler, Source};
 use crate::catalog;
 use crate::disk::PackId;
 use crate::intake_client::IntakeClient;
@@ -222,10 +223,10 @@ impl Settler {
         doomed: &Doomed,
         frames: &Frames,
     ) -> Result<bool, Failure> {
-        let of = (source.home, &source.index);
-        for batch in self.reader.read_batches(of, partition, &[*place], end, frames) {
+        let part = Part { source, partition, places: slice::from_ref(place), end };
+        for batch in part.read(&self.reader, frames).map_err(Failure::Other)? {
             // What is damaged cannot be told: it is written anew, and left out.
-            let Ok(batch) = batch.map_err(Failure::Other)? else { return Ok(true) };
+            let Ok(batch) = batch else { return Ok(true) };
             if batch.records().any(|(offset, _)| doomed.contains(offset)) {
                 return Ok(true);
             }
