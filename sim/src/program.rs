@@ -190,8 +190,6 @@ struct Program {
     /// What may be missing at the next opening.
     loss: Loss,
     damaged: bool,
-    /// Something was trimmed, erased or deleted: a pack goes of which nothing is left.
-    gave_up: bool,
     /// Checkpoints that rotted since the log was open last, as they were.
     rotten: Vec<(FileName, Vec<u8>)>,
     /// The operation of the disk that is to fail, counted from the first.
@@ -219,7 +217,6 @@ impl Program {
             stalled: false,
             loss: Loss::None,
             damaged: false,
-            gave_up: false,
             rotten: Vec::new(),
             failing: None,
             run: 0,
@@ -474,8 +471,10 @@ impl Program {
         self.tell(format_args!("refused: {error}"));
         let why = error.to_string();
         let is_torn = why.contains("no checkpoint is readable, and neither is the header of");
-        // What rotted before may not have been met, or told in a checkpoint alone.
-        let may_be_gone = self.plan.drops() || self.gave_up || self.damaged;
+        // Segments that go before they are settled leave no pack that tells. And what rotted before may
+        // not have been met, or told in a checkpoint alone.
+        let drops = self.plan.options.when_full == WhenFull::DropOldest;
+        let may_be_gone = drops || self.damaged;
         let may_lack = may_be_gone && why.contains("no checkpoint is readable");
         assert!(is_torn || may_lack, "all of it is there: {error}");
         for (file, good) in std::mem::take(&mut self.rotten) {
@@ -1132,7 +1131,6 @@ impl Program {
         let Some(extent) = log.extent(partition) else { return };
         let before = extent.start.plus(self.chance.below(extent.end.0 - extent.start.0 + 1));
         self.model.trim(partition, before);
-        self.gave_up |= before > extent.start;
         let future = Box::pin(async move { Done::Trimmed(log.trim(partition, before).await) });
         self.tasks.push(Task::new(Waits::Trimmed(partition, before), future));
     }
@@ -1151,7 +1149,6 @@ impl Program {
             records.extend(known.filter(|it| self.model.knows(it.partition, it.from)));
         }
         self.model.erase(&records);
-        self.gave_up |= !records.is_empty();
         let what = Waits::Erased(records.clone());
         let future = Box::pin(async move { Done::Erased(log.erase(records).await) });
         self.tasks.push(Task::new(what, future));
@@ -1164,7 +1161,6 @@ impl Program {
         let name = TopicName::new(&name).expect("it is a name");
         if let Some(id) = there {
             self.model.delete(id);
-            self.gave_up = true;
             let future = Box::pin(async move { Done::Deleted(log.delete_topic(&name).await) });
             self.tasks.push(Task::new(Waits::Deleted(id), future));
         } else {

@@ -40,7 +40,7 @@ pub(crate) enum Room {
 
 /// The packs, in the log's order, that are to become one now; one alone is written anew.
 pub(crate) fn choose(packs: &[Candidate], room: Room) -> Option<Range<usize>> {
-    // A pack that is wholly expired is taken out, and not written anew.
+    // A pack that is wholly expired is taken out (`settler/retiring.rs`).
     let worth = match room {
         Room::Plenty => 51..100,
         Room::Short => 1..100,

@@ -23,6 +23,7 @@
 
 mod erasing;
 mod readings;
+mod retiring;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -56,6 +57,7 @@ use crate::settled::pace::Pace;
 use crate::settled::pack::{Batches, Frame, PackBuilder, PackHead, PackIndex};
 use crate::settled::settler::erasing::Erasing;
 use crate::settled::settler::readings::{Part, Readings};
+use crate::settled::settler::retiring::Told;
 use crate::settled::sources::{Heritage, Source, heritage};
 use crate::settled::thinning::Thinning;
 use crate::settled::witness::Witness;
@@ -247,6 +249,8 @@ pub(crate) struct Settler {
     ids_before: Option<Arc<SettledIds>>,
     /// What is being erased.
     erasing: Option<Erasing>,
+    /// Which empty packs are told to be gone.
+    told: Option<Told>,
 }
 
 /// Why there is no pack.
@@ -294,6 +298,7 @@ impl Settler {
             expires: false,
             ids_before: None,
             erasing: None,
+            told: None,
         }
     }
 
@@ -360,25 +365,6 @@ impl Settler {
         true
     }
 
-    /// Takes out the first pack of which nobody can read anything.
-    fn retire(&self) -> bool {
-        let places = self.published.places.read();
-        if !places.is_begun() {
-            // Until something lies behind it, the last pack alone shows where the run ended.
-            return false;
-        }
-        let packs = places.settled();
-        drop(places);
-        let gone = packs
-            .into_iter()
-            .find(|(unread, head)| head.batches == 0 || self.expired_percent(*unread) == Some(100));
-        let Some((_, head)) = gone else { return false };
-        self.settling.state.lock().is_pending = true;
-        tracing::info!(pack = %head.id, "expired");
-        self.client.driver.push(Input::Retired(head.id));
-        true
-    }
-
     /// How much of a pack is expired, where its index can be read.
     fn expired_percent(&self, pack: Unread) -> Option<u64> {
         let index = self.pack_index(pack)?;
@@ -410,7 +396,7 @@ impl Settler {
 
     /// Makes one pack, if there is something to make one of. Says whether there was.
     fn settle(&mut self) -> bool {
-        if self.retire() || self.erase() {
+        if self.take_out_spent() || self.erase() {
             return true;
         }
         let low_bytes = self.low_bytes();
@@ -484,6 +470,7 @@ impl Settler {
         match self.make(stretch).and_then(|(index, any_new)| self.with_ids(index, any_new)) {
             Ok((index, ids)) => {
                 self.given_up = None;
+                self.note_told(index.head.id);
                 {
                     let mut state = self.settling.state.lock();
                     state.is_pending = true;
@@ -656,14 +643,15 @@ impl Settler {
         };
         let current = (self.options.run, &self.options.opened);
         let Heritage { runs, commits } = heritage(&*self.disk, &stretch.sources, current)?;
-        let index = builder.finish(head, (runs, commits), &self.witness())?;
+        let index = builder.finish(head, (runs, commits), &self.witness(stretch.pack))?;
         self.counters.packs_made_bytes.fetch_add(index.head.file_bytes, Ordering::Relaxed);
         self.check(&index)?;
         Ok((index, any_new))
     }
 
-    /// The log as it is now.
-    fn witness(&self) -> Witness {
+    /// The log as it is now, for a pack that is made: what lies before it and is empty counts as gone.
+    fn witness(&self, pack: PackId) -> Witness {
+        let empty = self.empty_before(pack);
         let producers = self.published.sealed.lock().clone();
         let topics = self.published.topics.read();
         let places = self.published.places.read();
@@ -673,6 +661,7 @@ impl Settler {
         let alone =
             |it: &Listed| PackId { first: it.id.number.0, last: it.id.number.0, generation: 0 };
         let packs = places.packs().into_iter().map(|head| head.id);
+        let packs = packs.filter(|pack| !empty.contains(pack));
         let extents =
             topics.catalog.partitions().map(|(row, partition)| (partition, topics.extent_of(row)));
         Witness {

@@ -347,7 +347,17 @@ impl Recovery<'_> {
 
     /// Without a checkpoint: takes note of commits that are in no pack and not in the journal.
     pub(super) fn not_accounted_for(&mut self, stretch: Stretch) {
-        self.packed.unaccounted.push(stretch);
+        let Stretch { run, first, last } = stretch;
+        // What was given up between the packs that became one is no more missing than they are: that
+        // may be all of a run.
+        let stands_for_it = |index: &Arc<PackIndex>| {
+            let commits = index.commits.as_ref();
+            let ends = commits.and_then(|commits| Some((commits.first()?, commits.last()?)));
+            ends.is_some_and(|(begins, ends)| begins <= (run, first) && (run, last) <= ends)
+        };
+        if !self.packs.iter().any(stands_for_it) {
+            self.packed.unaccounted.push(stretch);
+        }
     }
 
     /// All such commits were given up, as some pack says; else the opening ends here.

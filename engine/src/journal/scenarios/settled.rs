@@ -405,6 +405,81 @@ fn a_crash_anywhere_while_segments_go_that_nobody_can_read_loses_nothing_that_st
     assert_eq!((segments(&rig), packs_of(&rig).len()), (1, 1), "what stays lies in a pack");
 }
 
+/// A node with packs, and slots of theirs used again. Of all but the first, which holds the topic's own
+/// record, nobody can read anything any more.
+fn node_with_spent_packs() -> (SimDisk, Rig) {
+    let (disk, mut rig) = node_with_packs(4);
+    let trimmed_to = rig.end(0).0.to_le_bytes();
+    rig.tell_catalog(&catalog::trim_key(place(0)), &trimmed_to);
+    rig.settle_marked();
+    (disk, rig)
+}
+
+#[test]
+fn a_crash_anywhere_while_a_spent_pack_is_emptied_leaves_no_gap_whichever_checkpoints_rot() {
+    named_with_a_crash_anywhere(&settling(), node_with_spent_packs);
+}
+
+#[test]
+fn what_was_given_up_last_is_emptied_and_goes_when_the_next_pack_tells_of_it() {
+    let (disk, mut rig) = node_with_spent_packs();
+    let spent = packs_of(&rig).split_off(1);
+    let mut turns = 0;
+    let mut take_turns = |rig: &mut Rig| {
+        while rig.stepper.run_settler() {
+            rig.settle_marked();
+            turns += 1;
+            let other = SimDisk::new(1);
+            other.restore(&disk.snapshot());
+            rot_checkpoints(&other);
+            assert_eq!(reads(&other), reads(&disk), "after turn {turns}");
+        }
+    };
+    take_turns(&mut rig);
+    // Each tells of those before it.
+    let emptied = rig.client.published.places.read().packs().split_off(1);
+    assert!(matches!(&emptied[..], [last] if last.batches == 0), "{emptied:?}");
+    // The next pack tells of them.
+    fill_segments(&mut rig, 2);
+    take_turns(&mut rig);
+    let left = packs_of(&rig);
+    let is_gone =
+        |pack: &PackId| left.iter().all(|it| it.last < pack.first || it.first > pack.last);
+    assert!(spent.iter().all(is_gone), "of {spent:?} there is {left:?}");
+}
+
+#[test]
+fn a_run_that_was_given_up_between_packs_that_became_one_is_not_missing_without_checkpoints() {
+    let mut disk = SimDisk::new(1);
+    let mut wide = None;
+    for run in 1..14 {
+        let mut rig = Rig::open_with(&disk, &settling()).unwrap();
+        match run {
+            1 => rig.make_topic(),
+            4 => drop(rig.append(&[(place(1), b"goes".to_vec())], &[])),
+            5 => {
+                rig.settle();
+                let trimmed_to = rig.end(1).0.to_le_bytes();
+                rig.tell_catalog(&catalog::trim_key(place(1)), &trimmed_to);
+            }
+            _ => drop(rig.append(&[(place(0), b"stays".to_vec())], &[])),
+        }
+        rig.settle_marked();
+        while rig.stepper.run_settler() {
+            rig.settle_marked();
+        }
+        wide = packs_of(&rig).into_iter().find(|pack| pack.first < 4 && pack.last > 4).or(wide);
+        disk = power_cut(&disk, rig);
+    }
+    let wide = wide.expect("packs of the runs before and behind became one");
+    assert!(files(&disk).contains(&wide));
+    let records = reads(&disk);
+    rot_checkpoints(&disk);
+    assert_eq!(reads(&disk), records);
+    let rig = Rig::open_with(&disk, &settling()).unwrap();
+    assert_eq!(missing(&rig.notes), []);
+}
+
 /// Has one record of partition 0 erased.
 fn erase(rig: &mut Rig, offset: Offset) {
     let one = tracklog_log::Erase { partition: place(0), from: offset, to: offset.plus(1) };
