@@ -200,7 +200,8 @@ fn give_back(engine: &Engine) {
     settled(engine);
     let limits = Limits { bytes: Some(0), ..Limits::default() };
     wait(engine.set_limits(&TopicName::new("t").expect("a name"), limits)).expect("it is stored");
-    until(engine, |log| log.status().packs <= 1);
+    let topic = engine.topic("t").expect("it is there").id;
+    until(engine, |log| log.topic_bytes(topic) == Some(0));
 }
 
 /// Counts points, and kills this process at one.
