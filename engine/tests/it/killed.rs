@@ -7,7 +7,7 @@
 //! simulated disk tries all of this much more often; here the files, the locks and the kernel's rings
 //! are real ones.
 //!
-//! Some points are tried; `TRACKLOG_KILL_POINTS=all` tries each.
+//! Some points are tried; `TRACKLOG_KILL_POINTS=1` tries each, and a higher number each from that one on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,14 +63,16 @@ fn killed_at_every_step(backend: &str) {
     let (slots, packs) = whole.given_back;
     assert!(slots > 0 && packs > 0, "{slots} slots and {packs} packs were given back");
     check(folder.path(), &whole.acked, "not killed");
-    let all = std::env::var("TRACKLOG_KILL_POINTS").is_ok_and(|which| which == "all");
-    let step = if all { 1 } else { points / TRIED };
-    for point in (1..points).step_by(usize::try_from(step).expect("it is small")) {
+    let each_from = std::env::var("TRACKLOG_KILL_POINTS").ok();
+    let each_from = each_from.map(|from| from.parse().expect("TRACKLOG_KILL_POINTS is a number"));
+    let (from, step) = each_from.map_or((1, points / TRIED), |from: u64| (from, 1));
+    for point in (from..points).step_by(usize::try_from(step).expect("it is small")) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut acked = run_child(folder.path(), backend, point).acked;
         // While it recovers, or soon after.
         acked.extend(run_child(folder.path(), backend, point % 60).acked);
         check(folder.path(), &acked, &format!("killed at point {point} of {points}"));
+        eprintln!("{backend}: killed at point {point} of {points}");
     }
 }
 
