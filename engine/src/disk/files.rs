@@ -155,7 +155,20 @@ pub(super) struct FileDisk {
 /// Its place and its lock, which each open slot shares.
 struct Folder {
     path: PathBuf,
-    _lock: Option<File>,
+    _lock: Option<FolderLock>,
+}
+
+/// The lock of a folder.
+struct FolderLock(File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // A process that is being started keeps a copy of the descriptor until its program begins:
+        // closing would leave the lock to that.
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "could not unlock the folder; closing it will");
+        }
+    }
 }
 
 /// The backend.
@@ -754,13 +767,14 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn lock_folder(path: &Path) -> io::Result<File> {
+fn lock_folder(path: &Path) -> io::Result<FolderLock> {
     make_folder(path)?;
     let mut options = private_file();
     let file = options.write(true).create(true).truncate(false).open(path.join("lock"))?;
     lock(&file)?;
+    let lock = FolderLock(file);
     sync_folder(path)?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// What is not there is removed, once its folder says so for good.
@@ -899,6 +913,16 @@ mod tests {
             }
             Err(error) => eprintln!("left out: {}: {error}", path.display()),
         }
+    }
+
+    #[test]
+    fn a_folder_is_free_when_its_holder_lets_go_whoever_has_a_copy_of_the_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = lock_folder(folder.path()).unwrap();
+        let _copy = lock.0.try_clone().unwrap();
+        assert!(lock_folder(folder.path()).is_err());
+        drop(lock);
+        assert!(lock_folder(folder.path()).is_ok());
     }
 
     /// Nothing in `/proc` can be synced.
