@@ -104,8 +104,8 @@ impl Site {
 }
 
 fn settings(data: PathBuf, database: PathBuf, run: &Run) -> Result<Settings, Failure> {
-    let http = Some("127.0.0.1:0".to_owned());
-    let flags = Flags { data: Some(data), http, ..Flags::default() };
+    let (http, https) = (Some("127.0.0.1:0".to_owned()), Some("off".to_owned()));
+    let flags = Flags { data: Some(data), http, https, ..Flags::default() };
     let mut settings = Settings::load(&flags, []).map_err(Failure::could_not_run)?;
     // Nothing may go while it is read.
     settings.journal =

@@ -48,8 +48,8 @@ pub(super) async fn measure(run: &Run, offered: Offered) -> Result<Vec<Figure>, 
 }
 
 async fn start(data: &Path, run: &Run, settle: SettleSetting) -> Result<Node, Failure> {
-    let http = Some("127.0.0.1:0".to_owned());
-    let flags = Flags { data: Some(data.to_owned()), http, ..Flags::default() };
+    let (http, https) = (Some("127.0.0.1:0".to_owned()), Some("off".to_owned()));
+    let flags = Flags { data: Some(data.to_owned()), http, https, ..Flags::default() };
     let mut settings = Settings::load(&flags, []).map_err(Failure::could_not_run)?;
     settings.journal = JournalSettings {
         settle,

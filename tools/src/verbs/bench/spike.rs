@@ -141,9 +141,9 @@ impl<'a> Course<'a> {
         let config = self.folder.join("tracklog.toml");
         let written = std::fs::write(&config, settings);
         written.map_err(|error| Failure::of(config.display(), error))?;
-        let http = Some("127.0.0.1:0".to_owned());
+        let (http, https) = (Some("127.0.0.1:0".to_owned()), Some("off".to_owned()));
         let (config, data) = (Some(config), Some(self.folder.join("node")));
-        let flags = Flags { config, data, http, ..Flags::default() };
+        let flags = Flags { config, data, http, https, ..Flags::default() };
         let mut settings = Settings::load(&flags, []).map_err(Failure::could_not_run)?;
         // All clients are at one address.
         settings.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
