@@ -7,6 +7,7 @@ mod backup;
 mod bad_input;
 #[cfg(feature = "full")]
 mod bad_store;
+mod bench;
 mod damage;
 mod demo;
 mod diff;

@@ -4,6 +4,7 @@
 //! plainest program does with the same bytes in the same minute, and the ratio of both.
 
 mod append;
+mod crowd;
 mod gateway;
 mod late_store;
 mod live;
@@ -94,11 +95,11 @@ Examples:
     Pipeline,
     /// At a steady rate while the log settles, expires and is replayed
     #[command(after_help = "\
-A node without stages takes 50 events a request over HTTP, each request when it is due: first for
-a tenth of the time with a log that settles nothing, then, behind a tenth of the time that is not
-counted, with one that settles all but 256 MiB and keeps 2 GiB, and in the end for a tenth of the
-time while all that is there is replayed. Its journal may grow to 8 GiB: beyond that requests are
-refused, and counted.
+A node without stages takes 50 events a request over HTTP from clients in a process of their own,
+each request when it is due: first for a tenth of the time with a log that settles nothing, then,
+behind a tenth of the time that is not counted, with one that settles all but 256 MiB and keeps
+2 GiB, and in the end for a tenth of the time while all that is there is replayed. Its journal may
+grow to 8 GiB: beyond that requests are refused, and counted.
 
 Examples:
   tracklog bench soak --seconds 600
@@ -106,17 +107,21 @@ Examples:
     Soak(soak::Offered),
     /// Enrichment stopped, then slow, then 10 s of ten times the rate: acks, lag, memory
     #[command(after_help = "\
-A node with all its stages takes 50 events a request over HTTP, each request when it is due: with
-enrichment at work, with none, with one whose profile store answers late (which needs a build with
---features full), and then 10 s of ten times the rate over ten times the connections. Then it is
-waited until enrichment has caught up, and every event that was acked is looked for in `raw` and in
-`enriched`: one that is not there once is an error. What is refused is counted by its status, and
-not sent again.
+A node with all its stages takes 50 events a request over HTTP from clients in a process of their
+own, each request when it is due: with enrichment at work, with none, with one whose profile store
+answers late (which needs a build with --features full), and then 10 s of ten times the rate over
+ten times the connections. Then it is waited until enrichment has caught up, and every event that
+was acked is looked for in `raw` and in `enriched`: one that is not there once is an error. What is
+refused is counted by its status, and not sent again. Own memory is what the node's process has
+that is no file's; pages of files that it maps are told apart, since the system takes these back.
 
 Examples:
   tracklog bench spike --seconds 10
   tracklog bench spike --rate 2000")]
     Spike(spike::Offered),
+    /// The clients of `soak` and `spike`: they start it, as a process of its own
+    #[command(hide = true)]
+    Crowd,
 }
 
 /// How it is measured.
@@ -257,13 +262,16 @@ impl Figure {
 
 impl BenchCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        if cfg!(debug_assertions) {
-            notice("this is a debug build: its figures mean nothing; use cargo run --release");
-        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(Failure::could_not_run)?;
+        if matches!(self.what, What::Crowd) {
+            return runtime.block_on(crowd::serve());
+        }
+        if cfg!(debug_assertions) {
+            notice("this is a debug build: its figures mean nothing; use cargo run --release");
+        }
         let watcher = standstill::Watcher::start();
         let figures = runtime.block_on(async {
             match self.what {
@@ -274,6 +282,7 @@ impl BenchCommand {
                 What::Pipeline => pipeline::measure(&self.run).await,
                 What::Soak(offered) => soak::measure(&self.run, offered).await,
                 What::Spike(offered) => spike::measure(&self.run, offered).await,
+                What::Crowd => unreachable!("it measures nothing"),
             }
         });
         let stood_still = watcher.end().told();

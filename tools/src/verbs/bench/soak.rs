@@ -1,7 +1,7 @@
 //! A node at a steady rate that does not wait for acks, while its log settles and gives up what is
 //! beyond its limit; beside the same rate on a log that does neither.
 //!
-//! Memory is what the process has to itself, the clients included.
+//! Memory is what the node's process has to itself; clients are another one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tracklog_server::node::Node;
 use tracklog_server::topics::RAW;
 
 use super::replay::{Keep, Scan};
-use super::steady::{Load, Taken, drive, own_memory_bytes};
+use super::steady::{Load, Memory, Taken, drive};
 use super::{Figure, Run};
 use crate::failure::Failure;
 
@@ -73,9 +73,9 @@ async fn measure_on(
     let raw = TopicName::new(RAW).expect("it is a name");
     node.log().set_limits(&raw, limits).await.map_err(Failure::could_not_run)?;
     let warm = drive(node, Load::of(offered.rate), 0, part).await?;
-    let before = own_memory_bytes();
+    let before = Memory::now().own_bytes;
     let settling = drive(node, Load::of(offered.rate), warm.next, time).await?;
-    let after = own_memory_bytes();
+    let after = Memory::now().own_bytes;
     let (beside, replayed) = beside_replay(node, offered, settling.next, part).await?;
 
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);

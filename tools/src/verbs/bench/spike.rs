@@ -1,9 +1,11 @@
 //! A node whose enrichment stands still, then is slow, and then has ten times the load before it.
 //!
 //! Acks are measured beside those of the calm node; how far enrichment is behind, and how much
-//! memory the process has to itself, the clients included, are looked at all the time. In the end
-//! every event that was acked must be in `raw` and in `enriched`, once.
+//! memory the node's process has, are looked at all the time. Clients are another process; what is
+//! noted here of what was acked is a few MiB of the node's. In the end every event that was acked
+//! must be in `raw` and in `enriched`, once.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use super::gateway::BATCH_EVENTS;
 use super::late_store::LateStore;
 use super::live::number_of;
 use super::replay::Scan;
-use super::steady::{Load, Taken, drive, own_memory_bytes};
+use super::steady::{Load, Memory, Taken, drive};
 use super::{Figure, Run};
 use crate::failure::Failure;
 use crate::output::notice;
@@ -101,7 +103,17 @@ fn settings_of(store: &LateStore) -> String {
 #[derive(Default)]
 struct Most {
     lag: AtomicU64,
-    memory_bytes: AtomicU64,
+    own_bytes: AtomicU64,
+    mapped_bytes: AtomicU64,
+}
+
+impl Most {
+    fn look(&self, log: &dyn Log) {
+        let Memory { own_bytes, mapped_bytes } = Memory::now();
+        self.lag.fetch_max(lag(log), Ordering::Relaxed);
+        self.own_bytes.fetch_max(own_bytes, Ordering::Relaxed);
+        self.mapped_bytes.fetch_max(mapped_bytes, Ordering::Relaxed);
+    }
 }
 
 /// One data folder, what was sent to its nodes, and what came of it.
@@ -110,7 +122,7 @@ struct Course<'a> {
     run: &'a Run,
     phases: Vec<(&'static str, Taken)>,
     /// Numbers of requests that were acked, those of no phase too.
-    acked: Vec<u64>,
+    acked: Vec<Range<u64>>,
     next: u64,
     most: Arc<Most>,
     drained: Duration,
@@ -163,8 +175,7 @@ impl<'a> Course<'a> {
             let mut looks = tokio::time::interval(LOOK_EVERY);
             loop {
                 looks.tick().await;
-                most.lag.fetch_max(lag(&*log), Ordering::Relaxed);
-                most.memory_bytes.fetch_max(own_memory_bytes(), Ordering::Relaxed);
+                most.look(&*log);
             }
         });
         watching.abort_handle()
@@ -190,7 +201,7 @@ impl<'a> Course<'a> {
     async fn drive(&mut self, node: &Node, load: Load, time: Duration) -> Result<Taken, Failure> {
         let taken = drive(node, load, self.next, time).await?;
         self.next = taken.next;
-        self.acked.extend(&taken.acked);
+        self.acked.extend(taken.acked.iter().cloned());
         Ok(taken)
     }
 
@@ -220,11 +231,9 @@ impl<'a> Course<'a> {
         for topic in [RAW, "enriched"] {
             let topic = log.topic(topic).expect("a node makes it");
             let times = self.times_there(&log, &topic).await?;
-            let acked = self.acked.iter().map(|request| request * BATCH_EVENTS as u64);
-            let events = acked.flat_map(|first| first..first + BATCH_EVENTS as u64);
             let there = |number| usize::try_from(number).ok().and_then(|at| times.get(at));
-            let found = events.filter(|number| there(*number) == Some(&1)).count() as u64;
-            let acked = (self.acked.len() * BATCH_EVENTS) as u64;
+            let found = self.events().filter(|number| there(*number) == Some(&1)).count() as u64;
+            let acked = self.events().count() as u64;
             if found < acked {
                 let (missing, topic) = (acked - found, topic.name());
                 let why = format!("{missing} of {acked} acked events are not in `{topic}` once");
@@ -233,6 +242,12 @@ impl<'a> Course<'a> {
             self.found = found;
         }
         Ok(())
+    }
+
+    /// The numbers of events that were acked.
+    fn events(&self) -> impl Iterator<Item = u64> {
+        let events = BATCH_EVENTS as u64;
+        self.acked.iter().flat_map(move |acked| acked.start * events..acked.end * events)
     }
 
     /// How often each event is in `topic`, by its number.
@@ -267,16 +282,18 @@ impl<'a> Course<'a> {
             figures.extend(taken.refused.iter().map(told));
         }
         let refused: u64 = self.phases.iter().map(|(_, taken)| taken.refused()).sum();
-        let [lag, memory] = [&self.most.lag, &self.most.memory_bytes];
-        let [lag, memory] = [lag, memory].map(|most| most.load(Ordering::Relaxed) as f64);
+        let Most { lag, own_bytes, mapped_bytes } = &*self.most;
+        let [lag, own, mapped] =
+            [lag, own_bytes, mapped_bytes].map(|most| most.load(Ordering::Relaxed) as f64);
         let mebibyte = f64::from(1 << 20);
-        let acked = (self.acked.len() * BATCH_EVENTS) as f64;
+        let acked = self.events().count() as f64;
         figures.extend([
             Figure::new("requests refused", "", refused as f64),
             Figure::new("enrichment behind, at most", "events", lag),
             Figure::new("until it had caught up, behind the load", "s", self.drained.as_secs_f64()),
-            Figure::new("own memory, at most", "MiB", memory / mebibyte)
+            Figure::new("own memory, at most", "MiB", own / mebibyte)
                 .beside(MEMORY_BYTES_MAX as f64 / mebibyte, "what a node may have"),
+            Figure::new("pages of mapped files, at most", "MiB", mapped / mebibyte),
             Figure::new("in `raw` and in `enriched` once", "events", self.found as f64)
                 .beside(acked, "what was acked"),
         ]);

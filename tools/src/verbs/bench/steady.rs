@@ -2,27 +2,19 @@
 //!
 //! A request's time counts from when it was due: a node that falls behind cannot hide it. One that is
 //! refused is not sent again. No two requests of a bench are the same, since each is told where the
-//! numbers of the one before ended.
+//! numbers of the one before ended. Clients are another process ([`super::crowd`]).
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tracklog_server::node::Node;
 
 use super::Figure;
 use super::append::latencies;
-use super::gateway::{BATCH_EVENTS, batch};
-use super::pace::{Pace, Turns};
-use super::raw::micros;
-use super::wire::{ANSWER_BYTES_MAX, post, read_status};
+use super::crowd::{self, Asked, Told};
+use super::gateway::BATCH_EVENTS;
 use crate::failure::Failure;
 
 /// Each waits for an answer before it sends again, though its next request may be due.
@@ -36,14 +28,32 @@ pub(super) struct Taken {
     pub(super) events_per_second: f64,
     /// How many requests had another answer, by its status.
     pub(super) refused: BTreeMap<u16, u64>,
-    /// The numbers of those that were acked, in no order.
-    pub(super) acked: Vec<u64>,
+    /// The numbers of those that were acked.
+    pub(super) acked: Vec<Range<u64>>,
     /// The number of the next request.
     pub(super) next: u64,
     rate: u64,
 }
 
 impl Taken {
+    fn of(told: Told, load: Load, next: u64) -> Self {
+        let mut all = latencies();
+        for (micros, requests) in told.latencies_micros {
+            all.saturating_record_n(micros, requests);
+        }
+        let acked: Vec<_> = told.acked.into_iter().map(|(first, end)| first..end).collect();
+        let requests: u64 = acked.iter().map(|range| range.end - range.start).sum();
+        let events_per_second = (requests * BATCH_EVENTS as u64) as f64 / told.took.as_secs_f64();
+        Self {
+            latencies: all,
+            events_per_second,
+            refused: told.refused,
+            acked,
+            next,
+            rate: load.rate,
+        }
+    }
+
     pub(super) fn figure(&self, case: impl Into<String>) -> Figure {
         let figure = Figure::new(case, "events/s", self.events_per_second);
         figure.latencies(&self.latencies).beside(self.rate as f64, OFFERED)
@@ -87,82 +97,35 @@ pub(super) async fn drive(
     first: u64,
     time: Duration,
 ) -> Result<Taken, Failure> {
-    let Load { rate, connections } = load;
-    let requests_a_second = rate / BATCH_EVENTS as u64;
-    let key = STANDARD.encode(format!("{}:", node.default_key().text));
-    let authorization = Arc::<str>::from(format!("Basic {key}"));
-    let port = node.http().expect("it was asked for").port();
-    let requests = time.as_secs() * requests_a_second;
-    let began = Instant::now();
-    let pace = Pace { began, rate: requests_a_second };
-    let mut clients = JoinSet::new();
-    for (own, turns) in (0..requests).zip(pace.share(requests, connections)) {
-        let client = Client { port, authorization: Arc::clone(&authorization), first, pace, turns };
-        let step = usize::try_from(connections).expect("they are some hundreds");
-        clients.spawn(async move { client.send((own..requests).step_by(step)).await });
+    let asked = Asked {
+        port: node.http().expect("it was asked for").port(),
+        write_key: node.default_key().text.clone(),
+        requests_a_second: load.rate / BATCH_EVENTS as u64,
+        connections: load.connections,
+        first,
+        seconds: time.as_secs(),
+    };
+    let told = crowd::send(&asked).await?;
+    Ok(Taken::of(told, load, first + asked.requests()))
+}
+
+/// What this process has in memory; 0 where that cannot be told.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Memory {
+    /// That is no file's.
+    pub(super) own_bytes: u64,
+    /// Pages of mapped files, which the system takes back when it wants them.
+    pub(super) mapped_bytes: u64,
+}
+
+impl Memory {
+    pub(super) fn now() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            kibibytes.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) << 10
+        };
+        Self { own_bytes: bytes("RssAnon:"), mapped_bytes: bytes("RssFile:") }
     }
-    let (mut all, mut acked, mut refused) = (latencies(), Vec::new(), BTreeMap::new());
-    while let Some(ended) = clients.join_next().await {
-        let answers = ended.map_err(Failure::could_not_run)?.map_err(Failure::could_not_run)?;
-        answers.latencies_micros.into_iter().for_each(|took| all.saturating_record(took));
-        acked.extend(answers.acked);
-        for (status, requests) in answers.refused {
-            *refused.entry(status).or_default() += requests;
-        }
-    }
-    let events = acked.len() * BATCH_EVENTS;
-    let events_per_second = events as f64 / began.elapsed().as_secs_f64();
-    let next = first + requests;
-    Ok(Taken { latencies: all, events_per_second, refused, acked, next, rate })
-}
-
-/// One connection, and its part of a load.
-struct Client {
-    port: u16,
-    authorization: Arc<str>,
-    /// How many requests were sent before this load.
-    first: u64,
-    pace: Pace,
-    turns: Turns,
-}
-
-/// What a connection was told.
-struct Answers {
-    /// Of those that were acked. A histogram for each of hundreds of connections would be much of
-    /// the memory that is told.
-    latencies_micros: Vec<u64>,
-    refused: BTreeMap<u16, u64>,
-    acked: Vec<u64>,
-}
-
-impl Client {
-    async fn send(self, numbers: impl Iterator<Item = u64>) -> io::Result<Answers> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.set_nodelay(true)?;
-        let mut buffer = vec![0; ANSWER_BYTES_MAX];
-        let mut told =
-            Answers { latencies_micros: Vec::new(), refused: BTreeMap::new(), acked: Vec::new() };
-        for number in numbers {
-            let body = batch(usize::try_from(self.first + number).unwrap_or_default());
-            let request = post("/v1/batch", &self.authorization, &body);
-            self.turns.next().await;
-            stream.write_all(&request).await?;
-            match read_status(&mut stream, &mut buffer).await? {
-                200 => {
-                    told.latencies_micros.push(micros(self.pace.due(number).elapsed()));
-                    told.acked.push(self.first + number);
-                }
-                status => *told.refused.entry(status).or_default() += 1,
-            }
-        }
-        Ok(told)
-    }
-}
-
-/// What the process has of memory that is no file's; 0 where that cannot be told.
-pub(super) fn own_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    kibibytes.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) << 10
 }
