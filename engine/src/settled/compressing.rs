@@ -8,10 +8,13 @@
 //!   their checksum when they are read.
 //! - Memory is taken for what is there and for the frame that was asked for.
 
+use std::cell::RefCell;
 use std::io;
 
-use tracklog_protocol::columns::{self, Areas, Encoder};
+use bytes::Bytes;
+use tracklog_protocol::columns::{Areas, Decoder, Encoder, ROOM_BEHIND};
 
+use crate::disk::BufferPool;
 use crate::fields::{Fields, FieldsMut as _, length_u32};
 
 /// Where columns begin; zstd's own magic number is another one.
@@ -59,61 +62,109 @@ fn squeezed(zstd: &mut zstd::bulk::Compressor<'_>, area: &[u8]) -> io::Result<Ve
     Ok(if packed.len() < area.len() { packed } else { area.to_vec() })
 }
 
-/// A frame of `frame_bytes` bytes, from those of the file.
-pub(crate) fn uncompress(stored: &[u8], frame_bytes: usize) -> io::Result<Vec<u8>> {
-    if stored.len() == frame_bytes {
-        return Ok(stored.to_vec());
+/// A frame of `frame_bytes` bytes, from those of the file, in memory of the pool.
+pub(crate) fn uncompress(
+    stored: &[u8],
+    frame_bytes: usize,
+    pool: &BufferPool,
+) -> io::Result<Bytes> {
+    let mut frame = pool.take(frame_bytes + ROOM_BEHIND);
+    let kept = KEPT.take();
+    let mut uncompressor = kept.map_or_else(Uncompressor::new, Ok)?;
+    let done = uncompressor.uncompress(stored, &mut frame[..frame_bytes + ROOM_BEHIND]);
+    if frame_bytes <= KEPT_FRAME_BYTES_MAX {
+        KEPT.set(Some(uncompressor));
     }
-    let frame = match Fields::new(stored).u32() {
-        Some(COLUMNS_MAGIC) => uncompress_columns(stored, frame_bytes)?,
-        _ => unzipped(stored, frame_bytes)?,
-    };
-    if frame.len() == frame_bytes {
-        Ok(frame)
-    } else {
-        Err(rotten("it is shorter than it should be"))
-    }
+    done.map(|()| frame.freeze().slice(..frame_bytes))
 }
 
-fn uncompress_columns(stored: &[u8], frame_bytes: usize) -> io::Result<Vec<u8>> {
-    let (head, rest) = stored.split_at_checked(HEAD_BYTES).ok_or_else(short)?;
-    let mut fields = Fields::new(head);
-    let _magic = fields.u32();
-    let mut number = || fields.u32().ok_or_else(short);
-    let crc = number()?;
-    let mut size = || number().map(|size| size as usize);
-    let (numbers_bytes, numbers_stored) = (size()?, size()?);
-    let (texts_bytes, texts_stored) = (size()?, size()?);
-    let raw_bytes = size()?;
-    let (numbers, rest) = rest.split_at_checked(numbers_stored).ok_or_else(short)?;
-    let (texts, raw) = rest.split_at_checked(texts_stored).ok_or_else(short)?;
-    if raw.len() != raw_bytes {
-        return Err(short());
+/// What a larger frame took of memory is not kept.
+const KEPT_FRAME_BYTES_MAX: usize = 512 << 10;
+
+thread_local! {
+    /// What the thread uncompressed with before: to make it takes as long as some frames do.
+    static KEPT: RefCell<Option<Uncompressor>> = const { RefCell::new(None) };
+}
+
+/// Uncompresses frames, one after the other.
+struct Uncompressor {
+    zstd: zstd::bulk::Decompressor<'static>,
+    columns: Decoder,
+    numbers: Vec<u8>,
+    texts: Vec<u8>,
+}
+
+impl Uncompressor {
+    fn new() -> io::Result<Self> {
+        let zstd = zstd::bulk::Decompressor::new()?;
+        Ok(Self { zstd, columns: Decoder::default(), numbers: Vec::new(), texts: Vec::new() })
     }
-    let numbers = spread(numbers, numbers_bytes, frame_bytes)?;
-    let texts = spread(texts, texts_bytes, frame_bytes)?;
-    let areas = Areas { numbers: &numbers, texts: &texts, raw };
-    let frame = columns::decode(areas, frame_bytes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    if crc32fast::hash(&frame) == crc { Ok(frame) } else { Err(rotten("its columns do not fit")) }
+
+    /// Writes a frame, behind which there is the room that columns need.
+    fn uncompress(&mut self, stored: &[u8], frame: &mut [u8]) -> io::Result<()> {
+        let frame_bytes = frame.len() - ROOM_BEHIND;
+        if stored.len() == frame_bytes {
+            frame[..frame_bytes].copy_from_slice(stored);
+            return Ok(());
+        }
+        if Fields::new(stored).u32() == Some(COLUMNS_MAGIC) {
+            return self.uncompress_columns(stored, frame);
+        }
+        let frame = &mut frame[..frame_bytes];
+        let written = self.zstd.decompress_to_buffer(stored, frame).map_err(unzipped)?;
+        let is_whole = written == frame_bytes;
+        if is_whole { Ok(()) } else { Err(rotten("it is shorter than it should be")) }
+    }
+
+    fn uncompress_columns(&mut self, stored: &[u8], frame: &mut [u8]) -> io::Result<()> {
+        let frame_bytes = frame.len() - ROOM_BEHIND;
+        let (head, rest) = stored.split_at_checked(HEAD_BYTES).ok_or_else(short)?;
+        let mut fields = Fields::new(head);
+        let _magic = fields.u32();
+        let mut number = || fields.u32().ok_or_else(short);
+        let crc = number()?;
+        let mut size = || number().map(|size| size as usize);
+        let (numbers_bytes, numbers_stored) = (size()?, size()?);
+        let (texts_bytes, texts_stored) = (size()?, size()?);
+        let raw_bytes = size()?;
+        let (numbers, rest) = rest.split_at_checked(numbers_stored).ok_or_else(short)?;
+        let (texts, raw) = rest.split_at_checked(texts_stored).ok_or_else(short)?;
+        if raw.len() != raw_bytes {
+            return Err(short());
+        }
+        let Self { zstd, .. } = self;
+        let numbers = spread(zstd, numbers, numbers_bytes, frame_bytes, &mut self.numbers)?;
+        let texts = spread(zstd, texts, texts_bytes, frame_bytes, &mut self.texts)?;
+        let decoded = self.columns.decode(Areas { numbers, texts, raw }, frame);
+        decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let is_same = crc32fast::hash(&frame[..frame_bytes]) == crc;
+        if is_same { Ok(()) } else { Err(rotten("its columns do not fit")) }
+    }
 }
 
 /// An area of `bytes` bytes. None is twice as large as the frame.
-fn spread(stored: &[u8], bytes: usize, frame_bytes: usize) -> io::Result<Vec<u8>> {
+fn spread<'a>(
+    zstd: &mut zstd::bulk::Decompressor<'_>,
+    stored: &'a [u8],
+    bytes: usize,
+    frame_bytes: usize,
+    memory: &'a mut Vec<u8>,
+) -> io::Result<&'a [u8]> {
     if stored.len() == bytes {
-        return Ok(stored.to_vec());
+        return Ok(stored);
     }
     if bytes / 2 > frame_bytes {
         return Err(rotten("its columns are too large"));
     }
-    let area = unzipped(stored, bytes)?;
-    if area.len() == bytes { Ok(area) } else { Err(short()) }
+    memory.clear();
+    memory.reserve(bytes);
+    zstd.decompress_to_buffer(stored, memory).map_err(unzipped)?;
+    if memory.len() == bytes { Ok(memory) } else { Err(short()) }
 }
 
-/// At most so many bytes. What zstd does not take is rotten: the disk gave it.
-fn unzipped(stored: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
-    zstd::bulk::decompress(stored, bytes_max)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+/// What zstd does not take is rotten: the disk gave it.
+fn unzipped(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 fn short() -> io::Error {
@@ -149,13 +200,17 @@ mod tests {
         frame
     }
 
+    fn uncompressed(stored: &[u8], frame_bytes: usize) -> io::Result<Bytes> {
+        uncompress(stored, frame_bytes, &BufferPool::new(0))
+    }
+
     #[test]
     fn events_are_stored_as_columns_and_come_back() {
         let frame = frame_of_events();
         let stored = Compressor::new(6).unwrap().compress(&frame).unwrap();
         assert_eq!(&stored[..4], b"TLCF");
         assert!(stored.len() * 8 < frame.len(), "{} of {}", stored.len(), frame.len());
-        assert_eq!(uncompress(&stored, frame.len()).unwrap(), frame);
+        assert_eq!(uncompressed(&stored, frame.len()).unwrap(), frame);
     }
 
     #[test]
@@ -163,7 +218,7 @@ mod tests {
         let frame = vec![7; 4096];
         let stored = Compressor::new(6).unwrap().compress(&frame).unwrap();
         assert_eq!(stored, zstd::bulk::compress(&frame, 6).unwrap());
-        assert_eq!(uncompress(&stored, frame.len()).unwrap(), frame);
+        assert_eq!(uncompressed(&stored, frame.len()).unwrap(), frame);
     }
 
     #[test]
@@ -173,10 +228,10 @@ mod tests {
         for at in 0..stored.len() {
             let mut rotten = stored.clone();
             rotten[at] ^= 1 << (at % 8);
-            if let Ok(read) = uncompress(&rotten, frame.len()) {
+            if let Ok(read) = uncompressed(&rotten, frame.len()) {
                 assert_eq!(read, frame, "byte {at}");
             }
-            assert!(uncompress(&stored[..at], frame.len()).is_err(), "{at} bytes");
+            assert!(uncompressed(&stored[..at], frame.len()).is_err(), "{at} bytes");
         }
     }
 }

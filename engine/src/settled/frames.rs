@@ -205,7 +205,7 @@ impl Kept {
     }
 }
 
-/// Reads a frame and uncompresses it.
+/// Reads a frame and uncompresses it. Both are in memory of the pool.
 pub(crate) fn decode(file: &dyn PackFile, frame: &Frame, pool: &BufferPool) -> io::Result<Bytes> {
     let stored_bytes = frame.stored_bytes as usize;
     let (pages, from) =
@@ -214,7 +214,7 @@ pub(crate) fn decode(file: &dyn PackFile, frame: &Frame, pool: &BufferPool) -> i
     if crc32fast::hash(stored) != frame.crc {
         return Err(rotten("its checksum does not hold"));
     }
-    uncompress(stored, frame.space_bytes as usize).map(Bytes::from)
+    uncompress(stored, frame.space_bytes as usize, pool)
 }
 
 fn rotten(why: &str) -> io::Error {

@@ -808,8 +808,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::disk::FileName;
     use crate::disk::simulated::SimDisk;
+    use crate::disk::{BufferPool, FileName};
     use crate::settled::compressing::uncompress;
 
     #[test]
@@ -829,10 +829,12 @@ mod tests {
             assert_eq!(index.encode(&witness.expect("it has one")), footer);
             assert!(pack.ends_with(&trailer.encode()));
             let mut compressor = Compressor::new(6).expect("there is memory");
+            let pool = BufferPool::new(0);
             for frame in &index.frames {
                 let stored = read_range(&*file, frame.at, frame.stored_bytes.into());
                 let stored = stored.expect("it is there");
-                let space = uncompress(&stored, frame.space_bytes as usize).expect("it is good");
+                let space_bytes = frame.space_bytes as usize;
+                let space = uncompress(&stored, space_bytes, &pool).expect("it is good");
                 let again = compressor.compress(&space).expect("there is memory");
                 // Where nothing but zstd has changed, the golden log is to be written anew.
                 let is_same = again == stored || again.len() >= space.len() && stored == space;

@@ -1,7 +1,7 @@
 //! From columns to batches.
 
+use std::mem;
 use std::ops::Range;
-use std::rc::Rc;
 
 use super::cut::{Hole, SLOT_BYTES, fill_number, fill_raw};
 use super::heads::Heads;
@@ -22,68 +22,72 @@ use crate::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimeMicros
 /// # Errors
 /// [`ColumnsError`], where they are not what an [`Encoder`](super::Encoder) gave.
 pub fn decode(areas: Areas<'_>, space_bytes: usize) -> Result<Vec<u8>, ColumnsError> {
-    decode_into(Vec::new(), areas, space_bytes)
+    let mut space = vec![0; space_bytes.saturating_add(ROOM_BEHIND)];
+    Decoder::default().decode(areas, &mut space)?;
+    space.truncate(space_bytes);
+    Ok(space)
 }
 
-/// The same in the memory of `old`, whose bytes do not matter.
-pub(super) fn decode_into(
-    old: Vec<u8>,
-    areas: Areas<'_>,
-    space_bytes: usize,
-) -> Result<Vec<u8>, ColumnsError> {
-    let mut numbers = Source::new(areas.numbers);
-    let mut raw = Source::new(areas.raw);
-    let visitor_column = numbers.size()?.checked_sub(1);
-    let mut streams = StreamsIn::read(&mut numbers, &mut raw)?;
-    let heads = Heads::open(|_| streams.open())?;
-    let decoder = Decoder {
-        out: Out::new(old, space_bytes, &areas),
-        streams,
-        heads,
-        texts: Source::new(areas.texts),
-        raw,
-        columns: Vec::new(),
-        pieces: Vec::new(),
-        number_streams: Vec::new(),
-        templates: Vec::new(),
-        visitor_column,
-        visitor: None,
-        of_visitors: Latest::default(),
-        record: 0,
-        starts: Vec::new(),
-        spans: Vec::new(),
-    };
-    decoder.batches()
+/// So much room is wanted behind what is decoded, for whatever is left there.
+pub const ROOM_BEHIND: usize = SLOT_BYTES;
+
+/// Turns columns into batches, again and again in the same memory.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    memory: Memory,
 }
 
-/// What was written, up to a bound.
-struct Out {
+impl Decoder {
+    /// Writes the bytes that were turned into `areas` into `space`, all of it but the
+    /// [`ROOM_BEHIND`]. What was there does not matter.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    ///
+    /// # Panics
+    /// When `space` has less than that room.
+    pub fn decode(&mut self, areas: Areas<'_>, space: &mut [u8]) -> Result<(), ColumnsError> {
+        let mut numbers = Source::new(areas.numbers);
+        let mut raw = Source::new(areas.raw);
+        let visitor_column = numbers.size()?.checked_sub(1);
+        let mut memory = mem::take(&mut self.memory);
+        memory.clear();
+        memory.streams.read(&mut numbers, &mut raw)?;
+        let heads = Heads::open(|_| memory.streams.open())?;
+        let out = Out::new(space);
+        let mut decoding = Decoding {
+            out,
+            memory,
+            heads,
+            texts: Source::new(areas.texts),
+            raw,
+            visitor_column,
+            visitor: None,
+            record: 0,
+        };
+        decoding.batches()?;
+        self.memory = decoding.memory;
+        Ok(())
+    }
+}
+
+/// What is written, up to a bound.
+struct Out<'a> {
     /// What was written, and behind it bytes without a meaning: a slot at least.
-    bytes: Vec<u8>,
+    bytes: &'a mut [u8],
     len: usize,
-    /// Up to here there is room.
-    end: usize,
     bytes_max: usize,
     /// Steps that need not write anything; honest columns take fewer of them than bytes.
     steps: usize,
 }
 
-/// Memory is taken at once for so many times the areas.
-const AREAS_GROW: usize = 32;
-/// So many bytes are made ready to be written to: they are in the cache when they are.
-const BYTES_AT_ONCE: usize = 16 << 10;
 /// What is short is copied in pieces of one size, which costs less than to ask how long it is.
 const PIECE_BYTES: usize = 32;
 
-impl Out {
-    fn new(old: Vec<u8>, bytes_max: usize, areas: &Areas<'_>) -> Self {
-        let there = areas.numbers.len() + areas.texts.len() + areas.raw.len();
-        let likely = there.saturating_mul(AREAS_GROW).min(bytes_max);
-        let mut bytes = old;
-        bytes.reserve((likely + SLOT_BYTES).saturating_sub(bytes.len()));
-        bytes.resize(bytes.len().max(SLOT_BYTES), 0);
-        let end = (bytes.len() - SLOT_BYTES).min(bytes_max);
-        Self { bytes, len: 0, end, bytes_max, steps: 0 }
+impl<'a> Out<'a> {
+    fn new(bytes: &'a mut [u8]) -> Self {
+        let bytes_max = bytes.len().checked_sub(SLOT_BYTES).expect("there is room behind");
+        Self { bytes, len: 0, bytes_max, steps: 0 }
     }
 
     fn len(&self) -> usize {
@@ -94,11 +98,6 @@ impl Out {
         self.len >= self.bytes_max
     }
 
-    fn into_bytes(mut self) -> Vec<u8> {
-        self.bytes.truncate(self.len);
-        self.bytes
-    }
-
     /// What was written from there on.
     fn written(&mut self, from: usize) -> Result<&mut [u8], ColumnsError> {
         self.bytes.get_mut(from..self.len).ok_or(ColumnsError::Malformed)
@@ -106,18 +105,8 @@ impl Out {
 
     /// Makes sure of room for so many bytes more.
     #[inline]
-    fn room(&mut self, bytes: usize) -> Result<(), ColumnsError> {
-        if bytes <= self.end - self.len { Ok(()) } else { self.make_room(bytes) }
-    }
-
-    #[cold]
-    fn make_room(&mut self, bytes: usize) -> Result<(), ColumnsError> {
-        if bytes > self.bytes_max - self.len {
-            return Err(ColumnsError::Long);
-        }
-        self.end = (self.len + bytes).saturating_add(BYTES_AT_ONCE).min(self.bytes_max);
-        self.bytes.resize((self.end + SLOT_BYTES).max(self.bytes.len()), 0);
-        Ok(())
+    fn room(&self, bytes: usize) -> Result<(), ColumnsError> {
+        if bytes <= self.bytes_max - self.len { Ok(()) } else { Err(ColumnsError::Long) }
     }
 
     #[inline]
@@ -184,8 +173,7 @@ impl Out {
 
     #[inline]
     fn since(&self, start: usize) -> Result<Place, ColumnsError> {
-        let u32_of = |size: usize| u32::try_from(size).map_err(|_| ColumnsError::Long);
-        Ok(Place { at: u32_of(start)?, bytes: u32_of(self.len - start)? })
+        Place::between(start, self.len)
     }
 
     #[inline]
@@ -220,9 +208,18 @@ struct Place {
     bytes: u32,
 }
 
+impl Place {
+    #[inline]
+    fn between(start: usize, end: usize) -> Result<Self, ColumnsError> {
+        let u32_of = |size: usize| u32::try_from(size).map_err(|_| ColumnsError::Long);
+        Ok(Self { at: u32_of(start)?, bytes: u32_of(end - start)? })
+    }
+}
+
 /// A column with one text has room for so many.
 const VALUES_AT_ONCE: usize = 32;
 
+#[derive(Debug, Default)]
 struct Column {
     codes: StreamId,
     shape_codes: StreamId,
@@ -234,15 +231,24 @@ struct Column {
     latest: (u64, Place),
 }
 
+impl Column {
+    fn emptied(mut self) -> Self {
+        self.values.clear();
+        self.shapes.clear();
+        Self { values: self.values, shapes: self.shapes, ..Self::default() }
+    }
+}
+
 /// A piece of a shape.
-#[derive(Clone, Copy)]
-struct Piece<'a> {
-    literal: &'a [u8],
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Among the literals.
+    literal: Place,
     filling: Filling,
 }
 
 /// What fills the hole of a piece.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Filling {
     Nothing,
     Text(usize),
@@ -251,37 +257,57 @@ enum Filling {
 }
 
 impl Filling {
-    fn of(
-        hole: Hole,
-        stream: impl FnOnce() -> Result<StreamId, ColumnsError>,
-    ) -> Result<Self, ColumnsError> {
-        Ok(match (hole, hole.raw_bytes()) {
+    /// Which stream gives the numbers is said later.
+    fn of(hole: Hole) -> Self {
+        match (hole, hole.raw_bytes()) {
             (Hole::End, _) => Self::Nothing,
             (Hole::Leaf(column), _) => Self::Text(column as usize),
             (_, Some(bytes)) => Self::Raw(hole, bytes),
-            (_, None) => Self::Number(hole, stream()?),
-        })
+            (_, None) => Self::Number(hole, 0),
+        }
     }
 }
 
-struct Decoder<'a> {
-    out: Out,
+/// What is known of the columns that are read, and kept for its memory.
+#[derive(Debug, Default)]
+struct Memory {
     streams: StreamsIn,
-    heads: Heads,
-    texts: Source<'a>,
-    raw: Source<'a>,
     columns: Vec<Column>,
-    pieces: Vec<Piece<'a>>,
+    /// Columns of earlier batches.
+    spare: Vec<Column>,
+    pieces: Vec<Piece>,
+    /// Those of the pieces, one behind the other.
+    literals: Vec<u8>,
     number_streams: Vec<StreamId>,
-    templates: Vec<Rc<Template>>,
-    visitor_column: Option<usize>,
-    visitor: Option<usize>,
+    templates: Vec<Template>,
     of_visitors: Latest<Place>,
-    record: u64,
     /// Where the parts of the event at hand begin.
     starts: Vec<usize>,
     /// Its index, while it is made.
     spans: Vec<u8>,
+}
+
+impl Memory {
+    fn clear(&mut self) {
+        // The first comes to be the first again.
+        self.spare.extend(self.columns.drain(..).rev().map(Column::emptied));
+        self.pieces.clear();
+        self.literals.clear();
+        self.number_streams.clear();
+        self.templates.clear();
+        self.of_visitors.clear();
+    }
+}
+
+struct Decoding<'a> {
+    out: Out<'a>,
+    memory: Memory,
+    heads: Heads,
+    texts: Source<'a>,
+    raw: Source<'a>,
+    visitor_column: Option<usize>,
+    visitor: Option<usize>,
+    record: u64,
 }
 
 /// Whether a text may have leaves: those of a leaf would go on for ever.
@@ -291,13 +317,13 @@ enum Leaves {
     No,
 }
 
-impl<'a> Decoder<'a> {
-    fn batches(mut self) -> Result<Vec<u8>, ColumnsError> {
+impl Decoding<'_> {
+    fn batches(&mut self) -> Result<(), ColumnsError> {
         let mut end_offset = 0;
         while !self.out.is_full() {
-            match self.streams.next(self.heads.form)?.checked_sub(1) {
+            match self.memory.streams.next(self.heads.form)?.checked_sub(1) {
                 None => {
-                    let bytes = self.streams.next_size(self.heads.plain_bytes)?;
+                    let bytes = self.memory.streams.next_size(self.heads.plain_bytes)?;
                     let batch = self.texts.take(bytes)?;
                     self.out.put(batch)?;
                     end_offset = BatchHeader::decode(batch).map_or(0, |header| {
@@ -313,7 +339,7 @@ impl<'a> Decoder<'a> {
             self.out.step()?;
             self.out.fill(self.out.len().next_multiple_of(8))?;
         }
-        Ok(self.out.into_bytes())
+        Ok(())
     }
 
     /// Writes a batch, and returns the offset after it.
@@ -321,7 +347,7 @@ impl<'a> Decoder<'a> {
         let mut head = self.head(flags, end_offset)?;
         let start = self.out.len();
         let body_at = match Rewritten::has_blocks(flags) {
-            true => self.streams.next_size(self.heads.body_at)?,
+            true => self.memory.streams.next_size(self.heads.body_at)?,
             false => head.body_at(0),
         };
         self.out.room(body_at)?;
@@ -329,8 +355,8 @@ impl<'a> Decoder<'a> {
         self.records(&head)?;
         if Rewritten::has_event_times(flags) {
             let time = |number: u64| TimeMicros(number.cast_signed());
-            let min = time(self.streams.next(self.heads.least)?);
-            let max = time(self.streams.next(self.heads.greatest)?);
+            let min = time(self.memory.streams.next(self.heads.least)?);
+            let max = time(self.memory.streams.next(self.heads.greatest)?);
             head.event_times = Some(EventTimes { min, max });
         }
         let body_bytes = self.out.len() - start - body_at;
@@ -342,7 +368,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn head(&mut self, flags: u16, end_offset: u64) -> Result<Rewritten, ColumnsError> {
-        let (streams, heads) = (&mut self.streams, &self.heads);
+        let (streams, heads) = (&mut self.memory.streams, &self.heads);
         let u32_of = |number: u64| u32::try_from(number).map_err(|_| ColumnsError::Malformed);
         let topic = TopicId(u32_of(streams.next(heads.topic)?)?);
         let partition = PartitionId::new(topic, u32_of(streams.next(heads.partition)?)?);
@@ -380,24 +406,27 @@ impl<'a> Decoder<'a> {
             self.out.fill(records_at + from_records.next_multiple_of(8))?;
             self.record += 1;
             self.visitor = None;
-            let code = self.streams.next(self.heads.template)?;
+            let code = self.memory.streams.next(self.heads.template)?;
             match code {
                 RECORD_NEW_TEMPLATE => {
                     let template = self.new_template()?;
                     self.event(&template)?;
+                    self.memory.templates.push(template);
                 }
                 RECORD_PLAIN => {
-                    let bytes = self.streams.next_size(self.heads.record_bytes)?;
+                    let bytes = self.memory.streams.next_size(self.heads.record_bytes)?;
                     let record = self.texts.take(bytes)?;
                     self.out.put(record)?;
                 }
                 RECORD_REMOVED => {}
                 _ => {
-                    let template = usize::try_from(code - RECORD_TEMPLATE).ok();
-                    let template = template.and_then(|number| self.templates.get(number));
-                    let template = template.ok_or(ColumnsError::Malformed)?;
-                    let template = Rc::clone(template);
+                    let number = usize::try_from(code - RECORD_TEMPLATE).unwrap_or(usize::MAX);
+                    let known = self.memory.templates.get_mut(number);
+                    let template = mem::take(known.ok_or(ColumnsError::Malformed)?);
                     self.event(&template)?;
+                    if let Some(known) = self.memory.templates.get_mut(number) {
+                        *known = template;
+                    }
                 }
             }
             if head.count > 1 {
@@ -410,42 +439,39 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    fn new_template(&mut self) -> Result<Rc<Template>, ColumnsError> {
-        let Self { texts, streams, columns, number_streams, .. } = self;
-        let template = Template::read(texts, |column| match column {
-            Mention::Text(column) => open_column(column, columns, streams),
+    fn new_template(&mut self) -> Result<Template, ColumnsError> {
+        let Memory { streams, columns, spare, number_streams, .. } = &mut self.memory;
+        Template::read(&mut self.texts, |column| match column {
+            Mention::Text(column) => open_column(column, columns, spare, streams),
             Mention::Number(column) if column == number_streams.len() => {
                 number_streams.push(streams.open()?);
                 Ok(())
             }
             Mention::Number(column) if column < number_streams.len() => Ok(()),
             Mention::Number(_) => Err(ColumnsError::Malformed),
-        })?;
-        let template = Rc::new(template);
-        self.templates.push(Rc::clone(&template));
-        Ok(template)
+        })
     }
 
     fn event(&mut self, template: &Template) -> Result<(), ColumnsError> {
         let start = self.out.len();
         self.out.put(&[0; 4])?;
         self.out.put(&template.identifier)?;
-        self.starts.clear();
+        self.memory.starts.clear();
         for (number, part) in template.parts.iter().enumerate() {
             let at = part.begins(self.out.len() - start);
             self.out.fill(start + at)?;
-            self.starts.push(at);
+            self.memory.starts.push(at);
             if number == template.root {
                 self.out.set_u32(start, at)?;
             }
             if let Some((from, field_at)) = part.from() {
-                let place = self.starts.get(from).map_or(0, |from| from + field_at);
+                let place = self.memory.starts.get(from).map_or(0, |from| from + field_at);
                 self.out.set_u32(start + place, at - place)?;
             }
             self.part(&part.what, start, at)?;
         }
         for (table, vtable) in template.tables() {
-            let place = |part: usize| self.starts.get(part).copied().unwrap_or_default();
+            let place = |part: usize| self.memory.starts.get(part).copied().unwrap_or_default();
             let (table, vtable) = (place(table), place(vtable));
             let back = (table as u64).wrapping_sub(vtable as u64).to_le_bytes();
             self.out.set(start + table, back.get(..4).unwrap_or_default())?;
@@ -461,9 +487,9 @@ impl<'a> Decoder<'a> {
             WhatIn::Table { bytes, numbers, .. } => {
                 self.out.fill(at + bytes)?;
                 for number in numbers {
-                    let stream = self.number_streams.get(number.column).copied();
+                    let stream = self.memory.number_streams.get(number.column).copied();
                     let stream = stream.ok_or(ColumnsError::Malformed)?;
-                    let value = self.streams.next(stream)?;
+                    let value = self.memory.streams.next(stream)?;
                     self.out.set_number(at + number.at, value, number.bytes)?;
                 }
                 Ok(())
@@ -480,7 +506,7 @@ impl<'a> Decoder<'a> {
                 self.out.set_u32(at, *count)
             }
             WhatIn::Spans(text) => {
-                let text_at = self.starts.get(*text).copied().unwrap_or_default();
+                let text_at = self.memory.starts.get(*text).copied().unwrap_or_default();
                 self.spans(start + text_at)
             }
         }
@@ -493,30 +519,30 @@ impl<'a> Decoder<'a> {
         let text = text.get(..u32::from_le_bytes(*length) as usize);
         let text = text.ok_or(ColumnsError::Malformed)?;
         let text = str::from_utf8(text).map_err(|_| ColumnsError::Malformed)?;
-        self.spans.clear();
-        if !put_spans(text, &mut self.spans) {
+        self.memory.spans.clear();
+        if !put_spans(text, &mut self.memory.spans) {
             return Err(ColumnsError::Malformed);
         }
-        self.out.put(&self.spans)
+        self.out.put(&self.memory.spans)
     }
 
     /// Writes the next text of a column.
     fn text(&mut self, column: usize, leaves: Leaves) -> Result<Place, ColumnsError> {
         self.out.step()?;
-        let of = self.columns.get(column).ok_or(ColumnsError::Malformed)?;
-        let code = self.streams.next(of.codes)?;
+        let of = self.memory.columns.get(column).ok_or(ColumnsError::Malformed)?;
+        let code = self.memory.streams.next(of.codes)?;
         let mut value = of.values.len();
         let place = match code {
             TEXT_NEW => Place::default(),
             TEXT_OF_VISITOR => {
                 let visitor = self.visitor.ok_or(ColumnsError::Malformed)?;
-                self.of_visitors.get(visitor, column).ok_or(ColumnsError::Malformed)?
+                self.memory.of_visitors.get(visitor, column).ok_or(ColumnsError::Malformed)?
             }
             TEXT_OF_COLUMN..TEXT_BEFORE => {
                 let other =
                     usize::try_from(code - TEXT_OF_COLUMN).map_err(|_| ColumnsError::Malformed)?;
                 let (record, latest) =
-                    self.columns.get(other).ok_or(ColumnsError::Malformed)?.latest;
+                    self.memory.columns.get(other).ok_or(ColumnsError::Malformed)?.latest;
                 if record != self.record {
                     return Err(ColumnsError::Malformed);
                 }
@@ -534,7 +560,7 @@ impl<'a> Decoder<'a> {
             TEXT_NEW => self.new_text(column, leaves)?,
             _ => self.out.again(place)?,
         };
-        let of = self.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
+        let of = self.memory.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
         if code == TEXT_NEW {
             if of.values.is_empty() {
                 of.values.reserve(VALUES_AT_ONCE);
@@ -543,7 +569,7 @@ impl<'a> Decoder<'a> {
         }
         of.latest = (self.record, place);
         if let Some(visitor) = self.visitor {
-            self.of_visitors.set(visitor, column, place);
+            self.memory.of_visitors.set(visitor, column, place);
         }
         Ok(place)
     }
@@ -554,9 +580,11 @@ impl<'a> Decoder<'a> {
         let start = self.out.len();
         for piece in shape {
             let Piece { literal, filling } =
-                *self.pieces.get(piece).ok_or(ColumnsError::Malformed)?;
+                *self.memory.pieces.get(piece).ok_or(ColumnsError::Malformed)?;
             self.out.step()?;
-            self.out.put(literal)?;
+            let start = literal.at as usize;
+            let literal = self.memory.literals.get(start..start + literal.bytes as usize);
+            self.out.put(literal.ok_or(ColumnsError::Malformed)?)?;
             match filling {
                 Filling::Nothing => {}
                 Filling::Text(leaf) if leaves == Leaves::May => {
@@ -568,7 +596,7 @@ impl<'a> Decoder<'a> {
                     self.out.put_slot(|slot| fill_raw(hole, raw, slot))?;
                 }
                 Filling::Number(hole, stream) => {
-                    let number = self.streams.next(stream)?;
+                    let number = self.memory.streams.next(stream)?;
                     self.out.put_slot(|slot| fill_number(hole, number, slot))?;
                 }
             }
@@ -578,32 +606,42 @@ impl<'a> Decoder<'a> {
 
     /// The shape of the next new text of a column: a stretch of the pieces.
     fn shape(&mut self, column: usize) -> Result<Range<usize>, ColumnsError> {
-        let of = self.columns.get(column).ok_or(ColumnsError::Malformed)?;
-        if let Some(known) = self.streams.next(of.shape_codes)?.checked_sub(1) {
+        let of = self.memory.columns.get(column).ok_or(ColumnsError::Malformed)?;
+        if let Some(known) = self.memory.streams.next(of.shape_codes)?.checked_sub(1) {
             let known = usize::try_from(known).ok().and_then(|known| of.shapes.get(known));
             return known.cloned().ok_or(ColumnsError::Malformed);
         }
-        let mut read = Vec::new();
-        while read.last().is_none_or(|(_, hole)| *hole != Hole::End) {
+        let start = self.memory.pieces.len();
+        loop {
             let (literal, hole) = Hole::read(&mut self.texts)?;
             if let Hole::Leaf(leaf) = hole {
-                open_column(leaf as usize, &mut self.columns, &mut self.streams)?;
+                let Memory { streams, columns, spare, .. } = &mut self.memory;
+                open_column(leaf as usize, columns, spare, streams)?;
             }
-            read.push((literal, hole));
+            let Memory { pieces, literals, .. } = &mut self.memory;
+            let start = literals.len();
+            literals.extend_from_slice(literal);
+            let literal = Place::between(start, literals.len())?;
+            pieces.push(Piece { literal, filling: Filling::of(hole) });
+            if hole == Hole::End {
+                break;
+            }
         }
-        let of = self.columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
+        let Memory { streams, columns, pieces, .. } = &mut self.memory;
+        let of = columns.get_mut(column).ok_or(ColumnsError::Malformed)?;
         let is_apart = of.shapes.len() < SHAPES_APART;
-        let start = self.pieces.len();
-        for (literal, hole) in read {
-            let filling = Filling::of(hole, || match (is_apart, of.rest) {
-                (false, Some(rest)) => Ok(rest),
-                (true, _) => self.streams.open(),
-                (false, None) => Ok(*of.rest.insert(self.streams.open()?)),
-            })?;
-            self.pieces.push(Piece { literal, filling });
+        for piece in pieces.iter_mut().skip(start) {
+            if let Filling::Number(_, stream) = &mut piece.filling {
+                *stream = match (is_apart, of.rest) {
+                    (false, Some(rest)) => rest,
+                    (true, _) => streams.open()?,
+                    (false, None) => *of.rest.insert(streams.open()?),
+                };
+            }
         }
-        of.shapes.push(start..self.pieces.len());
-        Ok(start..self.pieces.len())
+        let shape = start..pieces.len();
+        of.shapes.push(shape.clone());
+        Ok(shape)
     }
 }
 
@@ -611,6 +649,7 @@ impl<'a> Decoder<'a> {
 fn open_column(
     column: usize,
     columns: &mut Vec<Column>,
+    spare: &mut Vec<Column>,
     streams: &mut StreamsIn,
 ) -> Result<(), ColumnsError> {
     if column < columns.len() {
@@ -619,13 +658,8 @@ fn open_column(
     if column > columns.len() || column >= COLUMNS_MAX {
         return Err(ColumnsError::Malformed);
     }
-    columns.push(Column {
-        codes: streams.open()?,
-        shape_codes: streams.open()?,
-        values: Vec::new(),
-        shapes: Vec::new(),
-        rest: None,
-        latest: (0, Place::default()),
-    });
+    let memory = spare.pop().unwrap_or_default();
+    let (codes, shape_codes) = (streams.open()?, streams.open()?);
+    columns.push(Column { codes, shape_codes, ..memory });
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::cut::{Cut, Hole, IsTime};
-use super::decode::decode_into;
+use super::decode::{Decoder, ROOM_BEHIND};
 use super::heads::Heads;
 use super::json::{Leaf, find_leaves, leaf_bytes};
 use super::layout::{ColumnsOfPaths, IsJson, PATHS, Parts, Path, Template, WhatIn};
@@ -48,6 +48,7 @@ pub struct Encoder {
     numbers: Vec<u8>,
     raw: Vec<u8>,
     /// What was written, read again.
+    decoder: Decoder,
     decoded: Vec<u8>,
 }
 
@@ -246,6 +247,7 @@ impl Encoder {
             starts: Vec::new(),
             numbers: Vec::new(),
             raw: Vec::new(),
+            decoder: Decoder::default(),
             decoded: Vec::new(),
         }
     }
@@ -287,8 +289,9 @@ impl Encoder {
         }
         self.finish();
         let areas = Areas { numbers: &self.numbers, texts: &self.content.texts, raw: &self.raw };
-        self.decoded = decode_into(mem::take(&mut self.decoded), areas, space.len()).ok()?;
-        (self.decoded == space).then_some(areas)
+        self.decoded.resize(space.len() + ROOM_BEHIND, 0);
+        self.decoder.decode(areas, &mut self.decoded).ok()?;
+        self.decoded.starts_with(space).then_some(areas)
     }
 
     fn put_head(&mut self, heads: &Heads, header: &BatchHeader, end_offset: u64) {

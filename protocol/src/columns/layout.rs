@@ -479,7 +479,7 @@ fn spans_of(text: &str) -> impl Iterator<Item = Option<[u8; SPAN_BYTES]>> {
 }
 
 /// A template, read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Template {
     pub(super) identifier: [u8; 4],
     pub(super) root: usize,

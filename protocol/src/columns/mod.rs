@@ -34,7 +34,7 @@ mod source;
 mod tests;
 mod visitors;
 
-pub use decode::decode;
+pub use decode::{Decoder, ROOM_BEHIND, decode};
 pub use encode::Encoder;
 
 /// What batches are turned into.

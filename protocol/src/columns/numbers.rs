@@ -487,10 +487,11 @@ impl Costs {
     }
 }
 
-/// Streams while they are read.
-#[derive(Debug)]
+/// Streams while they are read, again and again in the same memory.
+#[derive(Debug, Default)]
 pub(super) struct StreamsIn {
     streams: Vec<StreamIn>,
+    heads: Vec<Head>,
     /// What is listed, stream by stream, and eight bytes more.
     listed: Vec<u8>,
     opened: usize,
@@ -535,36 +536,42 @@ impl Listed {
 }
 
 /// A stream whose head was read: what it holds, or how many planes of how many numbers come.
+#[derive(Debug)]
 enum Head {
     Whole(Content),
     Planes { way: Way, count: usize, width: usize },
 }
 
 impl StreamsIn {
-    /// Reads all streams. Of the raw area their bits are taken; the rest stays.
+    /// Reads all streams, and forgets those before. Of the raw area their bits are taken; the rest
+    /// stays.
     pub(super) fn read(
+        &mut self,
         numbers: &mut Source<'_>,
         raw: &mut Source<'_>,
-    ) -> Result<Self, ColumnsError> {
+    ) -> Result<(), ColumnsError> {
+        let Self { streams, heads, listed, opened } = self;
+        streams.clear();
+        heads.clear();
+        listed.clear();
+        *opened = 0;
         let count = numbers.size()?;
-        let (mut heads, mut listed) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            heads.push(Head::read(numbers, count, raw, &mut listed)?);
+            heads.push(Head::read(numbers, count, raw, listed)?);
         }
-        let stream = |head: Head| -> Result<StreamIn, ColumnsError> {
+        for head in heads.drain(..) {
             let content = match head {
                 Head::Whole(content) => content,
                 Head::Planes { way, count, width } => {
                     let bytes = count.checked_mul(width).ok_or(ColumnsError::Short)?;
                     let planes = numbers.take(bytes)?;
-                    Content::Listed { way, rest: join_planes(planes, width, &mut listed) }
+                    Content::Listed { way, rest: join_planes(planes, width, listed) }
                 }
             };
-            Ok(StreamIn { latest: 0, content })
-        };
-        let streams = heads.into_iter().map(stream).collect::<Result<_, _>>()?;
+            streams.push(StreamIn { latest: 0, content });
+        }
         listed.extend_from_slice(&[0; 8]);
-        Ok(Self { streams, listed, opened: 0 })
+        Ok(())
     }
 
     /// The next stream: they are opened in the order in which they were written.

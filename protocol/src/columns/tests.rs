@@ -351,6 +351,27 @@ proptest! {
     }
 
     #[test]
+    fn a_decoder_gives_the_same_whatever_it_read_before(
+        one in some_space(),
+        other in some_space(),
+        torn in any::<prop::sample::Index>(),
+    ) {
+        let (mut of_one, mut of_other) = (Encoder::new(), Encoder::new());
+        let of_one = of_one.encode(&one).unwrap();
+        let of_other = of_other.encode(&other).unwrap();
+        let texts = &of_other.texts[..torn.index(of_other.texts.len() + 1)];
+        let mut decoder = Decoder::default();
+        let mut read = |areas, bytes: usize| {
+            let mut space = vec![0xa5; bytes + ROOM_BEHIND];
+            decoder.decode(areas, &mut space).map(|()| space[..bytes].to_vec())
+        };
+        for before in [of_other, Areas { texts, ..of_other }, of_one] {
+            let _either = read(before, other.len());
+            prop_assert_eq!(read(of_one, one.len()), Ok(one.clone()));
+        }
+    }
+
+    #[test]
     fn an_encoder_gives_the_same_again(one in some_space(), other in some_space()) {
         let mut encoder = Encoder::new();
         let first = encoder.encode(&one).map(|areas| areas.numbers.to_vec());

@@ -65,7 +65,7 @@ pub(crate) fn ids_of_pack(
     let file = disk.open_pack(id).inspect_err(|error| {
         tracing::warn!("no message id of {id} is known: {error}");
     });
-    let pool = BufferPool::new(FRAME_BYTES);
+    let pool = BufferPool::new(2 * FRAME_BYTES);
     for frame in file.iter().flat_map(|file| frames.iter().map(move |frame| (file, frame))) {
         let (file, frame) = frame;
         let bytes = frames::decode(&**file, &index.frames[*frame], &pool);
