@@ -632,7 +632,12 @@ impl PackBuilder {
         let last = self.shares.last();
         let begins = self.frame.len().next_multiple_of(8);
         let other_topic = last.is_some_and(|last| last.partition.topic != partition.topic);
-        if !self.frame.is_empty() && (other_topic || begins + bytes.len() > FRAME_BYTES) {
+        // Who reads all of some large partitions at once would decode a frame of two of them twice:
+        // at the end of one, and at the beginning of the other.
+        let behind_large =
+            last.is_some_and(|last| last.partition != partition && last.places.len() > 1);
+        let is_full = other_topic || behind_large || begins + bytes.len() > FRAME_BYTES;
+        if !self.frame.is_empty() && is_full {
             self.end_frame()?;
         }
         self.frame.resize(self.frame.len().next_multiple_of(8), 0);
@@ -807,6 +812,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use tracklog_protocol::Record;
+    use tracklog_protocol::batch::{BatchBuilder, Stamp};
+
     use super::*;
     use crate::disk::simulated::SimDisk;
     use crate::disk::{BufferPool, FileName};
@@ -841,6 +849,41 @@ mod tests {
                 assert!(is_same, "the frame at {} of {} bytes", frame.at, space.len());
             }
         }
+    }
+
+    /// A pack of a few batches of each of these partitions.
+    fn pack_of(partitions: &[(u32, usize)]) -> PackBuilder {
+        let ids = (ClusterId(7), IdKey::of(ClusterId(7), u64::BITS));
+        let pack = PackBuilder::new(&SimDisk::new(1), ids, sample_head().id, 1);
+        let mut pack = pack.expect("there is room");
+        for (partition, bytes) in partitions {
+            for offset in 0..8 {
+                let mut batch = BatchBuilder::new(PayloadKind::Opaque);
+                batch.push(Record::opaque(&vec![7; *bytes]));
+                let batch = batch.finish().stamped(&Stamp {
+                    partition: PartitionId::new(TopicId(1), *partition),
+                    base_offset: Offset(offset),
+                    append_time: TimeMicros(1),
+                });
+                pack.add(&batch).expect("there is room");
+            }
+        }
+        pack.end_frame().expect("there is room");
+        pack
+    }
+
+    #[test]
+    fn what_fills_frames_shares_none_with_what_comes_behind_it() {
+        let small = 1 << 10;
+        let large = FRAME_BYTES / 5;
+        let pack = pack_of(&[(0, small), (1, large), (2, large), (3, small), (4, small)]);
+        let partitions_of = |frame: &Frame| {
+            let lies_in = |place: &Place| (frame.space_at..frame.space_end()).contains(&place.at());
+            let shares = pack.shares.iter().filter(|share| share.places.iter().any(lies_in));
+            shares.map(|share| share.partition.partition).collect::<Vec<_>>()
+        };
+        let frames: Vec<_> = pack.frames.iter().map(partitions_of).collect();
+        assert_eq!(frames, [vec![0, 1], vec![1], vec![2], vec![2], vec![3, 4]]);
     }
 
     #[test]
