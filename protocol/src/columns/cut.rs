@@ -397,12 +397,22 @@ static DECIMAL_PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-const fn digits_of(number: u64) -> usize {
-    match number.checked_ilog10() {
-        Some(digits) => digits as usize + 1,
-        None => 1,
-    }
+fn digits_of(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    // Bits by log 2 of 10 are the digits, or one too few.
+    let digits = (bits as usize * 1_233) >> 12;
+    digits + usize::from(number | 1 >= POWERS_OF_TEN[digits])
 }
+
+static POWERS_OF_TEN: [u64; 20] = {
+    let mut powers = [1; 20];
+    let mut exponent = 1;
+    while exponent < 20 {
+        powers[exponent] = 10 * powers[exponent - 1];
+        exponent += 1;
+    }
+    powers
+};
 
 const EPOCH_MILLIS_DIGITS: usize = 13;
 const TIME_DIGITS: usize = 24;
@@ -542,6 +552,17 @@ mod tests {
         assert_eq!(holes("deadbeef"), []);
         assert_eq!(holes("größe"), []);
         assert_eq!(holes(""), []);
+    }
+
+    #[test]
+    fn numbers_have_as_many_digits_as_they_are_written_with() {
+        let powers = (0..20).map(|exponent| 10_u64.pow(exponent));
+        let around = powers.flat_map(|power| [power - 1, power, power + 1]);
+        for number in around.chain([u64::MAX]) {
+            let mut slot = [0; SLOT_BYTES];
+            let digits = fill_number(Hole::Number, number, &mut slot);
+            assert_eq!(str::from_utf8(&slot[..digits]).unwrap(), number.to_string());
+        }
     }
 
     #[test]

@@ -123,6 +123,22 @@ impl<'a> Out<'a> {
         Ok(())
     }
 
+    /// Puts a stretch of `from`.
+    #[inline]
+    fn put_from(&mut self, from: &[u8], stretch: Place) -> Result<(), ColumnsError> {
+        let (at, bytes) = (stretch.at as usize, stretch.bytes as usize);
+        let piece = from.get(at..).and_then(|from| from.first_chunk::<PIECE_BYTES>());
+        match piece {
+            Some(piece) if bytes <= PIECE_BYTES => {
+                self.room(bytes)?;
+                self.set(self.len, piece)?;
+                self.len += bytes;
+                Ok(())
+            }
+            _ => self.put(from.get(at..at + bytes).ok_or(ColumnsError::Malformed)?),
+        }
+    }
+
     /// Puts what `fill` writes into a slot; it says how many bytes that are.
     #[inline]
     fn put_slot(
@@ -581,10 +597,7 @@ impl Decoding<'_> {
         for piece in shape {
             let Piece { literal, filling } =
                 *self.memory.pieces.get(piece).ok_or(ColumnsError::Malformed)?;
-            self.out.step()?;
-            let start = literal.at as usize;
-            let literal = self.memory.literals.get(start..start + literal.bytes as usize);
-            self.out.put(literal.ok_or(ColumnsError::Malformed)?)?;
+            self.out.put_from(&self.memory.literals, literal)?;
             match filling {
                 Filling::Nothing => {}
                 Filling::Text(leaf) if leaves == Leaves::May => {
