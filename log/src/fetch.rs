@@ -50,6 +50,16 @@ pub struct FetchedPartition {
     pub damage: Vec<Damage>,
 }
 
+impl FetchedPartition {
+    /// Up to where records from `asked` on were given up while they were read: they are in no batch,
+    /// and no damage. `asked` where none were.
+    #[must_use]
+    pub fn given_up_from(&self, asked: Offset) -> Offset {
+        let first = self.batches.first().map_or(self.next, BatchView::base_offset);
+        self.extent.start.min(first).max(asked)
+    }
+}
+
 /// The readable range of a partition: `start <= offset < end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -112,4 +122,38 @@ pub enum FetchError {
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use tracklog_protocol::batch::{BatchBuilder, Stamp};
+    use tracklog_protocol::{PayloadKind, Record, TimeMicros, TopicId};
+
+    use super::*;
+
+    fn batch(partition: PartitionId, base_offset: u64, records: usize) -> BatchView {
+        let mut batch = BatchBuilder::new(PayloadKind::Opaque);
+        (0..records).for_each(|_| batch.push(Record::opaque(b"event")));
+        let base_offset = Offset(base_offset);
+        batch.finish().stamped(&Stamp { partition, base_offset, append_time: TimeMicros(1) })
+    }
+
+    #[test]
+    fn what_was_given_up_while_it_was_read_is_what_lies_below_the_start_and_in_no_batch() {
+        let partition = PartitionId::new(TopicId(1), 0);
+        let found = |start, batches: &[(u64, usize)], next| FetchedPartition {
+            partition,
+            batches: batches.iter().map(|(base, count)| batch(partition, *base, *count)).collect(),
+            next: Offset(next),
+            extent: Extent { start: Offset(start), end: Offset(20) },
+            damage: Vec::new(),
+        };
+        let given_up = |it: FetchedPartition| it.given_up_from(Offset(7)).0;
+        assert_eq!(given_up(found(3, &[(5, 4)], 9)), 7, "all was read");
+        assert_eq!(given_up(found(3, &[(9, 2)], 11)), 7, "what is damaged was not given up");
+        assert_eq!(given_up(found(9, &[(9, 2)], 11)), 9);
+        assert_eq!(given_up(found(9, &[(5, 9)], 14)), 7, "a batch that goes on behind it is there");
+        assert_eq!(given_up(found(9, &[], 9)), 9);
+        assert_eq!(given_up(found(12, &[], 10)), 10, "the next read tells of the rest");
+    }
 }

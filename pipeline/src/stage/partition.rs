@@ -31,6 +31,8 @@ const FETCH_BYTES: usize = 128 << 10;
 const COMMIT_BYTES: usize = 1 << 20;
 /// How long to wait before a stage, or a read, that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Why records are missed that retention took.
+const NO_LONGER: &str = "no longer in the log";
 
 /// Who hands out claims: a group's member.
 pub trait Claims: Send + Sync {
@@ -157,7 +159,7 @@ impl<L: Log + ?Sized> Running<'_, L> {
                 }
                 Err(FetchError::OutOfRange { extent, asked, .. }) if asked < extent.start => {
                     let next = extent.start.min(end);
-                    self.missed(source, asked, next, "no longer in the log");
+                    self.missed(source, asked, next, NO_LONGER);
                     // Committed as it is, so that it is told once and nobody takes it for lag.
                     return Ok(SourceBatch { source, from, next, batches: Vec::new() });
                 }
@@ -172,6 +174,10 @@ impl<L: Log + ?Sized> Running<'_, L> {
     }
 
     fn found(&mut self, source: PartitionId, from: Offset, found: FetchedPartition) -> SourceBatch {
+        let given_up = found.given_up_from(from);
+        if given_up > from {
+            self.missed(source, from, given_up, NO_LONGER);
+        }
         for damage in &found.damage {
             self.missed(source, damage.from, damage.to, &damage.what);
         }

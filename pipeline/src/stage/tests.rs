@@ -545,8 +545,10 @@ impl Work for &Together {
         *here += 1;
         self.all_here.notify_all();
         let (patience, wanted) = (Duration::from_secs(60), self.wanted);
-        let (here, _) =
-            self.all_here.wait_timeout_while(here, patience, |here| *here < wanted).unwrap();
+        // A loop that this one woke may wait for this very thread.
+        let (here, _) = tokio::task::block_in_place(|| {
+            self.all_here.wait_timeout_while(here, patience, |here| *here < wanted).unwrap()
+        });
         if *here < wanted {
             return Err(Poison { reason: format!("{here} of {wanted} were at work") });
         }
