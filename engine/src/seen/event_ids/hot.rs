@@ -437,7 +437,8 @@ impl HotIds {
     }
 
     /// Has the processor fetch what a search for each of `hashes`, and an insertion, looks at, all
-    /// at once: a bucket, and the hashes in the one behind.
+    /// at once: the hashes in a bucket, its last places, of which one is mostly the next that is
+    /// free, and the hashes in the bucket behind.
     pub(crate) fn touch(&self, hashes: impl Iterator<Item = TopicIdHash>) {
         if self.pages.is_empty() {
             return;
@@ -447,7 +448,7 @@ impl HotIds {
             let buckets = &self.pages[hash.page()].buckets;
             let at = scaled(hash.tag(), buckets.len());
             let Some(bucket) = buckets.get(at) else { continue };
-            any ^= u64::from(bucket.tags[0]) ^ bucket.places[0] ^ bucket.places[SLOTS - 1];
+            any ^= u64::from(bucket.tags[0]) ^ bucket.places[SLOTS - 1];
             any ^= u64::from(buckets[after(at, buckets.len())].tags[0]);
         }
         black_box(any);
