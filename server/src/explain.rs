@@ -337,8 +337,7 @@ async fn state_of(
     log: Option<Arc<dyn Log>>,
     scratch: &Path,
 ) -> Result<State<dyn Log>, ExplainError> {
-    let memory_bytes = settings.enrich.profile.memory_bytes();
-    let options = StateOptions { table_bytes: memory_bytes / 4, cache_bytes: memory_bytes / 2 };
+    let options = StateOptions::within(settings.enrich.profile.memory_bytes());
     if let Some(log) = log
         && let Some(changelog) = log.topic(state::TOPIC)
     {

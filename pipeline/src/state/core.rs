@@ -25,8 +25,10 @@ use super::{StateCounts, StateError, StateOptions};
 
 /// An active table that is this many times too large waits for the store.
 const TABLES_MAX: usize = 4;
-/// About what the cache takes for a key besides its bytes and its value.
-const CACHED_BYTES: usize = 64;
+/// About what the cache takes for a key besides its bytes and its value: a slot of 48 bytes in lists
+/// that double when they are full, its place in a table, a block for the key, and a part of the slots
+/// of keys that went.
+const CACHED_BYTES: usize = 112;
 
 /// Tables, cache, store.
 pub(super) struct Core {
@@ -78,7 +80,7 @@ impl Weighter<Box<[u8]>, Option<Entry>> for Weight {
 
 impl Core {
     pub(super) fn new(store: Box<dyn Store>, options: StateOptions) -> Self {
-        let items = options.cache_bytes / (4 * CACHED_BYTES);
+        let items = options.cache_bytes / (2 * CACHED_BYTES);
         let capacity = options.cache_bytes as u64;
         Self {
             tables: RwLock::new(Tables::new(store.applied())),

@@ -13,6 +13,11 @@ use super::key::{ID_BYTES_MAX, KeyKind};
 use super::traits::Traits;
 use super::visits::Visits;
 
+/// What an allocator takes for a block besides its bytes: a word, and what rounds it up.
+pub(super) const BLOCK_BYTES: usize = 16;
+/// A block that is shared counts in two words who has a share in it.
+const SHARED_BYTES: usize = BLOCK_BYTES + 2 * size_of::<usize>();
+
 /// The user whom an id leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -78,12 +83,20 @@ impl Entry {
         }
     }
 
-    /// About what it takes in memory.
+    /// About what it takes in memory, as if nobody else had a share in it.
     pub(super) fn byte_count(&self) -> usize {
         match self {
-            Self::Link(link) => 48 + link.user.len(),
-            Self::Traits(traits) => 96 + traits.byte_count(),
-            Self::Visits(visits) => 160 + visits.text_bytes(),
+            Self::Link(link) => SHARED_BYTES + size_of::<Link>() + SHARED_BYTES + link.user.len(),
+            // What is encoded is a block of its own, and the text that is made of it another.
+            Self::Traits(traits) => {
+                let blocks = 2 * SHARED_BYTES + BLOCK_BYTES;
+                blocks + size_of::<Traits>() + traits.byte_count()
+            }
+            Self::Visits(visits) => {
+                let pages = visits.landing_pages();
+                let pages: usize = pages.map(|page| SHARED_BYTES + page.len()).sum();
+                SHARED_BYTES + size_of::<Visits>() + pages
+            }
         }
     }
 }

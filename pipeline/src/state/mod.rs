@@ -64,9 +64,18 @@ pub struct StateOptions {
     pub cache_bytes: usize,
 }
 
+impl StateOptions {
+    /// Within so many bytes in all: an eighth for the changes that come in, one for those that are
+    /// being written, and the rest for what was read.
+    #[must_use]
+    pub const fn within(bytes: usize) -> Self {
+        Self { table_bytes: bytes / 8, cache_bytes: bytes / 4 * 3 }
+    }
+}
+
 impl Default for StateOptions {
     fn default() -> Self {
-        Self { table_bytes: 24 << 20, cache_bytes: 96 << 20 }
+        Self::within(128 << 20)
     }
 }
 

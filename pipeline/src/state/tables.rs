@@ -11,10 +11,12 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use tracklog_protocol::Offset;
 
-use super::entry::Entry;
+use super::entry::{BLOCK_BYTES, Entry};
 
-/// About what a key takes in a table besides its bytes and its value.
-const KEY_BYTES: usize = 96;
+/// About what a key takes in a table besides its bytes and its value: a slot, of which there are half
+/// as many again on average, and a block for the key.
+const KEY_BYTES: usize = SLOT_BYTES + SLOT_BYTES / 2 + BLOCK_BYTES;
+const SLOT_BYTES: usize = size_of::<(Box<[u8]>, Versions)>();
 
 /// All tables, and who reads them.
 #[derive(Default)]

@@ -101,7 +101,7 @@ fn what_replaces_all_that_was_there_is_applied_without_a_look() {
 
 #[test]
 fn a_living_batch_sees_its_offset_while_others_change_the_same_key_and_tables_are_stored() {
-    let rig = Rig::new(StateOptions { table_bytes: 3000, ..SMALL });
+    let rig = Rig::new(StateOptions { table_bytes: 5000, ..SMALL });
     set(&rig, D, "u0", 0);
     let mut seen = Vec::new();
     for round in 1..40 {

@@ -161,10 +161,9 @@ impl Visits {
         self.previous.iter().chain(&self.late).chain([&self.current])
     }
 
-    /// How many bytes its texts have.
-    pub(super) fn text_bytes(&self) -> usize {
-        let pages = self.spans().filter_map(|span| span.landing_page.as_deref());
-        pages.map(str::len).sum()
+    /// Those of the visits that have one.
+    pub(super) fn landing_pages(&self) -> impl Iterator<Item = &str> {
+        self.spans().filter_map(|span| span.landing_page.as_deref())
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

@@ -473,8 +473,7 @@ async fn open_state(
     };
     let place = folder.file("state").join("enrich");
     let store = blocking::run(move || DiskStore::open(&place, options)).await?;
-    let memory_bytes = settings.profile.memory_bytes();
-    let options = StateOptions { table_bytes: memory_bytes / 4, cache_bytes: memory_bytes / 2 };
+    let options = StateOptions::within(settings.profile.memory_bytes());
     Ok(State::open(log, store, options).await?)
 }
 
