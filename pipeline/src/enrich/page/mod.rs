@@ -61,8 +61,8 @@ impl Enricher for Page {
         let url = event.page_url().map(Url::split).unwrap_or_default();
         let path = url.path.or_else(|| event.page_path().filter(|_| event.page_url().is_none()));
         let parts = parts(&Url { path, ..url });
+        let campaign = campaign(event, &url, parts.host.as_deref());
         found.page = (parts != PageParts::default()).then_some(parts);
-        let campaign = campaign(event, &url);
         found.campaign = (campaign != Campaign::default()).then_some(campaign);
         let found_nothing = found.page.is_none() && found.campaign.is_none();
         Ok(if found_nothing { Looked::Miss } else { Looked::Hit })
@@ -79,13 +79,13 @@ fn parts(url: &Url<'_>) -> PageParts {
     }
 }
 
-fn campaign(event: &EventView<'_>, url: &Url<'_>) -> Campaign {
+fn campaign(event: &EventView<'_>, url: &Url<'_>, host: Option<&str>) -> Campaign {
     let mut campaign = campaign::of_query(url.query.unwrap_or_default());
     if !campaign::is_named(&campaign) {
         campaign::add_context(event.context().unwrap_or_default(), &mut campaign);
     }
     if let Some(referrer) = event.page_referrer() {
-        referrer::classify(referrer, url, &mut campaign);
+        referrer::classify(referrer, host, &mut campaign);
     }
     campaign
 }

@@ -17,16 +17,21 @@ use crate::enrich::{Campaign, ReferrerKind};
 /// A host has no more labels that are looked at, from its end.
 const LABELS_MAX: usize = 8;
 
-/// Writes what `referrer` is, for a page of the URL `page`.
-pub(super) fn classify(referrer: &str, page: &Url<'_>, campaign: &mut Campaign) {
+/// Writes what `referrer` is, for a page at the host `page`, in lower case.
+pub(super) fn classify(referrer: &str, page: Option<&str>, campaign: &mut Campaign) {
     let referrer = Url::split(referrer);
     let Some(host) = referrer.host() else { return };
-    let known = if referrer.scheme == Some("android-app") { app(&host) } else { site_of(&host) };
-    let is_internal = page.host().is_some_and(|page| site(&page) == site(&host));
-    let (kind, name) = match known {
-        _ if is_internal => (ReferrerKind::Internal, None),
-        Some(Known { kind, name }) => (kind, Some(name)),
-        None => (ReferrerKind::Other, None),
+    let own = site(&host);
+    let known = || match referrer.scheme {
+        Some("android-app") => app(&host),
+        _ => well_known(&host, own),
+    };
+    let (kind, name) = if page.is_some_and(|page| site(page) == own) {
+        (ReferrerKind::Internal, None)
+    } else if let Some(Known { kind, name }) = known() {
+        (kind, Some(name))
+    } else {
+        (ReferrerKind::Other, None)
     };
     campaign.referrer_host = Some(host);
     campaign.referrer_kind = Some(kind);
@@ -37,9 +42,10 @@ fn app(package: &str) -> Option<Known> {
     lookup(APPS, package)
 }
 
-fn site_of(host: &str) -> Option<Known> {
+/// What is known of `host`, of this site.
+fn well_known(host: &str, site: &str) -> Option<Known> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    suffixes(host).find_map(|suffix| lookup(HOSTS, suffix)).or_else(|| brand(host))
+    suffixes(host).find_map(|suffix| lookup(HOSTS, suffix)).or_else(|| brand(host, site))
 }
 
 fn lookup(table: &[(&str, Known)], name: &str) -> Option<Known> {
@@ -49,13 +55,12 @@ fn lookup(table: &[(&str, Known)], name: &str) -> Option<Known> {
 
 /// `host`, then what is left of it without its first label, and so on.
 fn suffixes(host: &str) -> impl Iterator<Item = &str> {
-    let start = host.rmatch_indices('.').nth(LABELS_MAX).map_or(0, |(at, _)| at + 1);
-    iter::successors(Some(&host[start..]), |host| Some(host.split_once('.')?.1))
+    let start = dots(host).nth(LABELS_MAX).map_or(0, |at| at + 1);
+    iter::successors(Some(&host[start..]), |host| Some(&host[dot(host)? + 1..]))
 }
 
 /// A brand whose site has a country's suffix: `www.google.co.uk`.
-fn brand(host: &str) -> Option<Known> {
-    let site = site(host);
+fn brand(host: &str, site: &str) -> Option<Known> {
     let (label, suffix) = site.split_once('.')?;
     let country = suffix.rsplit('.').next().filter(|it| it.len() == 2);
     let below = host[..host.len() - site.len()].trim_end_matches('.');
@@ -74,12 +79,24 @@ fn site(host: &str) -> &str {
     if is_address {
         return host;
     }
-    let mut ends = host.rmatch_indices('.').map(|(at, _)| at + 1);
+    let mut ends = dots(host).map(|at| at + 1);
     let Some(two) = ends.next().and_then(|_| ends.next()) else { return host };
     let Some((second, last)) = host[two..].split_once('.') else { return host };
     let is_shared = SHARED_SUFFIXES.contains(&&host[two..])
         || (last.len() == 2 && SHARED_SECOND_LABELS.contains(&second));
     if is_shared { ends.next().map_or(host, |three| &host[three..]) } else { &host[two..] }
+}
+
+/// Where the first dot is. Hosts are short: to look byte by byte costs less than a search that is made
+/// for long texts.
+fn dot(host: &str) -> Option<usize> {
+    host.bytes().position(|it| it == b'.')
+}
+
+/// Where the dots are, the last one first.
+fn dots(host: &str) -> impl Iterator<Item = usize> {
+    let bytes = host.bytes().enumerate().rev();
+    bytes.filter(|(_, it)| *it == b'.').map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -91,7 +108,7 @@ mod tests {
         page: &str,
     ) -> (Option<String>, Option<&'static str>, Option<&'static str>) {
         let mut campaign = Campaign::default();
-        classify(referrer, &Url::split(page), &mut campaign);
+        classify(referrer, Url::split(page).host().as_deref(), &mut campaign);
         let kind = campaign.referrer_kind.map(ReferrerKind::as_str);
         (campaign.referrer_host, kind, campaign.referrer_name)
     }
