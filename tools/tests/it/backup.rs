@@ -87,14 +87,18 @@ impl Site {
         serde_json::from_str(ran.lines()[0]).unwrap()
     }
 
+    /// The backups that are there, the newest last.
+    fn listed(&self) -> Vec<Value> {
+        let ran = run(&["restore", "--list", "--json", "--from", text(&self.path("place"))]);
+        let backup = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+        let mut backups: Vec<_> = ran.stdout.lines().map(backup).collect();
+        backups.sort_by_key(|backup| backup["backup"].as_u64());
+        backups
+    }
+
     /// The number of the newest backup that is there; 0 where there is none.
     fn newest(&self) -> u64 {
-        let ran = run(&["restore", "--list", "--json", "--from", text(&self.path("place"))]);
-        let number = |line: &str| {
-            let backup: Value = serde_json::from_str(line).unwrap();
-            backup["backup"].as_u64().unwrap()
-        };
-        ran.stdout.lines().map(number).max().unwrap_or(0)
+        self.listed().pop().map_or(0, |newest| newest["backup"].as_u64().unwrap())
     }
 
     /// Waits until a follower has made two backups above `before`: the second's number, and how many
@@ -365,9 +369,8 @@ fn what_a_restore_would_lose_is_told_and_stays() {
     let why = ran.refusal();
     assert!(why.contains("holds a newer log") && why.contains("offsets 1 to 1"), "{why}");
     assert_eq!(replay(&data, "raw").len(), 2);
-    let listed = run(&["restore", "--from", text(&place), "--list", "--json"]);
-    let listed: Value = serde_json::from_str(listed.lines()[0]).unwrap();
-    assert_eq!((&listed["backup"], &listed["commit"]), (&last["backup"], &last["commit"]));
+    let newest = site.listed().pop().expect("there is one");
+    assert_eq!((&newest["backup"], &newest["commit"]), (&last["backup"], &last["commit"]));
     site.backup(&["--log-only"]);
     let ran = run(&restore);
     assert!(ran.lines()[1].starts_with("the log that was there is in"), "{}", ran.stdout);
