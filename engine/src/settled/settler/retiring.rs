@@ -60,7 +60,8 @@ impl Settler {
         told.empty.iter().copied().find(|pack| places.has_pack(*pack))
     }
 
-    /// Writes the first spent pack anew. Says whether there is one.
+    /// Writes the first spent pack anew, or else takes it out. Says whether one of both was done: what
+    /// else there is to do does not wait for a pack that can be neither.
     fn empty_a_spent_one(&mut self) -> Result<bool, Failure> {
         let packs = self.published.places.read().settled();
         let spent = packs
@@ -72,11 +73,15 @@ impl Settler {
             Some(stretch) => self.settle_stretch(&stretch),
             None => false,
         };
+        if is_written {
+            return Ok(true);
+        }
         // Until something lies behind it, the last pack alone shows where the run ended.
-        if !is_written && !self.settling.is_stopped() && self.published.places.read().is_begun() {
+        let may_go = !self.settling.is_stopped() && self.published.places.read().is_begun();
+        if may_go {
             self.retire(pack);
         }
-        Ok(true)
+        Ok(may_go)
     }
 
     fn retire(&self, pack: PackId) {
